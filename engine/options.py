@@ -1,0 +1,204 @@
+"""The command lines: the only home of flags and their defaults. Imports argparse alone, so that --help is instant.
+
+`parse(name, argv)` reads a command line; `from_kwargs(name, kwargs)` does the same for `run(**kwargs)` from Python.
+An option in DATA_DEFAULTS is None until `apply_data_defaults` takes it from the data file, else from that table.
+"""
+
+import argparse
+import difflib
+import sys
+
+# option -> (key in a dataset YAML, value where neither the flag nor the data file gives one)
+DATA_DEFAULTS = {
+    "epochs": ("epochs", 100),
+    "batch_size": ("batch", 16),
+    "imgsz": ("imgsz", 640),
+    "optimizer": ("optimizer", "SGD"),
+    "hyp": ("hyp", "data/hyps/hyp.scratch-low.yaml"),
+}
+OPTIMIZERS = ["SGD", "Adam", "AdamW"]
+# YOLOv5's flags that send data away, and what to say to someone who gives one
+REMOVED_FLAGS = {
+    "--bucket": "files stay on this machine: copy the run folder to your bucket yourself",
+    "--entity": "no Weights & Biases account is used",
+    "--upload_dataset": "data sets stay on this machine",
+    "--bbox_interval": "no Weights & Biases account is used; predictions are drawn in val_batch*.jpg",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose error for an unknown flag names the nearest known one."""
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for flag, reason in REMOVED_FLAGS.items():
+            if any(arg == flag or arg.startswith(flag + "=") for arg in args):
+                self.error(f"{flag} does not exist here: {reason}")
+        opt, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = nearest(unknown[0].split("=")[0], self._option_string_actions)
+            self.error(f"unknown argument {' '.join(unknown)}{hint}")
+        return opt
+
+
+def nearest(name, known) -> str:
+    """' (did you mean X?)' for the entry of `known` most like `name`, or ''."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def parse(name: str, argv=None) -> argparse.Namespace:
+    """Read a command line (default: sys.argv) with the parser called `name`."""
+    return PARSERS[name]().parse_args(argv)
+
+
+def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
+    """The parser's defaults with `kwargs` put over them.
+
+    Keys are option names with underscores; every alias counts (imgsz, img, img_size). An unknown key is a TypeError
+    that names the nearest, a value outside an option's choices a ValueError.
+    """
+    parser = PARSERS[name]()
+    opt = parser.parse_args([])
+    actions = {s.lstrip("-").replace("-", "_"): action for s, action in parser._option_string_actions.items()}
+    for key, value in kwargs.items():
+        if key not in actions:
+            raise TypeError(f"{name}.run() has no option '{key}'{nearest(key, actions)}")
+        action = actions[key]
+        if action.choices is not None and value is not None and value not in action.choices:
+            raise ValueError(f"{name}.run(): {key}={value!r} is not one of {list(action.choices)}")
+        if action.nargs == "+" and isinstance(value, (int, str)):
+            value = [value]
+        setattr(opt, action.dest, value)
+    return opt
+
+
+def apply_data_defaults(opt: argparse.Namespace, data: dict) -> list[str]:
+    """Fill the options that were not given from the data file's own defaults; returns a line for each one taken."""
+    taken = []
+    for option, (key, fallback) in DATA_DEFAULTS.items():
+        if getattr(opt, option, fallback) is None:
+            setattr(opt, option, data.get(key, fallback))
+            if key in data:
+                taken.append(f"{option} {data[key]} (from {opt.data})")
+    return taken
+
+
+def _data_default(option: str) -> str:
+    key, fallback = DATA_DEFAULTS[option]
+    return f"(default: '{key}' of the data file, else {fallback})"
+
+
+def _add_common(parser, project: str, workers: bool = True) -> None:
+    parser.add_argument("--device", default="", help="cpu, mps, a GPU index such as 0, or several such as 0,1; '' chooses")
+    parser.add_argument("--project", default=project, help="results go to PROJECT/NAME")
+    parser.add_argument("--name", default="exp", help="results go to PROJECT/NAME, NAME2, NAME3 ...")
+    parser.add_argument("--exist-ok", action="store_true", help="write into PROJECT/NAME even if it exists")
+    if workers:
+        parser.add_argument("--workers", type=int, default=8, help="most data-loading processes (per rank); never more than the cores")
+
+
+def _add_imgsz(parser, help: str, **kwargs) -> None:
+    parser.add_argument("--imgsz", "--img", "--img-size", type=int, help=help, **kwargs)
+
+
+def train_parser() -> Parser:
+    parser = Parser(prog="train.py", description="Train a detector.")
+    add = parser.add_argument
+    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
+    add("--cfg", default="", help="model YAML; '' takes the one inside --weights")
+    add("--backbone-weights", default="", help=".pt, .pth or .safetensors file for the backbone alone")
+    add("--data", default="data/shapes.yaml", help="dataset YAML")
+    add("--hyp", default=None, help=f"hyperparameter YAML {_data_default('hyp')}")
+    add("--epochs", type=int, default=None, help=_data_default("epochs"))
+    add("--batch-size", type=int, default=None, help=f"images in a batch over all devices, -1 measures {_data_default('batch_size')}")
+    _add_imgsz(parser, f"training image size in pixels {_data_default('imgsz')}", default=None)
+    add("--rect", action="store_true", help="rectangular batches: images of like shape together, least padding")
+    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
+    add("--nosave", action="store_true", help="keep only the final checkpoint")
+    add("--noval", action="store_true", help="validate only after the last epoch")
+    add("--noautoanchor", action="store_true", help="keep the model file's anchors")
+    add("--noplots", action="store_true", help="draw no pictures")
+    add("--evolve", nargs="?", type=int, const=300, default=None, help="search hyperparameters over this many trainings")
+    add("--evolve_population", default="data/hyps", help="folder of hyperparameter files that the search starts from")
+    add("--resume_evolve", default=None, help="evolve.csv of a search to go on with")
+    add("--cache", nargs="?", const="ram", default=None, choices=["ram", "disk"], help="keep decoded images in memory or on disk")
+    add("--image-weights", action="store_true", help="draw images of weak classes more often")
+    add("--multi-scale", action="store_true", help="vary the image size by +-50 %% from batch to batch")
+    add("--single-cls", action="store_true", help="train all classes as one")
+    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer"))
+    add("--sync-bn", action="store_true", help="batch-norm statistics over all ranks (torchrun only)")
+    add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
+    add("--cos-lr", action="store_true", help="cosine learning-rate schedule instead of linear")
+    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
+    add("--patience", type=int, default=100, help="stop after this many epochs without improvement, 0 never")
+    add("--freeze", nargs="+", default=[0], help="N freezes the first N layers; several numbers or module names freeze those")
+    add("--save-period", type=int, default=-1, help="keep a checkpoint every so many epochs")
+    add("--seed", type=int, default=0, help="random seed")
+    add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
+    add("--amp", choices=["auto", "off", "fp16", "bf16"], default="auto", help="mixed precision; auto is fp16 on CUDA and off elsewhere")
+    add("--local_rank", type=int, default=-1, help="set by torchrun, not by hand")
+    _add_common(parser, "runs/train")
+    return parser
+
+
+def val_parser() -> Parser:
+    parser = Parser(prog="val.py", description="Validate a detector: COCO-protocol AP and more.")
+    add = parser.add_argument
+    add("--data", default="data/shapes.yaml", help="dataset YAML")
+    add("--weights", nargs="+", default=None, help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)")
+    add("--batch-size", type=int, default=32, help="images in a batch")
+    _add_imgsz(parser, "image size in pixels (default: the checkpoint's training size, else the data file's, else 640)", default=None)
+    add("--conf-thres", type=float, default=0.001, help="least confidence of a box")
+    add("--iou-thres", type=float, default=0.6, help="NMS IoU threshold")
+    add("--max-det", type=int, default=300, help="most boxes in an image")
+    add("--task", default="val", choices=["train", "val", "test", "speed", "study"], help="split to validate on, or a speed or size study")
+    add("--single-cls", action="store_true", help="treat all classes as one")
+    add("--augment", action="store_true", help="test-time augmentation")
+    add("--verbose", action="store_true", help="a row for each class")
+    add("--save-txt", action="store_true", help="write the boxes as YOLO labels")
+    add("--save-hybrid", action="store_true", help="write labels and boxes together (true boxes enter the NMS)")
+    add("--save-conf", action="store_true", help="with --save-txt: the confidence as sixth column")
+    add("--save-json", action="store_true", help="write COCO results as predictions.json")
+    add("--half", action="store_true", help="fp16 inference (CUDA)")
+    add("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
+    add("--v5-map", action="store_true", help="also print YOLOv5's own P, R and mAP recipe")
+    _add_common(parser, "runs/val")
+    return parser
+
+
+def detect_parser() -> Parser:
+    parser = Parser(prog="detect.py", description="Detect objects in images, videos and streams.")
+    add = parser.add_argument
+    add("--weights", nargs="+", default=None, help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)")
+    add("--source", default="data/images", help="file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index")
+    add("--data", default="data/shapes.yaml", help="dataset YAML, for class names where the model has none")
+    _add_imgsz(parser, "image size: one number, or height and width (default: the checkpoint's training size, else 640)", nargs="+", default=None)
+    add("--conf-thres", type=float, default=0.25, help="least confidence of a box")
+    add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold")
+    add("--max-det", type=int, default=1000, help="most boxes in an image")
+    add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
+    add("--view-img", action="store_true", help="show the results in a window")
+    add("--save-txt", action="store_true", help="write the boxes as text files")
+    add("--save-format", type=int, default=0, choices=[0, 1], help="with --save-txt: 0 YOLO (xywh, normalised), 1 Pascal VOC (xyxy, pixels)")
+    add("--save-csv", action="store_true", help="write predictions.csv")
+    add("--save-json", action="store_true", help="write predictions.json")
+    add("--save-conf", action="store_true", help="with --save-txt: the confidence as last column")
+    add("--save-crop", action="store_true", help="write a picture of every box")
+    add("--nosave", action="store_true", help="write no images or videos")
+    add("--classes", nargs="+", type=int, default=None, help="keep these class numbers only")
+    add("--agnostic-nms", action="store_true", help="NMS over all classes together")
+    add("--augment", action="store_true", help="test-time augmentation")
+    add("--visualize", action="store_true", help="save pictures of the feature maps")
+    add("--update", action="store_true", help="strip the checkpoint(s) of training state after the run")
+    add("--line-thickness", type=int, default=3, help="box line thickness in pixels")
+    add("--hide-labels", action="store_true", help="draw no class names")
+    add("--hide-conf", action="store_true", help="draw no confidences")
+    add("--half", action="store_true", help="fp16 inference (CUDA)")
+    add("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
+    add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
+    _add_common(parser, "runs/detect", workers=False)
+    return parser
+
+
+PARSERS = {"train": train_parser, "val": val_parser, "detect": detect_parser}
