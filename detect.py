@@ -1,0 +1,50 @@
+"""Detect objects in images, videos and streams.
+
+    python detect.py --source image.jpg               an image
+                              clip.mp4                a video
+                              folder/                 all images and videos in a folder
+                              'folder/**/*.jpg'       a glob
+                              list.txt                a list of the above, one a line
+                              https://host/image.jpg  an image or video behind a URL
+                              0                       a webcam
+                              rtsp://host/stream      a network stream (rtsp, rtmp, http ...)
+                              list.streams            several streams at once, one a line
+                              screen                  the screen: 'screen [n] [left top width height]'
+
+    python detect.py --weights best.pt --source folder/ --save-txt --save-conf --batch-size 8
+
+Without --weights the newest run of train.py is used, else the embedded weights. Results go to runs/detect/exp.
+The exit code is 1 if a file could not be read; all others are done nevertheless.
+"""
+
+import sys
+
+from engine import options
+
+
+def run(**kwargs) -> list:
+    """Detect from Python: run(weights="best.pt", source="folder", conf_thres=0.4); the options are those of detect.py.
+
+    Returns an engine.predictor.Result for every image or frame: path, boxes (float32 [n, 6]: xyxy in pixels,
+    confidence, class), names, and error if the file could not be read. Pictures are not kept; to have them one at a
+    time, or for a source without end, iterate over engine.predictor.predict(opt) instead.
+    """
+    from engine.predictor import predict
+
+    return [result.without_image() for result in predict(options.from_kwargs("detect", kwargs))]
+
+
+def main(opt) -> int:
+    """Detect, print, write; returns the exit code."""
+    from engine.predictor import predict
+    from utils.logger import setup_logging
+
+    setup_logging()
+    return int(sum(bool(result.error) for result in predict(opt)) > 0)
+
+
+if __name__ == "__main__":
+    opt = options.parse("detect")
+    from utils.general import main_guard
+
+    sys.exit(main_guard(main, opt))

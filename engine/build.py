@@ -1,0 +1,211 @@
+"""What a training needs before its first step: model, frozen layers, precision and data loaders."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from utils.dataloaders import create_dataloader
+
+from models.backbone.pretrained import load_backbone_weights
+from utils import dist
+from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
+from utils.logger import LOGGER
+from utils.torch_utils import select_device
+
+AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device(opt: argparse.Namespace) -> torch.device:
+    """The device of this process: under torchrun the GPU of its local rank (or the CPU), else that of --device."""
+    if dist.world_size() > 1:
+        cuda = torch.cuda.is_available() and opt.device != "cpu"
+        return torch.device("cuda", dist.local_rank()) if cuda else torch.device("cpu")
+    if "," in str(opt.device):
+        count = len(opt.device.split(","))
+        raise ValueError(
+            f"--device {opt.device}: start one process per GPU: torchrun --nproc_per_node {count} train.py ..."
+        )
+    return select_device(opt.device, opt.batch_size)
+
+
+def check_options(opt: argparse.Namespace, device: torch.device) -> None:
+    """ValueError for options that cannot work here, or not together."""
+    ranks = dist.world_size()
+    if opt.epochs < 1:
+        raise ValueError(f"--epochs: expected at least 1, found {opt.epochs}")
+    if opt.batch_size < 1 and opt.batch_size != -1:
+        raise ValueError(f"--batch-size: expected at least 1, or -1 to measure it, found {opt.batch_size}")
+    if opt.sync_bn and (ranks == 1 or device.type != "cuda"):
+        raise ValueError("--sync-bn needs several GPUs: torchrun --nproc_per_node N train.py ...")
+    if ranks == 1:
+        return
+    if opt.batch_size % ranks:
+        raise ValueError(f"--batch-size {opt.batch_size} must be a positive multiple of the {ranks} processes")
+    if opt.evolve:
+        raise ValueError("--evolve runs in one process, not under torchrun")
+
+
+def build_model(
+    opt: argparse.Namespace, hyp: dict, names: dict[int, str], model_class, resumed: Checkpoint | None = None
+):
+    """The model of --cfg, --weights (tensors that fit by name and shape) and --backbone-weights, on the CPU.
+
+    `resumed`: the checkpoint to go on with; its model file counts, and all of its tensors are loaded later.
+    """
+    start = load_checkpoint(opt.weights) if opt.weights and resumed is None else None
+    source = resumed or start
+    if source is not None and source.task != "detect":
+        raise ValueError(f"{opt.weights}: expected a detection model, found one for '{source.task}'")
+    if source is None and not opt.cfg:
+        raise ValueError("nothing to train: give --cfg (a model file) or --weights (a checkpoint)")
+    cfg = source.yaml if resumed or not opt.cfg else opt.cfg
+    # only --cfg may name a backbone file: what a checkpoint names is in its own tensors
+    load_backbones = bool(opt.cfg) and resumed is None
+    model = model_class(cfg, nc=len(names), anchors=hyp["anchors"] or None, load_backbones=load_backbones)
+    if resumed is not None:
+        return model
+    if start is not None:
+        # anchors belong to --cfg or to the hyperparameters where one of them names some
+        exclude = ("anchor",) if opt.cfg or hyp["anchors"] else ()
+        fitting = intersect_dicts(start.state_dict, model.state_dict(), exclude=exclude)
+        model.load_state_dict(fitting, strict=False)
+        LOGGER.info(f"Transferred {len(fitting)}/{len(model.state_dict())} items from {opt.weights}")
+    if opt.backbone_weights:
+        load_backbone_weights(model, opt.backbone_weights)
+    return model
+
+
+def freeze_layers(model: nn.Module, specs: list) -> list[str]:
+    """Stop the training of layers; returns the names of the frozen parameters.
+
+    One number N: the model file's rows 0 to N - 1. Several numbers: those rows. A name such as "model.7.m" or "attn":
+    every parameter with these parts in its dotted name. As in YOLOv5 the batch-norm statistics of a frozen layer go on
+    following the data.
+    """
+    specs = [int(spec) if str(spec).isdigit() else str(spec) for spec in specs]
+    if len(specs) == 1 and isinstance(specs[0], int):
+        specs = list(range(specs[0]))
+    rows = [f"model.{name}" for name, _ in model.model.named_children()]
+    names = [name for name, _ in model.named_parameters()]
+    parts = [f"model.{spec}" if isinstance(spec, int) else spec for spec in specs]
+    for spec, part in zip(specs, parts):
+        last_row = int(rows[-1].split(".")[1])
+        if isinstance(spec, int) and spec > last_row:
+            raise ValueError(f"--freeze: the model's last row is {last_row}, found {spec}")
+        if isinstance(spec, str) and not any(_has_parts(name, part) for name in names):
+            match = get_close_matches(part, {part for name in names for part in _prefixes(name)}, n=1)
+            raise ValueError(
+                f"--freeze: no parameter has '{spec}' in its name{f' (did you mean {match[0]}?)' if match else ''}"
+            )
+    frozen = [name for name in names if any(_has_parts(name, part) for part in parts)]
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return frozen
+
+
+def _has_parts(name: str, part: str) -> bool:
+    return f".{part}." in f".{name}."
+
+
+def _prefixes(name: str) -> list[str]:
+    """Dotted prefixes and single parts of a parameter's name."""
+    parts = name.split(".")
+    return [".".join(parts[: i + 1]) for i in range(len(parts))] + [part for part in parts if not part.isdigit()]
+
+
+def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
+    """The type of --amp's mixed precision on this device, None for plain float32. ValueError if the device cannot."""
+    if choice == "auto":
+        choice = "fp16" if device.type == "cuda" else "off"
+    if choice == "off":
+        return None
+    if choice == "fp16" and device.type != "cuda":
+        raise ValueError(f"--amp fp16 needs a CUDA device, found {device.type}; bf16 and off work there")
+    if choice == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError("--amp bf16: this GPU has no bfloat16; use fp16")
+    return AMP_DTYPES[choice]
+
+
+def build_loaders(opt: argparse.Namespace, hyp: dict, data: dict, stride: int):
+    """(training loader, its dataset, validation loader); the validation loader is None in all but the main process."""
+    per_rank = opt.batch_size // dist.world_size()
+    shared = {
+        "single_cls": opt.single_cls,
+        "hyp": hyp,
+        "workers": opt.workers,
+        "seed": opt.seed,
+        "nc": data["nc"],
+        "names": data["names"],
+    }
+    with dist.main_first():
+        loader, dataset = create_dataloader(
+            data["train"],
+            opt.imgsz,
+            per_rank,
+            stride,
+            augment=True,
+            cache=opt.cache,
+            rect=opt.rect,
+            rank=dist.rank(),
+            image_weights=opt.image_weights,
+            quad=opt.quad,
+            prefix="train: ",
+            shuffle=True,
+            **shared,
+        )
+    val_loader = None
+    if dist.is_main():
+        val_loader, _ = create_dataloader(
+            data["val"],
+            opt.imgsz,
+            per_rank * 2,
+            stride,
+            cache=None if opt.noval else opt.cache,
+            rect=True,
+            rank=-1,
+            pad=0.5,
+            prefix="val: ",
+            **shared,
+        )
+    if opt.close_mosaic > 0:
+        dataset.mosaic_until = max(opt.epochs - opt.close_mosaic, 0)
+    return loader, dataset, val_loader
+
+
+def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model itself in a single process, else wrapped so that the ranks' gradients are averaged."""
+    if not dist.is_distributed():
+        return model
+    return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def resize_batch(images: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """Scale [B, 3, H, W] so that the longer side is `size` px and both are multiples of `stride`."""
+    gain = size / max(images.shape[2:])
+    if gain == 1:
+        return images
+    shape_hw = [math.ceil(side * gain / stride) * stride for side in images.shape[2:]]
+    return F.interpolate(images, size=shape_hw, mode="bilinear", align_corners=False)
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """The seed of everything random that has no generator of its own (stochastic depth, dropout) in one epoch."""
+    return int(np.random.SeedSequence([seed, epoch, max(rank, 0)]).generate_state(1)[0])
+
+
+def tensorboard(folder: Path, columns: tuple):
+    """A TensorBoard writer for a run folder, None where the package is not installed."""
+    if find_spec("tensorboard") is None:
+        return None
+    from utils.loggers.tensorboard import TensorBoardLogger
+
+    LOGGER.info(f"TensorBoard: tensorboard --logdir {folder.parent}")
+    return TensorBoardLogger(folder, columns)

@@ -1,0 +1,276 @@
+"""Validation: run a detector over a loader, score it, write what was asked for. The loop of val.py and the trainer."""
+
+import json
+import random
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from utils.boxes import scale_boxes, xywh2xyxy, xyxy2xywh, xyxy2xywhn
+from utils.general import Profile, coco80_to_coco91_class
+from utils.logger import LOGGER
+from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
+from utils.nms import non_max_suppression
+
+PLOTTED_BATCHES = 3
+HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
+ROW = "%22s" + "%11i" * 2 + "%11.3g" * 4
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """How to validate; the fields are val.py's flags of the same names."""
+
+    half: bool = False  # fp16 autocast for a model on CUDA; a DetectMultiBackend has its own precision
+    conf_thres: float = 0.001
+    iou_thres: float = 0.6
+    max_det: int = 300
+    single_cls: bool = False
+    augment: bool = False
+    plots: bool = False
+    save_dir: Optional[Path] = None  # folder of every file below; must exist if one is asked for
+    save_txt: bool = False
+    save_hybrid: bool = False
+    save_conf: bool = False
+    save_json: bool = False
+    verbose: bool = False
+    v5: bool = False  # also print YOLOv5's own figures
+    progress: bool = True  # a progress bar, on a terminal
+
+    def __post_init__(self):
+        if self.save_dir is None and (self.plots or self.save_txt or self.save_json):
+            raise ValueError("plots, save_txt and save_json need a save_dir, found None")
+
+
+@dataclass
+class EvalResult(DetectionResult):
+    """The scores, the losses and the times of one validation."""
+
+    losses: tuple = (0.0, 0.0, 0.0)  # mean of box, objectness and class loss over the batches
+    speed_ms: tuple = (0.0, 0.0, 0.0)  # per image: pre-process, inference, NMS
+
+
+def evaluate(model, loader, *, names, device, compute_loss=None, callbacks=None, **options) -> EvalResult:
+    """Validate a DetectionModel or DetectMultiBackend and print YOLOv5's table.
+
+    loader yields (images uint8 [B, 3, H, W] RGB, targets [n, 6] = image, class, xywhn, paths, shapes), names is
+    {number: name}. compute_loss(maps, targets) -> (loss, items [3]) adds the validation losses. options: the fields of
+    EvalOptions. The model, its mode and every random state are left as they were.
+    """
+    options = EvalOptions(**options)
+    names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
+    with undisturbed(model), torch.no_grad():
+        return Evaluator(model, names, torch.device(device), options, compute_loss, callbacks).run(loader)
+
+
+@contextmanager
+def undisturbed(model):
+    """Evaluation mode inside; afterwards every module's mode and all random states are as before."""
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
+    cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if cuda else None
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+        torch.set_rng_state(torch_state)
+        if cuda:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+
+class Evaluator:
+    """One validation run; see evaluate()."""
+
+    def __init__(self, model, names, device, options, compute_loss=None, callbacks=None):
+        self.model, self.device, self.options, self.compute_loss = model, device, options, compute_loss
+        self.names = {0: names[0] if len(names) == 1 else "object"} if options.single_cls else names
+        self.metrics = DetectionMetrics(len(self.names))
+        self.confusion_matrix = ConfusionMatrix(len(self.names))
+        self.files = PredictionFiles(options, self.names)
+        self.fire = callbacks.run if callbacks is not None else lambda *args: None
+        self.timers = [Profile(device=device) for _ in range(3)]
+        self.losses = torch.zeros(3, device=device)
+
+    def run(self, loader) -> EvalResult:
+        self.fire("on_val_start")
+        LOGGER.info(HEADER)
+        hide = None if self.options.progress else True  # None: only where there is no terminal
+        for i, batch in enumerate(tqdm(loader, desc="validating", leave=False, disable=hide)):
+            self.fire("on_val_batch_start")
+            self.step(i, *batch)
+        result = EvalResult(
+            **vars(self.metrics.compute()),
+            losses=tuple((self.losses / max(len(loader), 1)).tolist()),
+            speed_ms=tuple(timer.t * 1000 / max(len(self.metrics), 1) for timer in self.timers),
+        )
+        self.report(result)
+        if self.options.plots:
+            plot_result(result, self.confusion_matrix, self.names, self.options.save_dir)
+        self.files.close()
+        counts = result.n_targets, result.true_positives, result.false_positives
+        scores = result.p, result.r, result.f1_per_class, result.ap, result.ap50, result.classes
+        self.fire("on_val_end", *counts, *scores, self.confusion_matrix)
+        return result
+
+    def step(self, batch_i, images, targets, paths, shapes) -> None:
+        """Predict one batch and record every image of it."""
+        options, (pre_process, inference, suppression) = self.options, self.timers
+        with pre_process:
+            images = images.to(self.device, non_blocking=True)
+            targets = targets.to(self.device)
+            if options.single_cls:
+                targets = targets * targets.new_tensor([1, 0, 1, 1, 1, 1])
+            inputs = images.half() / 255 if getattr(self.model, "fp16", False) else images.float() / 255
+        with inference, self.precision():
+            output = self.model(inputs, augment=options.augment)
+        predictions, maps = output if isinstance(output, (tuple, list)) else (output, None)
+        if self.compute_loss is not None and maps is not None:
+            self.losses += self.compute_loss(maps, targets)[1]
+
+        height, width = images.shape[2:]
+        targets_px = targets * targets.new_tensor([1, 1, width, height, width, height])
+        with suppression:
+            found = self.suppress(predictions, targets_px)
+        targets_px = targets_px.cpu()
+        for i, boxes in enumerate(found):
+            truth = targets_px[targets_px[:, 0] == i, 1:]
+            native = self.record(boxes.cpu(), truth, (height, width), paths[i], shapes[i])
+            self.fire("on_val_image_end", boxes, native, Path(paths[i]), self.names, images[i])
+        if options.plots and batch_i < PLOTTED_BATCHES:
+            plot_batch(batch_i, images, targets, found, paths, self.names, options.save_dir)
+        self.fire("on_val_batch_end", batch_i, images, targets_px, paths, shapes, found)
+
+    def precision(self):
+        """float16 autocast with the option half, on CUDA alone."""
+        return torch.autocast(self.device.type, torch.float16, enabled=self.options.half and self.device.type == "cuda")
+
+    def suppress(self, predictions, targets_px) -> list:
+        """NMS; with save_hybrid the true boxes take part."""
+        options = self.options
+        labels = [targets_px[targets_px[:, 0] == i, 1:] for i in range(len(predictions))] if options.save_hybrid else ()
+        found = non_max_suppression(
+            predictions,
+            options.conf_thres,
+            options.iou_thres,
+            agnostic=options.single_cls,
+            multi_label=True,
+            labels=labels,
+            max_det=options.max_det,
+        )
+        if options.single_cls:
+            for boxes in found:
+                boxes[:, 5] = 0
+        return found
+
+    def record(self, boxes, targets_px, shape_hw, path, shape):
+        """Score one image: boxes [n, 6] and targets [m, 5] (class, xywh) in input pixels.
+
+        Returns the boxes in pixels of the original image.
+        """
+        native_hw, ratio_pad = shape
+        native = boxes.clone()
+        scale_boxes(shape_hw, native, native_hw, ratio_pad)
+        truth = targets_px.clone()
+        truth[:, 1:] = scale_boxes(shape_hw, xywh2xyxy(truth[:, 1:]), native_hw, ratio_pad)
+        self.metrics.update(native.numpy(), truth.numpy())
+        self.confusion_matrix.process_batch(native.numpy(), truth.numpy())
+        self.files.write(native.numpy(), native_hw, Path(path))
+        return native
+
+    def report(self, result: EvalResult) -> None:
+        if result.targets == 0:
+            LOGGER.warning("WARNING: the images have no labels, so nothing can be measured")
+        means = result.precision, result.recall, result.map50, result.map
+        LOGGER.info(ROW % ("all", result.images, result.targets, *means))
+        if self.options.v5:
+            LOGGER.info(ROW % ("all (YOLOv5's recipe)", result.images, result.targets, *result.v5))
+        if self.options.verbose and len(self.names) > 1:
+            columns = result.classes, result.n_images, result.n_targets, result.p, result.r, result.ap50, result.ap
+            for cls, *row in zip(*columns):
+                LOGGER.info(ROW % (self.names[int(cls)], *row))
+
+
+class PredictionFiles:
+    """Writes labels/NAME.txt for each image and, at the end, predictions.json, as far as asked for."""
+
+    def __init__(self, options: EvalOptions, names):
+        self.options = options
+        self.category_ids = coco80_to_coco91_class() if is_coco(names) else list(range(len(names)))
+        self.results = []
+        self.written = set()
+        if options.save_txt:
+            (Path(options.save_dir) / "labels").mkdir(parents=True, exist_ok=True)
+
+    def write(self, boxes, shape_hw, path: Path) -> None:
+        """boxes [n, 6] of the image `path`, in its pixels; an image without boxes gets no text file, as with YOLOv5."""
+        if self.options.save_txt and len(boxes):
+            self.write_txt(boxes, shape_hw, path)
+        if self.options.save_json:
+            self.results += coco_results(boxes, path, self.category_ids)
+
+    def write_txt(self, boxes, shape_hw, path: Path) -> None:
+        xywhn = xyxy2xywhn(boxes[:, :4], shape_hw[1], shape_hw[0])
+        rows = np.concatenate([boxes[:, 5:6], xywhn, boxes[:, 4:5]], 1)[:, : 6 if self.options.save_conf else 5]
+        name, number = path.stem, 2
+        while name in self.written:  # images of one name in two folders
+            name, number = f"{path.stem}_{number}", number + 1
+        self.written.add(name)
+        file = Path(self.options.save_dir) / "labels" / f"{name}.txt"
+        file.write_text("".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows))
+
+    def close(self) -> None:
+        if self.options.save_json:
+            file = Path(self.options.save_dir) / "predictions.json"
+            file.write_text(json.dumps(self.results))
+            LOGGER.info(f"{len(self.results)} boxes in COCO's results format: {file}")
+
+
+def is_coco(names) -> bool:
+    """True for the 80 class names of COCO, whose published category ids have gaps."""
+    return len(names) == 80 and [names[i] for i in (0, 1, 79)] == ["person", "bicycle", "toothbrush"]
+
+
+def coco_results(boxes, path: Path, category_ids) -> list:
+    """Boxes [n, 6] of an image in COCO's results format; image_id is the file's stem, as int if it is digits."""
+    image_id = int(path.stem) if path.stem.isdecimal() else path.stem
+    xywh = xyxy2xywh(boxes[:, :4].astype(np.float64))
+    xywh[:, :2] -= xywh[:, 2:] / 2  # COCO's xy is the top-left corner
+    columns = zip(xywh.round(3).tolist(), boxes[:, 4].tolist(), boxes[:, 5].tolist())
+    return [
+        {"image_id": image_id, "category_id": category_ids[int(cls)], "bbox": xywh, "score": round(score, 5)}
+        for xywh, score, cls in columns
+    ]
+
+
+def plot_batch(batch_i, images, targets, found, paths, names, save_dir) -> None:
+    """val_batchN_labels.jpg and val_batchN_pred.jpg."""
+    from utils.plots import output_to_targets, plot_images
+
+    predictions = output_to_targets(found, images.shape[2:])
+    for boxes, kind in ((targets, "labels"), (predictions, "pred")):
+        plot_images(images, boxes, paths, Path(save_dir) / f"val_batch{batch_i}_{kind}.jpg", names)
+
+
+def plot_result(result: EvalResult, confusion_matrix, names, save_dir) -> None:
+    """PR, F1, P and R curves and the confusion matrix."""
+    from utils.plots import plot_mc_curve, plot_pr_curve
+
+    folder, curves = Path(save_dir), result.curves
+    confusion_matrix.plot(save_dir=folder, names=names)
+    if len(result.classes) == 0:
+        return
+    shown = {i: names[int(cls)] for i, cls in enumerate(result.classes)}
+    plot_pr_curve(curves.x, curves.precision_at_recall, result.ap50, folder / "PR_curve.png", shown)
+    for title, values in (("F1", curves.f1), ("Precision", curves.precision), ("Recall", curves.recall)):
+        file = folder / f"{title if title == 'F1' else title[0]}_curve.png"
+        plot_mc_curve(curves.x, values, file, shown, ylabel=title)

@@ -1,0 +1,271 @@
+"""Detection: source -> model -> sinks. `predict(opt)` is the whole run, as a generator of one Result per picture."""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Optional
+
+import cv2
+import numpy as np
+
+from engine.sinks import Sinks, Stems, frame_stem
+from utils.augmentations import letterbox
+from utils.boxes import scale_boxes
+from utils.frame import Frame
+from utils.general import Profile, check_img_size, default_weights, increment_path
+from utils.logger import LOGGER
+from utils.parallel import prefetch
+from utils.sources import open_source
+
+DEFAULT_IMGSZ = 640  # where neither the flag nor the checkpoint says
+WINDOW_BATCHES = 4  # batches' worth of pictures that are looked through for equal shapes
+WINDOWS_AHEAD = 2  # windows that are decoded in advance
+LISTED_FAILURES = 20
+NO_BOXES = np.zeros((0, 6), np.float32)
+
+
+@dataclass
+class Result:
+    """The objects of one picture. With an `error` the picture could not be read and there are no boxes."""
+
+    path: str  # file, URL, stream address or "screen N"
+    boxes: np.ndarray  # float32 [n, 6]: xyxy in pixels of the original, confidence, class; by falling confidence
+    names: dict
+    shape: tuple = (0, 0)  # height, width of the original
+    kind: str = "image"  # image, video, stream or screen
+    frame: int = 1  # place in the video or stream, from 1
+    stem: str = ""  # names the output files
+    fps: float = 30.0
+    error: str = ""
+    image: Optional[np.ndarray] = None  # the original, uint8 [H, W, 3] BGR
+
+    def summary(self) -> str:
+        """'2 persons, 1 bus', or '(no detections)'."""
+        counts = sorted(Counter(self.boxes[:, 5].astype(int).tolist()).items())
+        return ", ".join(f"{n} {self.names[cls]}{'s' * (n > 1)}" for cls, n in counts) or "(no detections)"
+
+    def without_image(self) -> "Result":
+        return replace(self, image=None)
+
+
+@dataclass
+class Prepared:
+    """A frame and its letterboxed picture, uint8 RGB [h, w, 3]; None where the frame has an error."""
+
+    frame: Frame
+    picture: Optional[np.ndarray] = None
+    ratio_pad: tuple = ()  # as scale_boxes takes it
+
+
+@dataclass
+class Detector:
+    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels. May be used by several threads.
+
+    Pictures go through the model together if their letterboxed shapes are equal, at most batch_size of them: so no
+    picture is padded otherwise than alone, and its boxes are the same.
+    """
+
+    model: object  # DetectMultiBackend
+    imgsz: list  # height, width in pixels
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    max_det: int = 1000
+    classes: Optional[list] = None
+    agnostic_nms: bool = False
+    augment: bool = False
+    batch_size: int = 1
+    visualize: Optional[Path] = None  # a folder
+
+    def __post_init__(self):
+        self.lock = Lock()
+        self.seconds = Counter()  # by step, over all pictures
+        self.pictures = 0
+        self.shape = None  # of the last batch
+
+    def detect(self, frames: list) -> list:
+        """(Result, console line) for each of the frames, in their order."""
+        found, ms = {}, {}
+        with Profile() as preparing:
+            window = [Prepared(frame) if frame.error else self._letterbox(frame) for frame in frames]
+        self._count({"pre-process": preparing.t}, len(frames))
+        for batch in batches_of_equal_shape(window, self.batch_size):
+            boxes, seconds = self._boxes([window[i] for i in batch])
+            found |= zip(batch, boxes)
+            ms |= dict.fromkeys(batch, 1e3 * seconds / len(batch))
+        reports = []
+        for index, (frame, prepared) in enumerate(zip(frames, window)):
+            result = self._result(frame, found.get(index, NO_BOXES))
+            if result.error:
+                line = result.error
+            else:
+                h, w = prepared.picture.shape[:2]
+                line = f"{h}x{w} {result.summary()}, {ms[index]:.1f}ms"
+            reports.append((result, f"{frame.title()}: {line}"))
+        return reports
+
+    def _letterbox(self, frame: Frame) -> Prepared:
+        padded, ratio_wh, pad_wh = letterbox(frame.image, self.imgsz, stride=self.model.stride, auto=self.model.pt)
+        return Prepared(frame, cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh))
+
+    def _boxes(self, batch: list) -> tuple:
+        """For each Prepared its boxes, float32 [n, 6], in whole pixels of the original; and seconds of inference."""
+        from utils.nms import non_max_suppression
+
+        pictures = np.stack([prepared.picture for prepared in batch])
+        with Profile(device=self.model.device) as inference:
+            prediction = self.model.predict(pictures, self.augment, self._feature_folder(batch[0].frame))
+        with Profile(device=self.model.device) as suppression:
+            limits = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
+            found = non_max_suppression(prediction, classes=self.classes, agnostic=self.agnostic_nms, **limits)
+        found = [boxes.cpu().numpy() for boxes in found]
+        for boxes, prepared in zip(found, batch):
+            scale_boxes(pictures.shape[1:3], boxes[:, :4], prepared.frame.image.shape[:2], prepared.ratio_pad)
+            boxes[:, :4] = boxes[:, :4].round()
+        self._count({"inference": inference.t, "NMS": suppression.t}, shape=(len(batch), 3, *pictures.shape[1:3]))
+        return found, inference.t
+
+    def _feature_folder(self, frame: Frame):
+        """Where the pictures of this frame's feature maps go; False without --visualize."""
+        if self.visualize is None:
+            return False
+        folder = self.visualize / frame_stem(frame)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _result(self, frame: Frame, boxes: np.ndarray) -> Result:
+        shape = (0, 0) if frame.image is None else frame.image.shape[:2]
+        same = {key: getattr(frame, key) for key in ("kind", "frame", "stem", "fps", "error", "image")}
+        return Result(frame.path, boxes, self.model.names, shape, **same)
+
+    def _count(self, seconds: dict, pictures: int = 0, shape=None) -> None:
+        with self.lock:
+            self.seconds.update(seconds)
+            self.pictures += pictures
+            self.shape = shape or self.shape
+
+    def speed(self) -> str:
+        """One line: the mean milliseconds of each step for a picture."""
+        steps = [f"{seconds / self.pictures * 1e3:.1f}ms {step}" for step, seconds in self.seconds.items()]
+        return f"Speed: {', '.join(steps)} per image at shape {self.shape}"
+
+
+def batches_of_equal_shape(window: list, batch_size: int) -> list:
+    """Indices into `window` (Prepared), those of one shape together, at most batch_size in a list."""
+    groups = {}
+    for index, prepared in enumerate(window):
+        if prepared.picture is not None:
+            groups.setdefault(prepared.picture.shape, []).append(index)
+    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+
+
+def load_model(opt):
+    """The DetectMultiBackend for the options; prints what was chosen where --weights is not given."""
+    from models.backends import DetectMultiBackend
+    from utils.torch_utils import select_device
+
+    weights = opt.weights
+    if not weights:
+        weights = default_weights()
+        LOGGER.info(f"weights {weights} (--weights is not given)")
+    device = select_device(opt.device)
+    model = DetectMultiBackend(weights, device=device, dnn=opt.dnn, data=opt.data, fp16=opt.half)
+    if opt.classes is not None and not all(0 <= cls < model.nc for cls in opt.classes):
+        raise ValueError(f"--classes {opt.classes}: expected numbers from 0 to {model.nc - 1}")
+    return model
+
+
+def image_size(imgsz, model) -> list:
+    """[height, width] in pixels, multiples of the model's stride: the flag's, else the model's, else DEFAULT_IMGSZ."""
+    if not imgsz:
+        imgsz = model.imgsz or DEFAULT_IMGSZ
+        LOGGER.info(f"image size {imgsz} ({'of the checkpoint' if model.imgsz else 'default'}; --imgsz is not given)")
+    sizes = list(imgsz) if isinstance(imgsz, (list, tuple)) else [imgsz]
+    if len(sizes) > 2:
+        raise ValueError(f"--imgsz: expected one number, or height and width, found {sizes}")
+    return check_img_size(sizes * (3 - len(sizes)), s=model.stride)
+
+
+def build_detector(opt) -> Detector:
+    model = load_model(opt)
+    imgsz = image_size(opt.imgsz, model)
+    model.warmup((1, 3, *imgsz))
+    same = ("conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "augment", "batch_size")
+    options = {key: getattr(opt, key) for key in same}
+    if opt.visualize:
+        options["batch_size"] = 1  # there is a folder of feature maps for each picture
+    return Detector(model, imgsz, **options)
+
+
+def output_folder(opt) -> Path:
+    """PROJECT/NAME, NAME2 ..., made if something will be written to it."""
+    outputs = (not opt.nosave, opt.save_txt, opt.save_csv, opt.save_json, opt.save_crop, opt.visualize)
+    return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=any(outputs))
+
+
+def predict(opt):
+    """Detect in all that `opt` (a Namespace of the options of detect.py) names; yields a Result for every picture.
+
+    A Result holds its picture until the caller drops it, so that a video of any length fits in memory. Files that
+    cannot be read are Results with an `error`, and are listed at the end. What the options ask for is written to
+    PROJECT/NAME meanwhile; closing the generator early leaves whole files.
+    """
+    if opt.batch_size < 1:
+        raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
+    window = opt.batch_size * WINDOW_BATCHES if opt.batch_size > 1 else 1
+    source = open_source(opt.source, opt.vid_stride, window)
+    detector = build_detector(opt)
+    folder = output_folder(opt)
+    if opt.visualize:
+        detector.visualize = folder
+    failures = []
+    with Sinks(opt, folder) as sinks:
+        for reports in detections(detector, source):
+            for result, line in reports:
+                LOGGER.info(line)
+                if result.error:
+                    failures.append(result.error)
+                else:
+                    sinks.write(result)
+                yield result
+            if sinks.quit:
+                break
+    report_failures(failures)
+    if detector.shape:
+        LOGGER.info(detector.speed())
+    if opt.update:
+        strip_weights(opt.weights or default_weights())
+
+
+def detections(detector: Detector, source):
+    """detector.detect() of each list of frames. Files are decoded ahead; a live frame is not kept waiting."""
+    frames = with_stems(source)
+    if source.realtime or detector.visualize:
+        return map(detector.detect, frames)
+    return detector.model.parallel_map(detector.detect, prefetch(frames, WINDOWS_AHEAD))
+
+
+def with_stems(source):
+    """The source's lists of frames, each frame with the name for its output files."""
+    stems = Stems()
+    for frames in source:
+        for frame in frames:
+            frame.stem = stems(frame)
+        yield frames
+
+
+def report_failures(errors: list) -> None:
+    if errors:
+        LOGGER.error(f"{len(errors)} file{'s' * (len(errors) > 1)} could not be read:")
+        for error in errors[:LISTED_FAILURES]:
+            LOGGER.error(f"  {error}")
+        if len(errors) > LISTED_FAILURES:
+            LOGGER.error(f"  ... and {len(errors) - LISTED_FAILURES} more")
+
+
+def strip_weights(weights) -> None:
+    """Rewrite checkpoints without their training state, as --update asks for."""
+    from utils.checkpoint import strip_optimizer
+
+    for file in weights if isinstance(weights, (list, tuple)) else [weights]:
+        strip_optimizer(file)

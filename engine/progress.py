@@ -1,0 +1,34 @@
+"""The table that training prints: a header and a progress bar for each epoch."""
+
+from __future__ import annotations
+
+import torch
+from tqdm import tqdm
+
+from utils.logger import LOGGER
+
+COLUMN = 11  # characters
+BAR_FORMAT = "{desc} {percentage:3.0f}% {bar:10} {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}"
+
+
+class EpochProgress:
+    """Iterate over an epoch's batches behind a bar with columns Epoch, GPU_mem, the losses, Instances, Size."""
+
+    def __init__(
+        self, batches, total: int, epoch: int, epochs: int, loss_names, device: torch.device, show: bool = True
+    ):
+        self.epoch = f"{epoch}/{epochs - 1}"
+        self.device = device
+        if show:
+            names = ("Epoch", "GPU_mem", *loss_names, "Instances", "Size")
+            LOGGER.info("\n" + "".join(f"{name:>{COLUMN}}" for name in names))
+        self.bar = tqdm(batches, total=total, bar_format=BAR_FORMAT, disable=not show)
+
+    def __iter__(self):
+        return iter(self.bar)
+
+    def update(self, losses: list[float], instances: int, size: int) -> None:
+        """Show the epoch's mean losses, the objects in the newest batch and its image size in pixels."""
+        reserved = torch.cuda.memory_reserved(self.device) / 1e9 if self.device.type == "cuda" else 0
+        cells = [self.epoch, f"{reserved:.3g}G", *(f"{loss:.4g}" for loss in losses), str(instances), str(size)]
+        self.bar.set_description_str("".join(f"{cell:>{COLUMN}}" for cell in cells), refresh=False)

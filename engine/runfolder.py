@@ -1,0 +1,63 @@
+"""The folder of one training run: checkpoints, results.csv, option files and pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from utils import dist
+from utils.general import increment_path, save_yaml, write_atomic
+
+METRIC_COLUMNS = ("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95")
+LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")
+NOT_SAVED = ("resume", "save_dir", "local_rank")  # options that say where or how a run was started, not what it is
+
+
+class RunFolder:
+    """Paths and files of a run. `loss_names`: such as ("box_loss", "obj_loss", "cls_loss")."""
+
+    def __init__(self, folder: Path, loss_names: tuple[str, ...]):
+        self.folder = Path(folder)
+        self.weights = self.folder / "weights"
+        self.last = self.weights / "last.pt"
+        self.best = self.weights / "best.pt"
+        self.weights.mkdir(parents=True, exist_ok=True)
+        self.results_csv = self.folder / "results.csv"
+        self.columns = (
+            *(f"train/{name}" for name in loss_names),
+            *METRIC_COLUMNS,
+            *(f"val/{name}" for name in loss_names),
+            *LR_COLUMNS,
+        )
+
+    def write_options(self, opt: argparse.Namespace, hyp: dict) -> None:
+        """Write hyp.yaml and opt.yaml."""
+        save_yaml(self.folder / "hyp.yaml", hyp)
+        save_yaml(self.folder / "opt.yaml", {**plain_options(opt), "save_dir": str(self.folder)})
+
+    def write_results(self, rows: list[list[float]]) -> None:
+        """Write results.csv anew, from a row [epoch, *values of self.columns] for each epoch."""
+        lines = [",".join(("epoch", *self.columns))]
+        lines += [",".join([f"{row[0]:d}", *(f"{value:.5g}" for value in row[1:])]) for row in rows]
+        write_atomic(self.results_csv, ("\n".join(lines) + "\n").encode())
+
+
+def create_run_folder(opt: argparse.Namespace) -> Path:
+    """Make PROJECT/NAME (NAME2 ... if it exists and --exist-ok was not given); the same folder in every rank."""
+    folder = None
+    if dist.is_main():
+        folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+    return dist.broadcast_object(folder)
+
+
+def plain_options(opt: argparse.Namespace) -> dict:
+    """The options that a checkpoint stores, as plain data: two equal runs store equal bytes."""
+    return {key: _plain(value) for key, value in vars(opt).items() if key not in NOT_SAVED}
+
+
+def _plain(value):
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

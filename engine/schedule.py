@@ -1,0 +1,94 @@
+"""Learning rate, momentum and gradient accumulation as pure functions of the iteration, so resume needs no state."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from utils.general import one_cycle
+
+SHORTEST_WARMUP = 100  # iterations
+LONGEST_WARMUP_PART = 1 / 3  # of all iterations: a short training must not end inside its warm-up
+BIAS_GROUP = 0  # index of the optimizer's group of biases
+
+
+class Settings(NamedTuple):
+    """What one iteration trains with. `lrs`: one per optimizer group; `accumulate`: batches in an optimizer step."""
+
+    lrs: list[float]
+    momentum: float
+    accumulate: int
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """YOLOv5's schedule: a linear or cosine fall from lr0 to lr0 * lrf, changed at epochs, after a linear warm-up.
+
+    In the warm-up the biases' rate falls from `warmup_bias_lr`, the others' rises from 0, the momentum rises from
+    `warmup_momentum` and the accumulation from 1 batch.
+    """
+
+    epochs: int
+    batches_per_epoch: int
+    batch_size: int
+    hyp: dict
+    cosine: bool = False
+    groups: int = 3
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimizer step after the warm-up."""
+        return accumulation(self.batch_size, self.hyp["nominal_batch"])
+
+    @property
+    def warmup_iterations(self) -> int:
+        wanted = max(round(self.hyp["warmup_epochs"] * self.batches_per_epoch), SHORTEST_WARMUP)
+        return min(wanted, int(self.epochs * self.batches_per_epoch * LONGEST_WARMUP_PART))
+
+    def lr_part(self, epoch: int) -> float:
+        """The learning rate of `epoch` as a part of lr0."""
+        lrf = self.hyp["lrf"]
+        if self.cosine:
+            return one_cycle(1.0, lrf, self.epochs)(epoch)
+        return (1 - epoch / self.epochs) * (1 - lrf) + lrf
+
+    def at(self, iteration: int) -> Settings:
+        """The settings of `iteration`, counted from 0 over all epochs."""
+        lr = self.hyp["lr0"] * self.lr_part(iteration // self.batches_per_epoch)
+        done = iteration / self.warmup_iterations if self.warmup_iterations else 1.0
+        if done >= 1:
+            return Settings([lr] * self.groups, self.hyp["momentum"], self.accumulate)
+        starts = [self.hyp["warmup_bias_lr"] if group == BIAS_GROUP else 0.0 for group in range(self.groups)]
+        return Settings(
+            [start + done * (lr - start) for start in starts],
+            self.hyp["warmup_momentum"] + done * (self.hyp["momentum"] - self.hyp["warmup_momentum"]),
+            max(1, round(1 + done * (self.hyp["nominal_batch"] / self.batch_size - 1))),
+        )
+
+
+def accumulation(batch_size: int, nominal_batch: float) -> int:
+    """How many batches make one optimizer step."""
+    return max(round(nominal_batch / batch_size), 1)
+
+
+def scaled_weight_decay(hyp: dict, batch_size: int) -> float:
+    """The weight decay per optimizer step: proportional to the images in it."""
+    nominal = hyp["nominal_batch"]
+    return hyp["weight_decay"] * batch_size * accumulation(batch_size, nominal) / nominal
+
+
+def scaled_loss_gains(hyp: dict, nl: int, nc: int, imgsz: int) -> dict:
+    """`hyp` with box, cls and obj gains made comparable over `nl` output maps, `nc` classes and the image size (px)."""
+    scaled = dict(hyp)
+    scaled["box"] *= 3 / nl
+    scaled["cls"] *= nc / 80 * 3 / nl
+    scaled["obj"] *= (imgsz / 640) ** 2 * 3 / nl
+    return scaled
+
+
+def multi_scale_size(imgsz: int, stride: int, rng) -> int:
+    """An image size between 50 and 150 % of `imgsz`, a multiple of `stride`; `rng`: numpy Generator."""
+    least = max(math.ceil(imgsz * 0.5 / stride), 1)
+    most = max(math.floor(imgsz * 1.5 / stride), least)
+    return int(rng.integers(least, most + 1)) * stride

@@ -1,0 +1,401 @@
+"""Training: fit -> train_one_epoch -> step.
+
+Everything random in an epoch comes from (seed, epoch), and last.pt holds everything that outlives an epoch. So a run
+that was killed at any moment and resumed gives the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from contextlib import nullcontext
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+from utils.autoanchor import check_anchors
+
+from engine import build, pictures
+from engine.options import apply_data_defaults
+from engine.progress import EpochProgress
+from engine.runfolder import RunFolder, create_run_folder
+from engine.schedule import Schedule, multi_scale_size, scaled_loss_gains, scaled_weight_decay
+from engine.task import DETECT
+from engine.trainstate import TrainState, pack, restore
+from utils import dist
+from utils.autobatch import check_train_batch_size
+from utils.callbacks import Callbacks
+from utils.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer
+from utils.data_config import check_dataset
+from utils.general import check_img_size, init_seeds, labels_to_class_weights, labels_to_image_weights
+from utils.hyperparameters import load_hyp
+from utils.logger import LOGGER, colorize
+from utils.torch_utils import EarlyStopping, ModelEMA, device_summary, smart_optimizer
+
+GRADIENT_NORM = 10.0  # longer gradients are scaled down to this
+GPU_CHECK_EVERY = 10  # batches between looks at the losses on a GPU, where each look waits for it
+
+
+class NonFiniteLossError(ValueError):
+    """A loss term became infinite or not a number; names the terms."""
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        opt: the options of engine.options.train_parser; a copy is changed.
+        callbacks: the user's hooks.
+        hyp: hyperparameters (a mapping) instead of those of opt.hyp.
+        resumed: a checkpoint with a train_state to go on with.
+        folder: the run folder, if it exists already.
+        task: what to train.
+    """
+
+    def __init__(self, opt: argparse.Namespace, callbacks=None, hyp=None, resumed=None, folder=None, task=DETECT):
+        self.opt = copy(opt)
+        self.callbacks = callbacks or Callbacks()
+        self.task = task
+        self.given_hyp = hyp
+        self.resumed = resumed
+        self.folder = folder
+        self.state = TrainState()
+        self.pending = 0  # batches whose gradients wait for an optimizer step
+        self.run = None
+        self.result = None  # of the newest validation
+        self.board = None  # TensorBoard's writer, where it is installed
+
+    def fit(self):
+        """Train to the end; returns the validation result of the final model, None in all but the main process.
+
+        ValueError, TypeError or OSError for bad options, files or data, NonFiniteLossError if the training diverges.
+        """
+        start = time.perf_counter()
+        try:
+            self.prepare()
+            first_epoch = self.state.epoch
+            while self.state.epoch < self.opt.epochs and not self.state.stopped:
+                self.train_one_epoch()
+                self.end_epoch()
+            hours = (time.perf_counter() - start) / 3600
+            LOGGER.info(f"\n{self.state.epoch - first_epoch} epochs completed in {hours:.3f} hours.")
+            return self.finish() if dist.is_main() else None
+        except KeyboardInterrupt:
+            self.explain_interruption()
+            raise
+        finally:
+            if self.board is not None:
+                self.board.close()
+            self.callbacks.run("teardown")
+
+    def prepare(self) -> None:
+        """Everything before the first step, ending with the first last.pt."""
+        self.callbacks.run("on_pretrain_routine_start")
+        self.read_options()
+        self.build_model()
+        self.run = self.open_run_folder()
+        self.load_data()
+        self.build_optimizer()
+        if self.resumed is not None:
+            restore(self, self.resumed)
+        self.train_model = build.parallelize(self.model, self.device)
+        self.announce()
+        if dist.is_main() and self.resumed is None:
+            self.save()
+        self.callbacks.run("on_train_start")
+
+    def read_options(self) -> None:
+        """Data file, the defaults that it gives, hyperparameters, device and precision."""
+        opt = self.opt
+        with dist.main_first():
+            self.data = check_dataset(opt.data)
+        before = dict(vars(opt))
+        for line in apply_data_defaults(opt, self.data):
+            LOGGER.info(f"data default: {line}")
+        source = self.resumed.hyp if self.resumed else self.given_hyp or opt.hyp
+        self.hyp = load_hyp(source)
+        if opt.label_smoothing:
+            self.hyp["label_smoothing"] = opt.label_smoothing
+        LOGGER.info("hyperparameters: " + ", ".join(f"{key}={value}" for key, value in self.hyp.items()))
+        if opt.single_cls and self.data["nc"] > 1:
+            self.data.update(nc=1, names={0: "item"})
+        self.names = self.data["names"]
+        self.device = build.choose_device(opt)
+        build.check_options(opt, self.device)
+        self.amp = build.amp_dtype(opt.amp, self.device)
+        init_seeds(opt.seed + 1 + dist.rank(), deterministic=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        self.report_changes(before)
+
+    def report_changes(self, before: dict) -> None:
+        changed = {key: value for key, value in vars(self.opt).items() if before[key] != value}
+        if changed:
+            self.callbacks.run("on_params_update", changed)
+
+    def build_model(self) -> None:
+        opt = self.opt
+        self.model = build.build_model(opt, self.hyp, self.names, self.task.model_class, self.resumed).to(self.device)
+        frozen = build.freeze_layers(self.model, opt.freeze)
+        if frozen:
+            LOGGER.info(f"frozen: {len(frozen)} parameters, {frozen[0]} to {frozen[-1]}")
+        self.stride = max(int(self.model.stride.max()), 32)
+        opt.imgsz = check_img_size(opt.imgsz, self.stride, floor=self.stride * 2)
+        if opt.batch_size == -1:
+            before = dict(vars(opt))
+            opt.batch_size = check_train_batch_size(self.model, opt.imgsz, self.amp)
+            self.report_changes(before)
+        if opt.sync_bn:
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        head = self.model.model[-1]
+        self.model.names = self.names
+        self.model.imgsz = opt.imgsz
+        self.model.hyp = scaled_loss_gains(self.hyp, head.nl, self.data["nc"], opt.imgsz)
+
+    def open_run_folder(self) -> RunFolder:
+        run = RunFolder(self.folder or create_run_folder(self.opt), self.task.loss_names)
+        self.opt.save_dir = str(run.folder)
+        if dist.is_main() and not self.opt.evolve:
+            if self.resumed is None:
+                run.write_options(self.opt, self.hyp)
+            self.board = build.tensorboard(run.folder, run.columns)
+        return run
+
+    def load_data(self) -> None:
+        self.loader, self.dataset, self.val_loader = build.build_loaders(self.opt, self.hyp, self.data, self.stride)
+        self.class_weights = labels_to_class_weights(self.dataset.labels, self.data["nc"]) * self.data["nc"]
+        self.model.class_weights = torch.from_numpy(self.class_weights).to(self.device)
+        self.state.maps = [0.0] * self.data["nc"]
+        self.state.images, self.state.ranks = len(self.dataset), dist.world_size()
+        if self.resumed is None and dist.is_main():
+            if not self.opt.noautoanchor:
+                check_anchors(self.dataset, model=self.model, thr=self.hyp["anchor_t"], imgsz=self.opt.imgsz)
+            if not self.opt.noplots:
+                pictures.draw_labels(self.dataset.labels, self.names, self.run.folder)
+        self.callbacks.run("on_pretrain_routine_end", np.concatenate(list(self.dataset.labels)), self.names)
+
+    def build_optimizer(self) -> None:
+        opt, hyp = self.opt, self.hyp
+        decay = scaled_weight_decay(hyp, opt.batch_size)
+        self.optimizer = smart_optimizer(self.model, opt.optimizer, hyp["lr0"], hyp["momentum"], decay)
+        self.schedule = Schedule(opt.epochs, len(self.loader), opt.batch_size, hyp, cosine=opt.cos_lr)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
+        self.ema = ModelEMA(self.model, hyp["ema_decay"], hyp["ema_tau"])
+        self.criterion = self.task.criterion(self.model)
+        self.stopper = EarlyStopping(opt.patience)
+
+    def announce(self) -> None:
+        """Say what is about to happen."""
+        opt, schedule, batches = self.opt, self.schedule, self.schedule.batches_per_epoch
+        precision = {None: "float32", torch.float16: "AMP float16", torch.bfloat16: "AMP bfloat16"}[self.amp]
+        LOGGER.info(
+            f"{device_summary(self.device)}, {precision}, image size {opt.imgsz}, "
+            f"{self.loader.num_workers} data-loading processes\n"
+            f"{batches} batches of {opt.batch_size} in an epoch, an optimizer step every {schedule.accumulate}, "
+            f"warm-up {schedule.warmup_iterations} of {batches * opt.epochs} batches\n"
+            f"Logging results to {self.run.folder}\nStarting training for {opt.epochs} epochs..."
+            + (f" (resumed, {self.state.epoch} done)" if self.resumed else "")
+        )
+
+    def train_one_epoch(self) -> None:
+        epoch, total = self.state.epoch, len(self.loader)
+        self.train_model.train()
+        self.callbacks.run("on_train_epoch_start")
+        self.loader.sampler.set_epoch(epoch, self.image_weights())
+        batches = iter(self.loader)
+        # only now: making the iterator draws from the same generator, a new one more often than a used one
+        init_seeds(build.epoch_seed(self.opt.seed, epoch, dist.rank()), deterministic=True)
+        losses = torch.zeros(len(self.task.loss_names), device=self.device)
+        look_every = GPU_CHECK_EVERY if self.device.type == "cuda" else 1
+        progress = EpochProgress(
+            batches, total, epoch, self.opt.epochs, self.task.loss_names, self.device, show=dist.is_main()
+        )
+        for i, (images, targets, paths, _) in enumerate(progress):
+            self.callbacks.run("on_train_batch_start")
+            iteration = epoch * total + i
+            images = self.to_input(images, iteration)
+            losses += (self.step(images, targets, iteration, is_last=i + 1 == total) - losses) / (i + 1)
+            if i % look_every == 0 or i + 1 == total:
+                values = losses.tolist()
+                self.check_finite(dict(zip(self.task.loss_names, values)), epoch, i)
+                progress.update(values, len(targets), max(images.shape[2:]))
+            if dist.is_main():
+                self.callbacks.run("on_train_batch_end", self.model, iteration, images, targets, paths, list(losses))
+                if not self.opt.noplots:
+                    pictures.draw_train_batch(self.task, iteration, images, targets, paths, self.names, self.run.folder)
+            if self.callbacks.stop_training and not dist.is_distributed():  # other ranks would wait for this one
+                break
+        if self.pending:
+            self.optimizer_step()
+        self.train_losses = losses.tolist()
+
+    def step(self, images: torch.Tensor, targets: torch.Tensor, iteration: int, is_last: bool) -> torch.Tensor:
+        """Gradients of one batch, and where enough are gathered (or none will follow) an optimizer step.
+
+        images [B, 3, H, W] in 0..1; targets [n, 6]: image, class, xywh (normalised). Returns the loss terms.
+        """
+        settings = self.schedule.at(iteration)
+        self.apply_settings(settings)
+        steps_now = is_last or self.pending + 1 >= settings.accumulate
+        wait = nullcontext() if steps_now or self.train_model is self.model else self.train_model.no_sync()
+        with wait:
+            with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
+                loss, items = self.criterion(self.train_model(images), targets.to(self.device, non_blocking=True))
+                # DDP averages over the ranks where one process would sum; a quad batch has a quarter of the images
+                loss = loss * dist.world_size() * (4 if self.opt.quad else 1)
+            self.scaler.scale(loss).backward()
+        self.pending += 1
+        if steps_now:
+            self.optimizer_step()
+        return items
+
+    def optimizer_step(self) -> None:
+        self.scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.callbacks.run("optimizer_step")
+        self.callbacks.run("on_before_zero_grad")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.model)
+        self.pending = 0
+
+    def apply_settings(self, settings) -> None:
+        for group, lr in zip(self.optimizer.param_groups, settings.lrs):
+            group["lr"] = lr
+            if "momentum" in group:
+                group["momentum"] = settings.momentum
+
+    def to_input(self, images: torch.Tensor, iteration: int) -> torch.Tensor:
+        """uint8 [B, 3, H, W] -> float 0..1 on the device, with --multi-scale resized."""
+        images = images.to(self.device, non_blocking=True).float().div_(255)
+        if self.opt.multi_scale:
+            rng = np.random.default_rng([self.opt.seed, iteration])  # the same size in every rank
+            images = build.resize_batch(images, multi_scale_size(self.opt.imgsz, self.stride, rng), self.stride)
+        return images
+
+    def image_weights(self):
+        """The chance of each image with --image-weights: more where classes are rare or their AP is low."""
+        if not self.opt.image_weights:
+            return None
+        missing = np.clip(1 - np.array(self.state.maps), 1e-3, None) ** 2
+        return labels_to_image_weights(
+            self.dataset.labels, self.data["nc"], self.class_weights * missing / self.data["nc"]
+        )
+
+    @staticmethod
+    def check_finite(losses: dict[str, float], epoch: int, batch: int) -> None:
+        if not all(math.isfinite(value) for value in losses.values()):
+            terms = ", ".join(f"{name} {value:g}" for name, value in losses.items())
+            raise NonFiniteLossError(
+                f"the loss is not finite in epoch {epoch}, batch {batch} (mean so far: {terms}); training stopped. "
+                "A lower lr0, a longer warm-up or --amp off may help"
+            )
+
+    def end_epoch(self) -> None:
+        """Validate, record, decide whether to stop, and save."""
+        epoch = self.state.epoch
+        self.state.epoch += 1
+        if dist.is_main():
+            self.callbacks.run("on_train_epoch_end", epoch=epoch)
+            is_final = self.state.epoch == self.opt.epochs or self.callbacks.stop_training
+            result = self.validate(self.ema.ema) if is_final or not self.opt.noval else None
+            is_best = self.record(epoch, result)
+            if result is not None:
+                self.state.stopped = self.stopper(epoch=epoch, fitness=result.fitness)
+            self.state.stopped |= self.callbacks.stop_training
+            self.save(is_best, result.fitness if result else 0.0)
+        self.state.stopped = dist.broadcast_object(self.state.stopped)
+        if self.opt.image_weights:
+            self.state.maps = dist.broadcast_object(self.state.maps)
+
+    def validate(self, model: nn.Module, **options):
+        self.result = self.task.evaluate(
+            model,
+            self.val_loader,
+            names=self.names,
+            device=self.device,
+            half=self.amp is torch.float16,
+            single_cls=self.opt.single_cls,
+            save_dir=self.run.folder,
+            compute_loss=self.criterion,
+            callbacks=self.callbacks,
+            **options,
+        )
+        return self.result
+
+    def record(self, epoch: int, result) -> bool:
+        """Note the epoch's figures (nan where there was no validation); True if the model is the best so far."""
+        state = self.state
+        lrs = [group["lr"] for group in self.optimizer.param_groups]
+        figures = summary(result) if result else [math.nan] * (4 + len(self.train_losses))
+        values = [*self.train_losses, *figures, *lrs]
+        state.rows.append([epoch, *values])
+        is_best = result is not None and (state.best_fitness is None or result.fitness >= state.best_fitness)
+        if is_best:
+            state.best_fitness = float(result.fitness)
+        if result is not None:
+            state.maps = [float(value) for value in result.maps]
+        if not self.opt.evolve:
+            self.run.write_results(state.rows)
+        if self.board is not None:
+            self.board.write_epoch(values, epoch)
+        fitness = result.fitness if result else math.nan
+        self.callbacks.run("on_fit_epoch_end", values, epoch, state.best_fitness, fitness)
+        return is_best
+
+    def save(self, is_best: bool = False, fitness: float = 0.0) -> None:
+        """Write the checkpoints; last.pt is the last of them, so that a kill between them repeats the epoch."""
+        opt, state, run = self.opt, self.state, self.run
+        is_final = state.epoch == opt.epochs or state.stopped
+        if opt.evolve or (opt.nosave and not is_final):
+            return
+        state.has_best |= is_best
+        checkpoint = pack(self)
+        epoch = state.epoch - 1
+        if is_best:
+            save_checkpoint(run.best, replace(checkpoint, train_state=None))
+        if opt.save_period > 0 and epoch >= 0 and epoch % opt.save_period == 0:
+            save_checkpoint(run.weights / f"epoch{epoch}.pt", checkpoint)
+        save_checkpoint(run.last, checkpoint)
+        if epoch >= 0:
+            self.callbacks.run("on_model_save", run.last, epoch, is_final, state.best_fitness, fitness)
+
+    def finish(self):
+        """Strip the final checkpoints, validate the best one, draw the curves and say where everything is."""
+        opt, state, run = self.opt, self.state, self.run
+        if opt.evolve:
+            self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, summary(self.result))
+            return self.result
+        final = run.best if state.has_best else run.last
+        if state.has_best:
+            strip_optimizer(run.best)
+        if not opt.noplots:
+            pictures.draw_results(run.results_csv)
+        LOGGER.info(f"\nValidating {final}...")
+        model = self.task.model_class.from_checkpoint(load_checkpoint(final)).to(self.device)
+        result = self.validate(model, plots=not opt.noplots, verbose=True)
+        strip_optimizer(run.last)  # only now: until here --resume can go on
+        self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, summary(result))
+        if self.board is not None:
+            self.board.write_pictures(state.epoch - 1)
+        LOGGER.info(f"Results saved to {colorize(str(run.folder), 'good')}")
+        return result
+
+    def explain_interruption(self) -> None:
+        if self.run is None or not dist.is_main():
+            return
+        if not self.run.last.is_file() or self.opt.nosave or self.opt.evolve:
+            LOGGER.info("\nInterrupted; nothing was saved, so this training cannot go on.")
+            return
+        LOGGER.info(
+            f"\nInterrupted in epoch {self.state.epoch}. {self.run.last} holds the state before it; go on with:\n"
+            f"    python train.py --resume {self.run.last}"
+        )
+
+
+def summary(result) -> list[float]:
+    """precision, recall, mAP50, mAP50-95 and the losses of a validation, the order of results.csv."""
+    return [float(v) for v in (result.precision, result.recall, result.map50, result.map, *result.losses)]

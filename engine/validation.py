@@ -1,0 +1,158 @@
+"""What val.py does: open model and data, let the evaluator measure, say what came out."""
+
+from copy import copy
+from pathlib import Path
+
+from engine.evaluator import EvalResult, evaluate
+from engine.options import apply_data_defaults
+from models.backends import DetectMultiBackend
+from utils.data_config import check_dataset
+from utils.dataloaders import create_dataloader
+from utils.general import check_img_size, default_weights, increment_path
+from utils.logger import LOGGER, colorize
+from utils.torch_utils import device_summary, select_device
+
+STUDY_SIZES = range(256, 1536 + 1, 128)  # pixels
+STUDY_COLUMNS = ("imgsz", "P", "R", "mAP50", "mAP50-95", "pre_ms", "inference_ms", "nms_ms")
+SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}  # as in use, not as for AP
+
+
+def validate(opt, callbacks=None) -> EvalResult:
+    """--task train, val, test: measure one model (or ensemble) on that split, with all files and pictures."""
+    opt, model, data = open_all(opt, split=opt.task)
+    save_dir = make_folder(opt)
+    opt.save_txt |= opt.save_hybrid
+    if opt.save_hybrid:
+        LOGGER.warning("WARNING: --save-hybrid puts true boxes among the predictions: the figures below say nothing")
+    files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
+    result = measure(opt, model, data, callbacks, save_dir=save_dir, plots=True, **files)
+    report(result, opt, save_dir)
+    return result
+
+
+def speed(opt, callbacks=None) -> list:
+    """--task speed: the time of each model on square images, with the thresholds of detect.py."""
+    results = []
+    for weights in chosen_weights(opt):
+        one, model, data = open_all(opt, split="val", weights=[weights])
+        one.__dict__.update(SPEED_THRESHOLDS)
+        results.append(measure(one, model, data, callbacks, rect=False))
+        LOGGER.info(f"{weights}: {speed_line(results[-1], one)}")
+    return results
+
+
+def study(opt, callbacks=None) -> list:
+    """--task study: mAP and time of each model at STUDY_SIZES, as a table and a picture."""
+    results, save_dir = [], make_folder(opt)
+    for weights in chosen_weights(opt):
+        one, model, data = open_all(opt, split="val", weights=[weights])
+        rows = []
+        for size in STUDY_SIZES:
+            one.imgsz = check_img_size(size, model.stride)
+            LOGGER.info(f"\n{weights} at image size {one.imgsz}")
+            result = measure(one, model, data, callbacks)
+            rows.append((one.imgsz, result.precision, result.recall, result.map50, result.map, *result.speed_ms))
+            results.append(result)
+        save_study(rows, save_dir / f"study_{Path(opt.data).stem}_{Path(weights).stem}", str(weights))
+    LOGGER.info(f"Results saved to {colorize(str(save_dir), 'good')}")
+    return results
+
+
+def save_study(rows, stem: Path, label: str) -> None:
+    """STEM.txt, a table with STUDY_COLUMNS, and STEM.png."""
+    from utils.plots import plot_val_study
+
+    lines = ["%12s" * len(STUDY_COLUMNS) % STUDY_COLUMNS, *("%12.5g" * len(row) % row for row in rows)]
+    Path(f"{stem}.txt").write_text("\n".join(lines) + "\n")
+    plot_val_study([(row[0], row[3], row[4], sum(row[5:])) for row in rows], f"{stem}.png", label)
+
+
+def chosen_weights(opt) -> list:
+    """The --weights, or the default one, which is printed."""
+    if opt.weights:
+        return opt.weights if isinstance(opt.weights, (list, tuple)) else [opt.weights]
+    weights = default_weights()
+    LOGGER.info(f"weights: {weights} (no --weights given)")
+    return [weights]
+
+
+def open_all(opt, split: str, weights=None):
+    """(options with what was left open, model, data file); ValueError if the classes of model and data do not fit."""
+    opt = copy(opt)
+    opt.weights = weights or chosen_weights(opt)
+    opt.device = select_device(opt.device, opt.batch_size)
+    data = check_dataset(opt.data, required=(split,))
+    model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half)
+    check_classes(opt, model, data)
+    choose_size(opt, model, data)
+    opt.split = split
+    LOGGER.info(f"{device_summary(opt.device)}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
+    return opt, model, data
+
+
+def check_classes(opt, model, data) -> None:
+    names, expected = model.names, data["names"]
+    if opt.single_cls or names == expected:
+        return
+    if len(names) != len(expected):
+        raise ValueError(
+            f"{', '.join(map(str, opt.weights))} has {len(names)} classes, {opt.data} has {len(expected)}: they must be "
+            "the same; give the data file that the model was trained on, or --single-cls"
+        )
+    number = next(i for i in expected if names.get(i) != expected[i])
+    found = f"class {number} is '{names.get(number)}' in the model"
+    LOGGER.warning(f"WARNING: {found} and '{expected[number]}' in {opt.data}")
+
+
+def choose_size(opt, model, data) -> None:
+    """Set opt.imgsz to the flag, else the checkpoint's, else the data file's, else the default; print the choice."""
+    if opt.imgsz is None and model.imgsz:
+        opt.imgsz = int(model.imgsz)
+        LOGGER.info(f"image size {opt.imgsz} (from the checkpoint)")
+    for line in apply_data_defaults(opt, data):
+        LOGGER.info(line)
+    opt.imgsz = check_img_size(opt.imgsz, model.stride)
+
+
+def make_folder(opt) -> Path:
+    return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+
+
+def measure(opt, model, data, callbacks=None, rect=True, **options) -> EvalResult:
+    """Evaluate on data[opt.split] at opt.imgsz; rect: batches of like shape instead of squares."""
+    loader, _ = create_dataloader(
+        data[opt.split],
+        opt.imgsz,
+        opt.batch_size,
+        model.stride,
+        single_cls=opt.single_cls,
+        pad=0.5 if rect else 0.0,
+        rect=rect,
+        workers=opt.workers,
+        prefix=f"{opt.split}: ",
+        nc=data["nc"],
+        names=data["names"],
+    )
+    model.warmup(imgsz=(opt.batch_size, 3, opt.imgsz, opt.imgsz))
+    same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose")
+    options.update({key: getattr(opt, key) for key in same})
+    names = data["names"]
+    return evaluate(model, loader, names=names, device=opt.device, callbacks=callbacks, v5=opt.v5_map, **options)
+
+
+def report(result: EvalResult, opt, save_dir: Path) -> None:
+    """What is not in the table: AP by size, F1, speed, and where the files are."""
+    sizes = {"small": result.ap_small, "medium": result.ap_medium, "large": result.ap_large}
+    by_size = ", ".join(f"{size} {'-' if ap != ap else f'{ap:.3g}'}" for size, ap in sizes.items())
+    LOGGER.info(f"mAP50-95 by size (area to 32^2, to 96^2, above): {by_size}")
+    LOGGER.info(f"P and R are those of the best mean F1, {result.f1:.3g} at confidence {result.confidence:.3g}")
+    LOGGER.info(speed_line(result, opt))
+    if opt.save_txt:
+        LOGGER.info(f"{len(list((save_dir / 'labels').glob('*.txt')))} label files in {save_dir / 'labels'}")
+    LOGGER.info(f"Results saved to {colorize(str(save_dir), 'good')}")
+
+
+def speed_line(result: EvalResult, opt) -> str:
+    names = ("pre-process", "inference", "NMS")
+    times = ", ".join(f"{ms:.1f} ms {name}" for ms, name in zip(result.speed_ms, names))
+    return f"{times} per image, batch {opt.batch_size}, image size {opt.imgsz}"

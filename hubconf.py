@@ -1,0 +1,121 @@
+"""PyTorch Hub: a detector in one line, from any folder.
+
+Usage:
+    model = torch.hub.load("path/to/this/folder", "custom", path="best.pt", source="local")
+    model = torch.hub.load("path/to/this/folder", "yolov5_edgevit", source="local")
+    results = model("image.jpg")    # a path, URL, PIL image, array, tensor, or a list of them
+    results.print()                 # also save, show, crop, render, tolist, pandas().xyxy[0]
+
+    python hubconf.py --model yolov5_edgevit    detects in the pictures of data/images
+"""
+
+dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "yaml", "tqdm"]
+
+_EMBEDDED = "weights/edgevit_xxs_shapes.pt"
+# model file in models/ -> (weights that pretrained=True loads, or None; what it is)
+_MODELS = {f"yolov5{size}": (f"yolov5{size}.pt", f"YOLOv5{size} for images of 640 px") for size in "nsmlx"}
+_MODELS |= {f"yolov5{size}6": (f"yolov5{size}6.pt", f"YOLOv5{size}6 for images of 1280 px") for size in "nsmlx"}
+_MODELS |= {
+    "yolov5_edgevit": (_EMBEDDED, "YOLOv5 on EdgeViT-XXS; its weights were trained on drawn shapes"),
+    "yolov5_edgevit_xs": (None, "YOLOv5 on EdgeViT-XS"),
+    "yolov5_edgevit_s": (None, "YOLOv5 on EdgeViT-S"),
+}
+
+
+def custom(path, autoshape=True, _verbose=True, device=None):
+    """A model from a file, this project's or an official YOLOv5 checkpoint, or an ensemble from a list of files.
+
+    autoshape: take images of any kind, give Detections; else the plain model, not fused, for training.
+    """
+    from models.autoshape import AutoShape
+    from models.backends import DetectMultiBackend
+    from utils.torch_utils import select_device
+
+    _log_if(_verbose)
+    runtime = DetectMultiBackend(path, device=select_device(device or ""), fuse=autoshape)
+    model = runtime.model if runtime.pt else runtime
+    return AutoShape(model) if autoshape else model
+
+
+def _entry(name):
+    """The hub function for the model file `name`."""
+    weights, title = _MODELS[name]
+
+    def create(pretrained=weights is not None, channels=3, classes=None, autoshape=True, _verbose=True, device=None):
+        return _create(name, pretrained, channels, classes, autoshape, _verbose, device)
+
+    create.__name__ = create.__qualname__ = name
+    create.__doc__ = f"""{title}.
+
+    pretrained: with weights{" (downloaded on first use)" if weights and weights != _EMBEDDED else ""}.
+    channels: of the images. classes: their number; None for that of the weights, or of the model file.
+    autoshape: take images of any kind, give Detections (3 channels only); else the plain model, to be trained.
+    device: cpu, 0, ...; None chooses. _verbose: print what is loaded.
+    """
+    return create
+
+
+def _create(name, pretrained, channels, classes, autoshape, verbose, device):
+    from models.autoshape import AutoShape
+    from models.yolo import DetectionModel
+    from utils.checkpoint import intersect_dicts, load_checkpoint
+    from utils.general import ROOT
+    from utils.logger import LOGGER
+    from utils.torch_utils import select_device
+
+    _log_if(verbose)
+    autoshape = autoshape and channels == 3
+    cfg = next((ROOT / "models").rglob(f"{name}.yaml"))
+    ckpt = load_checkpoint(_weights(name)) if pretrained else None
+    if ckpt and channels == 3 and classes in (None, ckpt.nc):
+        model = DetectionModel.from_checkpoint(ckpt, fuse=autoshape)
+    else:
+        model = DetectionModel(cfg, ch=channels, nc=classes)
+        if ckpt:
+            matching = intersect_dicts(ckpt.state_dict, model.state_dict())
+            model.load_state_dict(matching, strict=False)
+            model.names = ckpt.names if model.nc == ckpt.nc else model.names
+            LOGGER.info(f"{len(matching)} of {len(model.state_dict())} tensors from {_weights(name)}")
+    model = model.to(select_device(device or ""))
+    return AutoShape(model) if autoshape else model
+
+
+def _weights(name):
+    from utils.general import ROOT
+
+    file, _ = _MODELS[name]
+    if file is None:
+        raise ValueError(f"there are no weights for {name} yet: use pretrained=False, or custom(path=...) for your own")
+    return ROOT / file if "/" in file else file
+
+
+def _log_if(verbose):
+    from utils.logger import setup_logging
+
+    if verbose:
+        setup_logging()
+
+
+for _name in _MODELS:
+    globals()[_name] = _entry(_name)
+
+
+def _main(opt):
+    from utils.general import ROOT
+    from utils.images import IMG_FORMATS
+
+    files = sorted(file for file in (ROOT / "data" / "images").iterdir() if file.suffix[1:].lower() in IMG_FORMATS)
+    results = globals()[opt.model]()(files)
+    results.print()
+    results.save(save_dir="runs/hub/exp")
+
+
+if __name__ == "__main__":
+    import argparse
+    import sys
+
+    from utils.general import main_guard
+
+    _parser = argparse.ArgumentParser(description="Detect in data/images with a hub model.")
+    _parser.add_argument("--model", default="yolov5_edgevit", choices=list(_MODELS), help="model name")
+    sys.exit(main_guard(_main, _parser.parse_args()))

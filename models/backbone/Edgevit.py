@@ -1,0 +1,231 @@
+"""EdgeViT: Competing Light-weight CNNs on Mobile Devices with Vision Transformers, https://arxiv.org/abs/2205.03436
+
+Each block gathers locally (LocalAgg), lets one token of every r x r window attend to all others, and spreads the result
+over the window again (SelfAttn). State-dict names are those of published checkpoints.
+
+All maps are [B, C, H, W] in channels-last memory, so that a LayerNorm over C and every matrix product read rows as they
+lie. Three exact rewrites make it fast, for training too: tokens are picked before the LayerNorm and not after, the local
+propagation (a transposed convolution with kernel = stride) is a broadcast multiply, and x + dw3x3(x) is one convolution.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.backbone.pretrained import load_backbone_weights
+from utils.torch_utils import fuse_bn_and_conv
+
+MLP_RATIO = 4
+SUB_SAMPLE_RATES = (4, 2, 2, 1)  # r of each stage
+STRIDES = (4, 8, 16, 32)
+
+
+def dense(x: torch.Tensor, linear: nn.Linear) -> torch.Tensor:
+    """The linear layer over the channels of a map, as a 1x1 convolution: on CPU faster than a product of tokens."""
+    return F.conv2d(x, linear.weight[..., None, None], linear.bias)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """LayerNorm over the channels of a map; a view, not a copy, of channels-last memory."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch of each image with this probability while training (https://arxiv.org/abs/1603.09382)."""
+
+    def __init__(self, rate: float = 0.0):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x):
+        if not self.training or self.rate == 0:
+            return x
+        keep = 1 - self.rate
+        return x * x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep).div_(keep)
+
+
+class PositionEmbed(nn.Conv2d):
+    """x + dw3x3(x), as one depthwise convolution whose centre weight is one larger."""
+
+    def __init__(self, dim):
+        super().__init__(dim, dim, 3, padding=1, groups=dim)
+        identity = torch.zeros(1, 1, 3, 3)
+        identity[..., 1, 1] = 1
+        self.register_buffer("identity", identity, persistent=False)
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight + self.identity, self.bias, padding=1, groups=self.groups)
+
+
+class Mlp(nn.Module):
+    """Two linear layers over the channels with an exact GELU between; 1x1 convolutions in LocalAgg, linear in SelfAttn."""
+
+    def __init__(self, dim, convolutions: bool):
+        super().__init__()
+        hidden = dim * MLP_RATIO
+        self.fc1 = nn.Conv2d(dim, hidden, 1) if convolutions else nn.Linear(dim, hidden)
+        self.fc2 = nn.Conv2d(hidden, dim, 1) if convolutions else nn.Linear(hidden, dim)
+        self.convolutions = convolutions
+
+    def forward(self, x):
+        if self.convolutions:
+            return self.fc2(F.gelu(self.fc1(x)))
+        return dense(F.gelu(dense(x, self.fc1)), self.fc2)
+
+
+class LocalAgg(nn.Module):
+    """Local aggregation: a convolutional token mixer (5x5 depthwise) and an MLP, both behind a batch-norm."""
+
+    def __init__(self, dim, drop_path):
+        super().__init__()
+        self.pos_embed = PositionEmbed(dim)
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.conv1 = nn.Conv2d(dim, dim, 1)
+        self.attn = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
+        self.conv2 = nn.Conv2d(dim, dim, 1)
+        self.norm2 = nn.BatchNorm2d(dim)
+        self.mlp = Mlp(dim, convolutions=True)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x):
+        x = self.pos_embed(x)
+        x = x + self.drop_path(self.conv2(self.attn(self.conv1(self.norm1(x)))))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class LocalProp(nn.ConvTranspose2d):
+    """Local propagation: depthwise transposed convolution with kernel = stride = r, so that no two outputs overlap."""
+
+    def __init__(self, dim, r):
+        super().__init__(dim, dim, r, stride=r, groups=dim)
+
+    def forward(self, x):  # [B, C, h, w] -> [B, C, h * r, w * r]
+        b, c, h, w = x.shape
+        r = self.stride[0]
+        tokens = x.permute(0, 2, 3, 1).reshape(b, h, 1, w, 1, c)
+        window = self.weight.view(c, r, r).permute(1, 2, 0).contiguous().view(r, 1, r, c)
+        return torch.addcmul(self.bias, tokens, window).view(b, h * r, w * r, c).permute(0, 3, 1, 2)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over the tokens it is given, spread over r x r windows afterwards."""
+
+    def __init__(self, dim, head_dim, r):
+        super().__init__()
+        self.heads = dim // head_dim
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.r = r
+        if r > 1:
+            self.LocalProp = LocalProp(dim, r)
+            self.norm = ChannelNorm(dim, eps=1e-5)
+
+    def forward(self, x):  # [B, C, h, w] -> [B, C, h * r, w * r]
+        b, c, h, w = x.shape
+        qkv = dense(x, self.qkv).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, c // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each [B, heads, tokens, head dim]
+        x = F.scaled_dot_product_attention(q, k, v)
+        x = x.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        if self.r > 1:
+            x = self.norm(self.LocalProp(x))
+        return dense(x, self.proj)
+
+
+class SelfAttn(nn.Module):
+    """Sparse global attention and an MLP, both behind a LayerNorm."""
+
+    def __init__(self, dim, head_dim, r, drop_path):
+        super().__init__()
+        self.pos_embed = PositionEmbed(dim)
+        self.norm1 = ChannelNorm(dim, eps=1e-6)
+        self.attn = Attention(dim, head_dim, r)
+        self.norm2 = ChannelNorm(dim, eps=1e-6)
+        self.mlp = Mlp(dim, convolutions=False)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x):
+        r = self.attn.r
+        x = self.pos_embed(x)
+        x = x + self.drop_path(self.attn(self.norm1(x[:, :, ::r, ::r])))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class LGLBlock(nn.Module):
+    """Local-global-local block. Without sub-sampling (r = 1) there is nothing local."""
+
+    def __init__(self, dim, head_dim, r, drop_path):
+        super().__init__()
+        self.LocalAgg = LocalAgg(dim, drop_path) if r > 1 else nn.Identity()
+        self.SelfAttn = SelfAttn(dim, head_dim, r, drop_path)
+
+    def forward(self, x):
+        return self.SelfAttn(self.LocalAgg(x))
+
+
+class PatchEmbed(nn.Module):
+    """A convolution with kernel = stride and a LayerNorm."""
+
+    def __init__(self, in_chans, dim, patch):
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch, stride=patch)  # before norm: the model's first parameter is its stem
+        self.norm = ChannelNorm(dim, eps=1e-5)
+
+    def forward(self, x):
+        return self.norm(self.proj(x))
+
+
+class EdgeViT(nn.Module):
+    """The four stages: [B, in_chans, H, W] -> maps [B, C_i, H / s_i, W / s_i], strides s_i 4, 8, 16, 32."""
+
+    def __init__(self, depths, dims, head_dim, in_chans=3, drop_path_rate=0.0):
+        super().__init__()
+        self.out_channels = list(dims)
+        self.out_strides = list(STRIDES)
+        rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
+        for i, (depth, dim, r) in enumerate(zip(depths, dims, SUB_SAMPLE_RATES), start=1):
+            setattr(self, f"patch_embed{i}", PatchEmbed(in_chans, dim, 4 if i == 1 else 2))
+            setattr(self, f"blocks{i}", nn.Sequential(*(LGLBlock(dim, head_dim, r, next(rates)) for _ in range(depth))))
+            in_chans = dim
+        self.apply(_init_weights)
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        if height % STRIDES[-1] or width % STRIDES[-1]:
+            raise ValueError(f"EdgeViT: expected height and width in multiples of {STRIDES[-1]} px, found {height} x {width}")
+        x = x.contiguous(memory_format=torch.channels_last)
+        maps = []
+        for i in range(1, len(STRIDES) + 1):
+            x = getattr(self, f"blocks{i}")(getattr(self, f"patch_embed{i}")(x))
+            maps.append(x)
+        return maps
+
+
+def _init_weights(module):
+    """Truncated normal for linear layers, as usual for transformers."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+def _edgevit(depths, dims, head_dim, weights, in_chans, drop_path_rate) -> EdgeViT:
+    model = EdgeViT(depths, dims, head_dim, in_chans, drop_path_rate)
+    if weights:
+        load_backbone_weights(model, weights)
+    return model
+
+
+def edgevit_xxs(in_chans=3, weights=None, *, drop_path_rate=0.0) -> EdgeViT:
+    """EdgeViT-XXS: 3.8 M parameters. `weights`: a .pt, .pth or .safetensors file."""
+    return _edgevit((1, 1, 3, 2), (36, 72, 144, 288), 36, weights, in_chans, drop_path_rate)
+
+
+def edgevit_xs(in_chans=3, weights=None, *, drop_path_rate=0.0) -> EdgeViT:
+    """EdgeViT-XS: 6.4 M parameters. `weights`: a .pt, .pth or .safetensors file."""
+    return _edgevit((1, 1, 3, 1), (48, 96, 240, 384), 48, weights, in_chans, drop_path_rate)
+
+
+def edgevit_s(in_chans=3, weights=None, *, drop_path_rate=0.0) -> EdgeViT:
+    """EdgeViT-S: 12.7 M parameters. `weights`: a .pt, .pth or .safetensors file."""
+    return _edgevit((1, 2, 5, 3), (48, 96, 240, 384), 48, weights, in_chans, drop_path_rate)

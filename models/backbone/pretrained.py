@@ -1,0 +1,58 @@
+"""Loading a file's tensors into a backbone."""
+
+import re
+from pathlib import Path
+
+from torch import nn
+
+from utils.checkpoint import load_state_dict_file
+from utils.general import find_file
+from utils.logger import LOGGER
+from utils.torch_utils import is_backbone
+
+LEAST_MATCH = 0.9  # share of the backbone's tensors that a file must hold
+WRAPPERS = re.compile(r"^((module|model|backbone|\d+)\.)+")  # prefixes of classifiers, detectors and DDP
+
+
+def backbones(model: nn.Module) -> list:
+    """The backbones in `model`, itself included."""
+    return [module for module in model.modules() if is_backbone(module)]
+
+
+def load_backbone_weights(model: nn.Module, path) -> int:
+    """Copy the tensors of a .pt, .pth or .safetensors file whose name and shape fit into the backbone; returns how many.
+
+    `model`: a backbone, or a model that holds exactly one. Logs what is left on both sides. ValueError, and nothing
+    copied, if the file has less than 90 % of the backbone's tensors.
+    """
+    found = backbones(model)
+    if len(found) != 1:
+        raise ValueError(f"{path}: expected a model with one backbone to load this file into, found {len(found)}")
+    own = found[0].state_dict()
+    names = {_plain(name): name for name in own}
+    loaded, unused = {}, []
+    for name, tensor in load_state_dict_file(find_file(path)).items():
+        target = names.get(_plain(name))
+        if target is None:
+            unused.append(name)
+        elif tensor.shape != own[target].shape:
+            unused.append(f"{name} (shape {list(tensor.shape)}, expected {list(own[target].shape)})")
+        else:
+            loaded[target] = tensor
+    missing = [name for name in own if name not in loaded]
+    summary = f"{path}: {len(loaded)} of the backbone's {len(own)} tensors match"
+    rest = f"not in the file: {_listed(missing)}; in the file but not used: {_listed(unused)}"
+    if len(loaded) < LEAST_MATCH * len(own):
+        raise ValueError(f"{summary}, expected at least {LEAST_MATCH:.0%}; {rest}")
+    found[0].load_state_dict(loaded, strict=False)
+    LOGGER.info(f"{summary}; {rest}")
+    return len(loaded)
+
+
+def _plain(name: str) -> str:
+    """A tensor's name without wrappers; timm's features_only models write some dots as underscores."""
+    return WRAPPERS.sub("", name).replace(".", "_")
+
+
+def _listed(names) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,67 @@
+"""PyTorch: our checkpoints and official YOLOv5 ones (.pt), one or an ensemble of several."""
+
+from functools import partial
+
+import numpy as np
+import torch
+
+from models.backends.base import Backend
+from models.experimental import attempt_load
+from utils.logger import LOGGER
+from utils.parallel import map_ahead, prefetch
+
+MAX_WORKERS = 4  # beyond it Python's lock is the limit
+
+
+class PyTorchBackend(Backend):
+    """The model itself, in `.model`: a DetectionModel, or an Ensemble."""
+
+    def __init__(self, weights, device="cpu", fp16: bool = False, fuse: bool = True, dnn: bool = False):
+        self.device = torch.device(device or "cpu")
+        self.fp16 = bool(fp16) and self.device.type != "cpu"
+        if fp16 and not self.fp16:
+            LOGGER.warning("WARNING: half precision needs a GPU, float32 is used on the CPU")
+        if dnn:
+            LOGGER.warning("WARNING: --dnn is for ONNX files, PyTorch is used")
+        model = attempt_load(weights, device=self.device, fuse=fuse)
+        model = model.half() if self.fp16 else model.float()
+        self.model = model.to(memory_format=torch.channels_last)  # convolutions take a sixth less time on CPUs
+        self.names = as_mapping(model.names)
+        # The backbone may go deeper than the coarsest head, and EdgeViT's attention needs multiples of 32
+        self.stride = max(int(max(model.stride)), 32)
+        self.imgsz = getattr(model, "imgsz", None)
+
+    def prepare(self, images: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
+        return x.to(torch.float16 if self.fp16 else torch.float32) / 255
+
+    def forward(self, images: torch.Tensor, augment: bool = False, visualize=False) -> torch.Tensor:
+        images = images.to(self.device, torch.float16 if self.fp16 else torch.float32)
+        output = self.model(images, augment=augment, visualize=visualize)
+        return output[0] if isinstance(output, (list, tuple)) else output
+
+    @torch.inference_mode()
+    def predict(self, images: np.ndarray, augment: bool = False, visualize=False) -> torch.Tensor:
+        return super().predict(images, augment, visualize)
+
+    def parallel_map(self, function, items):
+        """On a CPU several pictures at once with few threads each: no thread waits at the end of every layer."""
+        if self.device.type != "cpu":
+            yield from prefetch(map(function, items), 1)
+            return
+        threads = torch.get_num_threads()
+        workers = min(threads, MAX_WORKERS)
+        try:
+            yield from map_ahead(function, items, workers, partial(torch.set_num_threads, threads // workers))
+        finally:
+            torch.set_num_threads(threads)
+
+    @torch.inference_mode()
+    def warmup(self, imgsz=(1, 3, 640, 640)) -> None:
+        if self.device.type != "cpu":  # a CPU has nothing to compile, the pass would only cost time
+            self.forward(torch.zeros(*imgsz))
+
+
+def as_mapping(names) -> dict:
+    """Class names as {number: name}; official checkpoints hold a list or a mapping."""
+    return dict(names) if isinstance(names, dict) else dict(enumerate(names))

@@ -1,0 +1,377 @@
+"""The layer zoo: every layer that a YOLOv5 model file may name. Imports torch alone.
+
+Arguments stand in the order in which model files give them: c1 and c2 are input and output channels, k the kernel,
+s the stride, p the padding, g the groups, d the dilation, n the repeats, e the hidden channels as a fraction of c2.
+`act` is True for SiLU, a module to copy, or False for none. Attribute names are those of YOLOv5 checkpoints.
+Maps are [B, C, H, W]. A layer that holds a BatchNorm has `fuse()`, which folds it into the convolutions before it
+(exact in eval mode).
+"""
+
+import copy
+import importlib
+import math
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
+# names that user scripts import from here -> the module that owns them
+LAZY_EXPORTS = {
+    "DetectMultiBackend": "models.backends",
+    "AutoShape": "models.autoshape",
+    "Detections": "models.autoshape",
+}
+
+
+def __getattr__(name):
+    if name in LAZY_EXPORTS:
+        return getattr(importlib.import_module(LAZY_EXPORTS[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def autopad(k, p=None, d=1):
+    """Padding (int or list like `k`) that keeps the map's size at stride 1; `p` itself where it is given."""
+    if p is not None:
+        return p
+    if isinstance(k, int):
+        return (d * (k - 1) + 1) // 2
+    return [autopad(size, None, d) for size in k]
+
+
+def activation(act) -> nn.Module:
+    """SiLU for True, a copy of a module, Identity for False or None."""
+    if act is True:
+        return nn.SiLU(inplace=True)  # what it overwrites is read by nothing else
+    if isinstance(act, nn.Module):
+        return copy.deepcopy(act)
+    if act is False or act is None:
+        return nn.Identity()
+    raise TypeError(f"act must be True, False or an nn.Module, found {act!r}")
+
+
+@torch.no_grad()
+def fold_batchnorm(convs, bn: nn.Module) -> None:
+    """Fold `bn`, which normalises the concatenated outputs of `convs` with its running statistics, into them."""
+    start = 0
+    for conv in convs:
+        part = slice(start, start + conv.out_channels)
+        statistics = bn.running_mean[part], bn.running_var[part], bn.eps, bn.weight[part], bn.bias[part]
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
+        start = part.stop
+
+
+class Conv(nn.Module):
+    """Convolution, BatchNorm, activation."""
+
+    def __init__(self, c1, c2, k=1, s=1, p=None, g=1, d=1, act=True):
+        super().__init__()
+        self.conv = nn.Conv2d(c1, c2, k, s, autopad(k, p, d), groups=g, dilation=d, bias=False)
+        self.bn = nn.BatchNorm2d(c2, **BATCH_NORM)
+        self.act = activation(act)
+
+    def forward(self, x):
+        return self.act(self.bn(self.conv(x)))
+
+    def fuse(self):
+        if not isinstance(self.bn, nn.Identity):
+            fold_batchnorm([self.conv], self.bn)
+            self.bn = nn.Identity()
+
+
+class DWConv(Conv):
+    """Depthwise convolution: as many groups as c1 and c2 allow."""
+
+    def __init__(self, c1, c2, k=1, s=1, d=1, act=True):
+        super().__init__(c1, c2, k, s, g=math.gcd(c1, c2), d=d, act=act)
+
+
+class DWConvTranspose2d(nn.ConvTranspose2d):
+    """Depthwise transposed convolution; p1 is its padding, p2 its output padding."""
+
+    def __init__(self, c1, c2, k=1, s=1, p1=0, p2=0):
+        super().__init__(c1, c2, k, s, p1, p2, groups=math.gcd(c1, c2))
+
+
+class TransformerLayer(nn.Module):
+    """Attention and a linear feed-forward pair, both residual, without LayerNorm. Tokens are [B, N, C]."""
+
+    def __init__(self, c, num_heads):
+        super().__init__()
+        self.q = nn.Linear(c, c, bias=False)
+        self.k = nn.Linear(c, c, bias=False)
+        self.v = nn.Linear(c, c, bias=False)
+        self.ma = nn.MultiheadAttention(embed_dim=c, num_heads=num_heads, batch_first=True)
+        self.fc1 = nn.Linear(c, c, bias=False)
+        self.fc2 = nn.Linear(c, c, bias=False)
+
+    def forward(self, x):
+        attended, _ = self.ma(self.q(x), self.k(x), self.v(x), need_weights=False)
+        x = x + attended
+        return x + self.fc2(self.fc1(x))
+
+
+class TransformerBlock(nn.Module):
+    """A map as tokens through `num_layers` transformer layers. `linear` makes the tokens' position term."""
+
+    def __init__(self, c1, c2, num_heads, num_layers, act=True):
+        super().__init__()
+        self.conv = Conv(c1, c2, act=act) if c1 != c2 else None
+        self.linear = nn.Linear(c2, c2)
+        self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
+
+    def forward(self, x):
+        if self.conv is not None:
+            x = self.conv(x)
+        tokens = x.flatten(2).transpose(1, 2)  # [B, C, H, W] -> [B, H * W, C]
+        tokens = self.tr(tokens + self.linear(tokens))
+        return tokens.transpose(1, 2).reshape(x.shape)
+
+
+class Bottleneck(nn.Module):
+    """1x1 then 3x3, with the input added where shapes allow and `shortcut` asks for it."""
+
+    def __init__(self, c1, c2, shortcut=True, g=1, e=0.5, act=True):
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, 1, 1, act=act)
+        self.cv2 = Conv(hidden, c2, 3, 1, g=g, act=act)
+        self.add = shortcut and c1 == c2
+
+    def forward(self, x):
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class CrossConv(nn.Module):
+    """A k x k convolution as 1 x k then k x 1."""
+
+    def __init__(self, c1, c2, k=3, s=1, g=1, e=1.0, shortcut=False, act=True):
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, (1, k), (1, s), act=act)
+        self.cv2 = Conv(hidden, c2, (k, 1), (s, 1), g=g, act=act)
+        self.add = shortcut and c1 == c2 and s == 1
+
+    def forward(self, x):
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class BottleneckCSP(nn.Module):
+    """Cross-stage partial block of bottlenecks (arXiv 1911.11929); one BatchNorm covers both branches."""
+
+    def __init__(self, c1, c2, n=1, shortcut=True, g=1, e=0.5, act=True):
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, 1, 1, act=act)
+        self.cv2 = nn.Conv2d(c1, hidden, 1, bias=False)
+        self.cv3 = nn.Conv2d(hidden, hidden, 1, bias=False)
+        self.cv4 = Conv(2 * hidden, c2, 1, 1, act=act)
+        self.bn = nn.BatchNorm2d(2 * hidden, **BATCH_NORM)
+        self.act = activation(act)
+        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, g, 1.0, act) for _ in range(n)))
+
+    def forward(self, x):
+        branches = torch.cat((self.cv3(self.m(self.cv1(x))), self.cv2(x)), 1)
+        return self.cv4(self.act(self.bn(branches)))
+
+    def fuse(self):
+        if not isinstance(self.bn, nn.Identity):
+            fold_batchnorm([self.cv3, self.cv2], self.bn)
+            self.bn = nn.Identity()
+
+
+class C3(nn.Module):
+    """Cross-stage partial block with three convolutions; subclasses put another inner part on the first branch."""
+
+    def __init__(self, c1, c2, n=1, shortcut=True, g=1, e=0.5, act=True):
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, 1, 1, act=act)
+        self.cv2 = Conv(c1, hidden, 1, 1, act=act)
+        self.cv3 = Conv(2 * hidden, c2, 1, act=act)
+        self.m = self.inner(hidden, n, shortcut, g, act)
+
+    def inner(self, c, n, shortcut, g, act) -> nn.Module:
+        """A module from c to c channels that keeps the map's size."""
+        return nn.Sequential(*(Bottleneck(c, c, shortcut, g, 1.0, act) for _ in range(n)))
+
+    def forward(self, x):
+        return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
+
+
+class C3x(C3):
+    """C3 of CrossConv."""
+
+    def inner(self, c, n, shortcut, g, act):
+        return nn.Sequential(*(CrossConv(c, c, 3, 1, g, 1.0, shortcut, act) for _ in range(n)))
+
+
+class C3TR(C3):
+    """C3 of transformer layers with 4 heads."""
+
+    def inner(self, c, n, shortcut, g, act):
+        return TransformerBlock(c, c, 4, n, act)
+
+
+class C3SPP(C3):
+    """C3 of spatial pyramid pooling with kernels `k`."""
+
+    def __init__(self, c1, c2, k=(5, 9, 13), n=1, shortcut=True, g=1, e=0.5, act=True):
+        self.kernels = k
+        super().__init__(c1, c2, n, shortcut, g, e, act)
+
+    def inner(self, c, n, shortcut, g, act):
+        return SPP(c, c, self.kernels, act)
+
+
+class C3Ghost(C3):
+    """C3 of ghost bottlenecks."""
+
+    def inner(self, c, n, shortcut, g, act):
+        return nn.Sequential(*(GhostBottleneck(c, c, act=act) for _ in range(n)))
+
+
+class SPP(nn.Module):
+    """Spatial pyramid pooling (arXiv 1406.4729): the map beside its max-pools of several kernels."""
+
+    def __init__(self, c1, c2, k=(5, 9, 13), act=True):
+        super().__init__()
+        hidden = c1 // 2
+        self.cv1 = Conv(c1, hidden, 1, 1, act=act)
+        self.cv2 = Conv(hidden * (len(k) + 1), c2, 1, 1, act=act)
+        self.m = nn.ModuleList(nn.MaxPool2d(size, 1, size // 2) for size in k)
+
+    def forward(self, x):
+        x = self.cv1(x)
+        return self.cv2(torch.cat([x, *(pool(x) for pool in self.m)], 1))
+
+
+class SPPF(nn.Module):
+    """SPP with kernels k, 2k - 1 and 3k - 2, made by pooling three times in a row."""
+
+    def __init__(self, c1, c2, k=5, act=True):
+        super().__init__()
+        hidden = c1 // 2
+        self.cv1 = Conv(c1, hidden, 1, 1, act=act)
+        self.cv2 = Conv(hidden * 4, c2, 1, 1, act=act)
+        self.m = nn.MaxPool2d(k, 1, k // 2)
+
+    def forward(self, x):
+        maps = [self.cv1(x)]
+        for _ in range(3):
+            maps.append(self.m(maps[-1]))
+        return self.cv2(torch.cat(maps, 1))
+
+
+class Focus(nn.Module):
+    """Every 2 x 2 pixels become channels (column by column), then a convolution: [B, c1, H, W] -> [B, c2, H/2, W/2]."""
+
+    def __init__(self, c1, c2, k=1, s=1, p=None, g=1, act=True):
+        super().__init__()
+        self.conv = Conv(4 * c1, c2, k, s, p, g, act=act)
+
+    def forward(self, x):
+        pixels = [x[..., row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        return self.conv(torch.cat(pixels, 1))
+
+
+class GhostConv(nn.Module):
+    """Half of the channels by a convolution, the others from them by a cheap 5x5 depthwise one (arXiv 1911.11907)."""
+
+    def __init__(self, c1, c2, k=1, s=1, g=1, act=True):
+        super().__init__()
+        hidden = c2 // 2
+        self.cv1 = Conv(c1, hidden, k, s, None, g, act=act)
+        self.cv2 = Conv(hidden, hidden, 5, 1, None, hidden, act=act)
+
+    def forward(self, x):
+        y = self.cv1(x)
+        return torch.cat((y, self.cv2(y)), 1)
+
+
+class GhostBottleneck(nn.Module):
+    """Residual pair of ghost convolutions, with a depthwise one between where the stride is 2."""
+
+    def __init__(self, c1, c2, k=3, s=1, act=True):
+        super().__init__()
+        hidden = c2 // 2
+        down = s == 2
+        self.conv = nn.Sequential(
+            GhostConv(c1, hidden, 1, 1, act=act),
+            DWConv(hidden, hidden, k, s, act=False) if down else nn.Identity(),
+            GhostConv(hidden, c2, 1, 1, act=False),
+        )
+        self.shortcut = nn.Identity()
+        if down:
+            self.shortcut = nn.Sequential(DWConv(c1, c1, k, s, act=False), Conv(c1, c2, 1, 1, act=False))
+
+    def forward(self, x):
+        return self.conv(x) + self.shortcut(x)
+
+
+class Contract(nn.Module):
+    """Space to channels: [B, C, H, W] -> [B, g * g * C, H / g, W / g], channels ordered (row, column, C)."""
+
+    def __init__(self, gain=2):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x):
+        blocks = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # [B, C, H/g, g, W/g, g]
+        return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+
+
+class Expand(nn.Module):
+    """Channels to space, the inverse of Contract: [B, C, H, W] -> [B, C / (g * g), g * H, g * W]."""
+
+    def __init__(self, gain=2):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x):
+        blocks = x.unflatten(1, (self.gain, self.gain, -1))  # [B, g, g, C/gg, H, W]
+        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
+
+
+class Concat(nn.Module):
+    """A list of maps as one along `dimension`."""
+
+    def __init__(self, dimension=1):
+        super().__init__()
+        self.d = dimension
+
+    def forward(self, x):
+        return torch.cat(x, self.d)
+
+
+class Proto(nn.Module):
+    """Mask prototypes: [B, c1, H, W] -> [B, c2, 2H, 2W] through c_ hidden channels."""
+
+    def __init__(self, c1, c_=256, c2=32, act=True):
+        super().__init__()
+        self.cv1 = Conv(c1, c_, 3, act=act)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.cv2 = Conv(c_, c_, 3, act=act)
+        self.cv3 = Conv(c_, c2, act=act)
+
+    def forward(self, x):
+        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
+
+
+class Classify(nn.Module):
+    """Classification head: a map, or a list of maps that are concatenated, -> logits [B, c2]."""
+
+    def __init__(self, c1, c2, k=1, s=1, p=None, g=1, dropout_p=0.0, act=True):
+        super().__init__()
+        hidden = 1280  # as in EfficientNet-B0
+        self.conv = Conv(c1, hidden, k, s, p, g, act=act)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(dropout_p)
+        self.linear = nn.Linear(hidden, c2)
+
+    def forward(self, x):
+        if isinstance(x, (list, tuple)):
+            x = torch.cat(x, 1)
+        return self.linear(self.drop(self.pool(self.conv(x)).flatten(1)))

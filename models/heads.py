@@ -1,0 +1,102 @@
+"""Detection heads: raw maps in, decoded boxes out."""
+
+import math
+
+import torch
+from torch import nn
+
+
+class Detect(nn.Module):
+    """YOLOv5's anchor head: one 1x1 convolution on each of nl maps.
+
+    Training: a list of nl raw maps [B, na, ny, nx, no], no = 5 + nc: x, y, w, h, objectness, classes.
+    Eval: ([B, N, no], maps), the boxes as xywh in input pixels, the scores through a sigmoid, always float32, because half
+    precision cannot hold a pixel of a large image. With `export`: [B, N, no] alone.
+    """
+
+    dynamic = False  # make the grid in each call, for exports whose image size is not fixed
+    export = False
+
+    def __init__(self, nc: int, anchors, ch, inplace: bool = True):
+        """`anchors`: for each map a flat list w, h, w, h ... in px, or their number (then autoanchor must find them)."""
+        super().__init__()
+        anchors = anchor_tensor(anchors, len(ch))
+        if not (isinstance(nc, int) and nc > 0):
+            raise ValueError(f"expected a positive number of classes, found nc={nc!r}")
+        self.nc = nc
+        self.no = nc + 5
+        self.nl, self.na = anchors.shape[:2]
+        self.inplace = inplace
+        self.register_buffer("anchors", anchors)  # [nl, na, 2]; in stride units as soon as the strides are known
+        self.register_buffer("stride", torch.ones(self.nl), persistent=False)  # px
+        self.grid = [torch.empty(0)] * self.nl  # cell corners of the last size, [1, 1, ny, nx, 2]
+        self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
+
+    def forward(self, x):
+        maps = [self._split_anchors(conv(level)) for conv, level in zip(self.m, x)]
+        if self.training:
+            return maps
+        boxes = torch.cat([self._decode(raw, i) for i, raw in enumerate(maps)], 1)
+        return boxes if self.export else (boxes, maps)
+
+    def _split_anchors(self, y: torch.Tensor) -> torch.Tensor:
+        """[B, na * no, ny, nx] -> [B, na, ny, nx, no]"""
+        b, _, ny, nx = y.shape
+        return y.view(b, self.na, self.no, ny, nx).permute(0, 1, 3, 4, 2)
+
+    def _decode(self, raw: torch.Tensor, i: int) -> torch.Tensor:
+        """Raw map i [B, na, ny, nx, no] -> [B, na * ny * nx, no], boxes as xywh in px."""
+        y = raw.float().contiguous().sigmoid()
+        stride = self.stride[i]
+        anchors_px = (self.anchors[i].float() * stride).view(1, self.na, 1, 1, 2)
+        xy = (y[..., 0:2] * 2 - 0.5 + self._grid(y, i)) * stride
+        wh = (y[..., 2:4] * 2) ** 2 * anchors_px
+        if self.inplace:
+            y[..., 0:2] = xy
+            y[..., 2:4] = wh
+        else:
+            y = torch.cat((xy, wh, y[..., 4:]), -1)
+        return y.view(y.shape[0], -1, self.no)
+
+    def _grid(self, y: torch.Tensor, i: int) -> torch.Tensor:
+        ny, nx = y.shape[2:4]
+        grid = self.grid[i]
+        if self.dynamic or grid.shape[2:4] != (ny, nx) or grid.device != y.device:
+            with torch.inference_mode(False):  # an inference tensor could not be used with gradients later
+                rows, columns = torch.arange(ny, device=y.device), torch.arange(nx, device=y.device)
+                grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None, None].float()
+            if not (self.dynamic or torch.jit.is_tracing()):
+                self.grid[i] = grid
+        return grid
+
+    @torch.no_grad()
+    def set_stride(self, stride: torch.Tensor) -> None:
+        """Fix the strides [nl] (px) and turn the anchors from px into stride units. Called once, at build time."""
+        self.stride = stride.to(self.anchors)
+        self.anchors /= self.stride.view(-1, 1, 1)
+
+    @torch.no_grad()
+    def initialize_biases(self, class_frequencies: torch.Tensor | None = None) -> None:
+        """Biases that predict about 8 objects in a 640 px image, of classes with these frequencies [nc] (default: equal)."""
+        if class_frequencies is None:
+            classes = math.log(0.6 / (self.nc - 0.99999))
+        else:
+            classes = torch.log(class_frequencies / class_frequencies.sum())
+        for conv, stride in zip(self.m, self.stride.tolist()):
+            bias = conv.bias.view(self.na, self.no)
+            bias[:, 4] = math.log(8 / (640 / stride) ** 2)
+            bias[:, 5:] = classes
+
+
+def anchor_tensor(anchors, levels: int) -> torch.Tensor:
+    """Anchors [levels, na, 2] in px from lists, one for each map, or placeholders from the number of anchors of a map."""
+    if isinstance(anchors, int) and anchors > 0:
+        anchors = [[float(x) for x in range(2 * anchors)]] * levels
+    if not isinstance(anchors, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in anchors):
+        raise ValueError(f"anchors: expected a list of w, h, w, h ... for each map, or their number, found {anchors!r}")
+    if len(anchors) != levels:
+        raise ValueError(f"anchors: expected {levels} lists, one for each map, found {len(anchors)}")
+    lengths = {len(row) for row in anchors}
+    if len(lengths) != 1 or 0 in lengths or lengths.pop() % 2:
+        raise ValueError(f"anchors: expected the same even number of values in each list, found {[len(row) for row in anchors]}")
+    return torch.tensor(anchors, dtype=torch.float32).view(levels, -1, 2)

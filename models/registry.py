@@ -1,0 +1,259 @@
+"""Every name that a model file may use: its class, and its channel rule. There is no eval anywhere.
+
+A rule turns a row's arguments into the class's. It gets the row's arguments, the channels of its inputs, its repeats and
+the file's Settings, and returns the class's arguments, the output channels, and how many modules stand in sequence.
+"""
+
+import ast
+import inspect
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Callable, NamedTuple
+
+from torch import nn
+
+from models import common, experimental, heads
+from models.backbone import BACKBONES, is_backbone
+from utils.general import make_divisible
+
+ACTIVATIONS = (
+    "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU "
+    "SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink Threshold"
+).split()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of a model file that its rows need."""
+
+    nc: int
+    anchors: Any
+    depth_multiple: float = 1.0
+    width_multiple: float = 1.0
+    channel_multiple: int = 8
+    activation: Any = None  # nn.Module, or None for each layer's own default
+
+    @classmethod
+    def of(cls, cfg: dict):
+        """The settings in a model dict, checked."""
+        scales = {key: cfg[key] for key in ("depth_multiple", "width_multiple", "channel_multiple") if cfg.get(key)}
+        for key, value in {"nc": cfg["nc"], **scales}.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise ValueError(f"{key}: expected a positive number, found {value!r}")
+        activation = parse_activation(cfg["activation"]) if cfg.get("activation") else None
+        return cls(cfg["nc"], cfg.get("anchors"), activation=activation, **scales)
+
+    def width(self, channels) -> int:
+        """Output channels of a row, scaled."""
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+            raise ValueError(f"expected a positive number of output channels as the first argument, found {channels!r}")
+        return make_divisible(channels * self.width_multiple, self.channel_multiple)
+
+    def depth(self, repeats: int) -> int:
+        """Repeats of a row, scaled; a row that stands once is never scaled."""
+        return max(round(repeats * self.depth_multiple), 1) if repeats > 1 else repeats
+
+
+class Layer(NamedTuple):
+    cls: Callable
+    rule: Callable
+
+
+def one(channels: list) -> int:
+    """The channels of the only input."""
+    if len(channels) != 1:
+        raise ValueError(f"takes one input, found {len(channels)}")
+    return channels[0]
+
+
+def first(args: list):
+    if not args:
+        raise ValueError("expected at least one argument, found none")
+    return args[0]
+
+
+def conv(args, channels, n, settings):
+    """[c_out, ...] -> (c_in, c_out, ...)"""
+    c_in, c_out = one(channels), settings.width(first(args))
+    return [c_in, c_out, *args[1:]], c_out, n
+
+
+def repeat(args, channels, n, settings):
+    """[c_out, ...] -> (c_in, c_out, n, ...): the class repeats its inner part itself."""
+    args, c_out, n = conv(args, channels, n, settings)
+    return [*args[:2], n, *args[2:]], c_out, 1
+
+
+def same(args, channels, n, settings):
+    """[...] -> (...), as many channels as the input."""
+    return args, one(channels), n
+
+
+def norm(args, channels, n, settings):
+    """[...] -> (c, ...), as many channels as the input."""
+    return [one(channels), *args], one(channels), n
+
+
+def concat(args, channels, n, settings):
+    return args, sum(channels) if args in ([], [1]) else channels[0], n
+
+
+def total(args, channels, n, settings):
+    if len(set(channels)) != 1:
+        raise ValueError(f"expected inputs of equal channels, found {channels}")
+    if first(args) != len(channels):
+        raise ValueError(f"the first argument is the number of inputs: expected {len(channels)}, found {args[0]!r}")
+    return args, channels[0], n
+
+
+def contract(args, channels, n, settings):
+    gain = args[0] if args else 2
+    return args, one(channels) * gain**2, n
+
+
+def expand(args, channels, n, settings):
+    gain = args[0] if args else 2
+    if one(channels) % gain**2:
+        raise ValueError(f"{channels[0]} input channels cannot be divided by {gain} * {gain}")
+    return args, channels[0] // gain**2, n
+
+
+def prototypes(args, channels, n, settings):
+    """[hidden, c_out] -> (c_in, hidden, c_out)"""
+    if len(args) != 2:
+        raise ValueError(f"expected two arguments, hidden and output channels, found {args}")
+    return [one(channels), settings.width(args[0]), args[1]], args[1], n
+
+
+def classify(args, channels, n, settings):
+    """[classes, ...] -> (c_in, classes, ...); takes several inputs of one size."""
+    return [sum(channels), first(args), *args[1:]], args[0], n
+
+
+def head(args, channels, n, settings):
+    """[...] -> (..., channels of all inputs); gives no map to later rows."""
+    return [*args, channels], None, n
+
+
+def backbone(args, channels, n, settings):
+    """[...] -> (c, ...); the output channels are declared by the built module."""
+    return [one(channels), *args], None, n
+
+
+MANY_INPUTS = {concat, total, classify, head}  # these layers take a list of maps
+
+
+BY_RULE = {
+    conv: "Conv DWConv DWConvTranspose2d TransformerBlock Bottleneck CrossConv SPP SPPF C3SPP Focus GhostConv GhostBottleneck "
+    "MixConv2d nn.Conv2d nn.ConvTranspose2d",
+    repeat: "BottleneckCSP C3 C3x C3TR C3Ghost",
+    norm: "TransformerLayer nn.BatchNorm2d nn.InstanceNorm2d",
+    same: "nn.Upsample nn.UpsamplingNearest2d nn.UpsamplingBilinear2d nn.MaxPool2d nn.AvgPool2d nn.AdaptiveAvgPool2d "
+    "nn.AdaptiveMaxPool2d nn.ZeroPad2d nn.ReflectionPad2d nn.ReplicationPad2d nn.Dropout nn.Dropout2d",
+    concat: "Concat",
+    total: "Sum",
+    contract: "Contract",
+    expand: "Expand",
+    prototypes: "Proto",
+    classify: "Classify",
+    head: "Detect",
+}
+
+
+def _find_class(name: str) -> Callable:
+    if name.startswith("nn."):
+        return getattr(nn, name[3:])
+    return next(getattr(module, name) for module in (common, experimental, heads) if hasattr(module, name))
+
+
+LAYERS = {name: Layer(_find_class(name), rule) for rule, names in BY_RULE.items() for name in names.split()}
+LAYERS.update({f"nn.{name}": Layer(getattr(nn, name), same) for name in ACTIVATIONS})
+LAYERS.update({name: Layer(cls, backbone) for name, cls in BACKBONES.items()})
+
+
+def _plain(name: str) -> str:
+    """A backbone's name without case and separators: EdgeViT-XXS, EdgeViT_XXS and edgevit_xxs are one."""
+    return re.sub(r"[-_. ]", "", name).lower()
+
+
+_PLAIN_BACKBONES = {_plain(name): name for name in BACKBONES}
+
+
+def find_layer(name) -> Layer:
+    """The layer called `name` in a model file. ValueError with the closest names if there is none."""
+    if not isinstance(name, str):
+        raise ValueError(f"expected a module name, found {name!r}")
+    known = name if name in LAYERS else _PLAIN_BACKBONES.get(_plain(name))
+    if known is None:
+        nearest = get_close_matches(name, LAYERS, n=3, cutoff=0.5) or get_close_matches(f"nn.{name}", LAYERS, n=3)
+        hint = f", did you mean {' or '.join(nearest)}?" if nearest else f"; known names: {', '.join(sorted(LAYERS))}"
+        raise ValueError(f"unknown module '{name}'{hint}")
+    return LAYERS[known]
+
+
+def resolve(value, settings: Settings):
+    """A row's argument as a Python value: a string may be nc, anchors, a registry name, an activation or a literal.
+
+    Other plain words stay strings (mode names, file names). ValueError for what looks like a literal and is none.
+    """
+    if isinstance(value, list):
+        return [resolve(item, settings) for item in value]
+    if isinstance(value, dict):
+        return {key: resolve(item, settings) for key, item in value.items()}
+    if not isinstance(value, str):
+        return value
+    if value in ("nc", "anchors"):
+        return getattr(settings, value)
+    if value in LAYERS:
+        return LAYERS[value].cls
+    if re.fullmatch(r"nn\.\w+\(.*\)", value.strip()):
+        return parse_activation(value)
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        if re.match(r"""[\s\-+]*[\d(\[{'"]""", value) and not re.search(r"\.\w{2,}$", value):
+            raise ValueError(f"argument {value!r} is not a valid Python literal") from None
+        return value
+
+
+def parse_activation(text) -> nn.Module:
+    """The module that 'nn.LeakyReLU(0.1)' names: an ACTIVATIONS class of torch.nn, with literal arguments."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        name = ast.unparse(call.func).removeprefix("torch.").removeprefix("nn.")
+        args = [ast.literal_eval(arg) for arg in call.args]
+        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (AttributeError, SyntaxError, ValueError):
+        raise ValueError(f"activation: expected a call such as nn.LeakyReLU(0.1), found {text!r}") from None
+    if name not in ACTIVATIONS:
+        nearest = get_close_matches(name, ACTIVATIONS, n=3) or ACTIVATIONS
+        raise ValueError(f"unknown activation '{name}' in {text!r}, did you mean {' or '.join(nearest)}?")
+    try:
+        return getattr(nn, name)(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"activation {text!r}: {error}") from None
+
+
+def build(cls: Callable, args: list, keywords: dict, settings: Settings) -> nn.Module:
+    """cls(*args, **keywords), with the file's activation for what takes `act`. A backbone's `weights` are not loaded yet:
+    the module has their path as `weights_file`.
+
+    ValueError for a wrong number of arguments and for values that the class refuses.
+    """
+    signature = inspect.signature(cls)
+    shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in keywords.items())])
+    try:
+        bound = signature.bind(*args, **keywords)
+    except TypeError as error:
+        raise ValueError(f"{error}: expected {signature}, found ({shown})") from None
+    if settings.activation is not None and "act" in signature.parameters:
+        bound.arguments.setdefault("act", settings.activation)
+    weights = bound.arguments.pop("weights", None)
+    try:
+        module = cls(*bound.args, **bound.kwargs)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        raise ValueError(f"{error} (arguments {shown})") from error
+    if is_backbone(module):
+        module.weights_file = weights
+    return module

@@ -1,0 +1,128 @@
+"""DetectMultiBackend: YOLOv5's attributes, and the same numbers as the model itself."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.backends import FORMATS, DetectMultiBackend, format_of
+from models.backends.base import Backend
+from models.experimental import Ensemble, attempt_load
+from tests.conftest import SHARED, needs_shared
+from tests.tiny_detector import write_tiny_weights
+
+
+@pytest.fixture
+def weights(tmp_path, tiny_model_cfg):
+    return write_tiny_weights(tmp_path / "tiny.pt", tiny_model_cfg)
+
+
+def random_images(batch=2, height=64, width=96, seed=0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (batch, height, width, 3), dtype=np.uint8)
+
+
+def test_attributes(weights):
+    model = DetectMultiBackend(weights)
+    assert model.pt and not (model.jit or model.onnx or model.engine)
+    assert model.names == {0: "box", 1: "disc"} and model.nc == 2 and model.imgsz == 64
+    assert model.stride == 32 and isinstance(model.stride, int)  # the head's coarsest is 16, but see PyTorchBackend
+    assert model.fp16 is False and model.device == torch.device("cpu")
+    assert model.eval() is model and model.warmup((1, 3, 64, 64)) is None
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        _ = model.colour
+
+
+def test_forward_gives_the_models_own_predictions(weights):
+    images = random_images()
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    model = DetectMultiBackend(weights)
+    with torch.no_grad():
+        expected = attempt_load(weights)(x)[0]
+        unfused = attempt_load(weights, fuse=False)(x)[0]
+        close = {"rtol": 1e-4, "atol": 1e-4}  # the memory layout, and so the order of sums, is another
+        torch.testing.assert_close(model(x), expected, **close)
+        torch.testing.assert_close(DetectMultiBackend(weights, fuse=False)(x), unfused, **close)
+        torch.testing.assert_close(model(x, augment=True), attempt_load(weights)(x, augment=True)[0], **close)
+    torch.testing.assert_close(model.predict(images), expected, **close)
+    assert expected.shape == (2, 2 * (8 * 12 + 4 * 6), 7)  # 2 anchors a cell at strides 8 and 16
+    assert not model.predict(images).requires_grad
+
+
+def test_prepare_is_rgb_to_planes_from_0_to_1(weights):
+    image = np.zeros((1, 32, 32, 3), np.uint8)
+    image[..., :] = (255, 51, 0)
+    x = DetectMultiBackend(weights).backend.prepare(image)
+    assert x.shape == (1, 3, 32, 32) and x.dtype == torch.float32
+    torch.testing.assert_close(x[0, :, 5, 5], torch.tensor([1.0, 0.2, 0.0]))
+
+
+def test_parallel_map_keeps_the_order_and_the_number_of_threads(weights):
+    model = DetectMultiBackend(weights)
+    images = [random_images(1, 64, 64 + 32 * (i % 3), seed=i) for i in range(12)]
+    expected = [model.predict(image) for image in images]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = list(model.parallel_map(model.predict, images))
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError):
+            list(model.parallel_map(lambda i: 1 / i, [1, 2, 0, 3, 4]))
+    finally:
+        torch.set_num_threads(threads)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_several_weights_are_an_ensemble(tmp_path, tiny_model_cfg):
+    files = [write_tiny_weights(tmp_path / f"{seed}.pt", tiny_model_cfg, seed) for seed in (0, 1)]
+    images = random_images(1)
+    both = DetectMultiBackend(files)
+    assert isinstance(both.model, Ensemble) and both.names == {0: "box", 1: "disc"} and both.imgsz == 64
+    single = [DetectMultiBackend(file).predict(images) for file in files]
+    assert torch.equal(both.predict(images), torch.cat(single, 1))
+
+
+def test_half_on_a_cpu_is_float_with_a_warning(weights, caplog):
+    model = DetectMultiBackend(weights, fp16=True)
+    assert model.fp16 is False and "half precision needs a GPU" in caplog.text
+    assert next(model.model.parameters()).dtype == torch.float32
+
+
+def test_names_from_the_data_file_where_the_model_has_none(weights, tmp_path, monkeypatch):
+    import models.backends.pytorch
+
+    class Nameless(Backend):
+        def __init__(self, *args, **kwargs):
+            self.names = {}
+
+    monkeypatch.setattr(models.backends.pytorch, "PyTorchBackend", Nameless)
+    data = tmp_path / "data.yaml"
+    data.write_text("names: [cat, dog]\n")
+    assert DetectMultiBackend(weights, data=data).names == {0: "cat", 1: "dog"}
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ("model.onnx", ["model.onnx", "PyTorch (.pt .pth)", "found suffix '.onnx'", "not part of this version yet"]),
+        ("model", ["found suffix ''"]),
+        ([], ["at least one model file"]),
+        (["a.pt", "b.engine"], ["b.engine"]),
+    ],
+)
+def test_a_file_of_no_known_format(weights, words):
+    with pytest.raises(ValueError) as caught:
+        DetectMultiBackend(weights)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_format_table():
+    suffixes = [suffix for row in FORMATS for suffix in row.suffixes]
+    assert len(suffixes) == len(set(suffixes)) and format_of("A.PT") is FORMATS[0]
+
+
+@needs_shared
+def test_an_official_checkpoint():
+    model = DetectMultiBackend(SHARED / "weights" / "yolov5n.pt")
+    assert model.nc == 80 and model.names[0] == "person" and model.stride == 32
+    assert model.predict(random_images(1, 64, 64)).shape == (1, 3 * (64 + 16 + 4), 85)

@@ -1,0 +1,109 @@
+"""detect.py as its users start it: a command line and an exit code; and run() from Python."""
+
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+import detect
+from tests.conftest import ROOT
+from tests.tiny_detector import write_tiny_weights
+
+
+@pytest.fixture
+def weights(tmp_path, tiny_model_cfg):
+    return write_tiny_weights(tmp_path / "tiny.pt", tiny_model_cfg)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two folders with pictures of the same name, one with a unicode name."""
+    rng = np.random.default_rng(0)
+    for name in ("a/bus.jpg", "b/bus.jpg", "b/Straße 猫.png"):
+        file = tmp_path / "pictures" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        noise = cv2.resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), (64, 48))
+        file.write_bytes(cv2.imencode(file.suffix, noise)[1].tobytes())
+    return tmp_path / "pictures"
+
+
+def command(tmp_path, *flags, code: int = 0) -> subprocess.CompletedProcess:
+    """Run detect.py in tmp_path; assert its exit code."""
+    line = [sys.executable, str(ROOT / "detect.py"), *map(str, flags)]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8", timeout=120)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def test_help_is_instant_because_it_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['detect.py', '--help']; import runpy\n"
+        "try: runpy.run_path('detect.py', run_name='__main__')\n"
+        "finally: print([m for m in ('torch', 'cv2', 'numpy', 'yaml', 'PIL') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert "--save-txt" in done.stdout and done.stdout.rstrip().endswith("[]")
+
+
+def test_the_detection_path_does_not_import_what_it_does_not_need(weights, pictures):
+    code = (
+        "import sys, detect\n"
+        f"detect.run(weights={str(weights)!r}, source={str(pictures / 'a')!r}, nosave=True)\n"
+        "print([m for m in ('pandas', 'matplotlib', 'tensorboard', 'timm', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_command_line(tmp_path, weights, pictures):
+    flags = ["--weights", weights, "--source", pictures / "**" / "*.*", "--save-txt", "--save-csv", "--save-crop"]
+    done = command(tmp_path, *flags, "--project", "out")
+    out = tmp_path / "out" / "exp"
+    assert sorted(file.name for file in out.iterdir() if file.suffix != ".csv" and file.is_file()) == [
+        "Straße 猫.png", "bus.jpg", "bus_2.jpg",
+    ]  # fmt: skip
+    assert sorted(file.name for file in (out / "labels").iterdir()) == ["Straße 猫.txt", "bus.txt", "bus_2.txt"]
+    assert f"image 1/3 {pictures / 'a' / 'bus.jpg'}: 64x64 " in done.stdout or "48x64 " in done.stdout
+    assert "Speed: " in done.stdout and f"Results saved to {out.relative_to(tmp_path)}" in done.stdout
+    assert "3 label files in out/exp/labels" in done.stdout
+    assert cv2.imread(str(out / "bus.jpg")).tobytes() != cv2.imread(str(out / "bus_2.jpg")).tobytes()
+
+
+def test_broken_pictures_do_not_stop_the_run_but_count(tmp_path, weights, pictures):
+    (pictures / "b" / "aaa.jpg").write_bytes(b"\xff\xd8\xff broken")
+    done = command(tmp_path, "--weights", weights, "--source", pictures / "b", "--project", "out", code=1)
+    assert "1 file could not be read:" in done.stdout and str(pictures / "b" / "aaa.jpg") in done.stdout
+    assert sorted(file.name for file in (tmp_path / "out" / "exp").iterdir()) == ["Straße 猫.png", "bus.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--source", "missing.jpg"], ["error: source 'missing.jpg' does not exist"]),
+        (["--source", "empty"], ["no image or video in folder 'empty'", "jpg", "mp4"]),
+        (["--source", "pictures/a", "--weights", "none.pt"], ["none.pt"]),
+        (["--source", "pictures/a", "--weights", "none.onnx"], ["none.onnx", "not part of this version yet"]),
+        (["--source", "pictures/a", "--device", "7"], ["device '7'"]),
+    ],
+)
+def test_a_mistake_is_one_clear_line(tmp_path, pictures, flags, words):
+    (tmp_path / "empty").mkdir()
+    done = command(tmp_path, *flags, code=1)
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not (tmp_path / "runs").exists()
+    for word in words:
+        assert word in done.stderr
+
+
+def test_an_unknown_flag_names_the_nearest(tmp_path):
+    assert "did you mean --save-txt?" in command(tmp_path, "--save-text", code=2).stderr
+
+
+def test_run_from_python(tmp_path, weights, pictures):
+    results = detect.run(weights=weights, source=pictures / "a", project=tmp_path / "out", img=64, conf_thres=0.3)
+    assert [r.path for r in results] == [str(pictures / "a" / "bus.jpg")]
+    assert results[0].boxes.shape[1] == 6 and results[0].image is None and results[0].error == ""
+    assert (tmp_path / "out" / "exp" / "bus.jpg").is_file()
+    with pytest.raises(TypeError, match="no option 'conf_thresh' .did you mean conf_thres"):
+        detect.run(conf_thresh=0.3)

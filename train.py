@@ -1,0 +1,55 @@
+"""Train a detector.
+
+    python train.py --cfg models/yolov5_edgevit.yaml                            the embedded data set, from scratch
+    python train.py --cfg yolov5n.yaml --data my.yaml --epochs 100 --img 640    your data, from scratch
+    python train.py --weights best.pt --data my.yaml                            fine-tune
+    python train.py --resume                                                    go on after an interruption
+    torchrun --nproc_per_node 2 train.py --cfg yolov5s.yaml --data coco.yaml --batch-size 64    several GPUs
+
+From Python: `import train; train.run(cfg="yolov5n.yaml", data="my.yaml", epochs=10)`.
+Results go to runs/train/exp, exp2 ...; every flag: python train.py --help
+"""
+
+import argparse
+import sys
+
+from engine import options
+from utils.general import main_guard
+
+
+def parse_opt(argv=None) -> argparse.Namespace:
+    return options.parse("train", argv)
+
+
+def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
+    """Train (or search hyperparameters) with `opt`; returns it with `save_dir`, the run folder."""
+    from engine.evolve import evolve
+    from engine.resume import resume
+    from engine.trainer import Trainer
+    from utils import dist
+    from utils.general import print_args
+    from utils.logger import setup_logging
+
+    setup_logging(verbose=dist.is_main())
+    print_args({key: value for key, value in vars(opt).items() if value is not None}, prefix="train")
+    if opt.evolve:
+        return evolve(opt, callbacks)
+    checkpoint = folder = None
+    if opt.resume:
+        opt, checkpoint, folder = resume(opt)
+    dist.setup()
+    try:
+        trainer = Trainer(opt, callbacks, resumed=checkpoint, folder=folder)
+        trainer.fit()
+    finally:
+        dist.cleanup()
+    return trainer.opt
+
+
+def run(**kwargs) -> argparse.Namespace:
+    """Train from Python with options as keywords (imgsz=320, batch_size=8); returns them, with `save_dir`."""
+    return main(options.from_kwargs("train", kwargs))
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main, parse_opt()))

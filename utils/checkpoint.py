@@ -1,0 +1,315 @@
+"""Save, load, convert and strip checkpoints: tensors and plain data, never code.
+
+    python -m utils.checkpoint convert yolov5n.pt mine.pt     an official YOLOv5 checkpoint into this project's format
+    python -m utils.checkpoint info mine.pt                   what is inside
+    python -m utils.checkpoint strip last.pt small.pt         drop the training state, halve the precision
+
+The file is torch.save of one dict. It holds no date and no path of its own, so equal content gives equal bytes.
+"""
+
+import argparse
+import hashlib
+import io
+import sys
+import zipfile
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import torch
+
+from utils.downloads import attempt_download
+from utils.general import VERSION, file_size, main_guard, write_atomic
+from utils.logger import LOGGER, setup_logging
+from utils.yolov5_pickle import Shell, UnsafeCheckpointError, module_state_dict, plain, read_pickle
+
+__all__ = ["Checkpoint", "UnsafeCheckpointError", "load_checkpoint", "save_checkpoint"]
+
+FORMAT = "yolov5-edgevit 1"
+TASKS = {"SegmentationModel": "segment", "ClassificationModel": "classify"}  # other classes of YOLOv5 detect
+WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")  # keys that hold the weights
+
+
+@dataclass
+class Checkpoint:
+    """A model and what is needed to use it or to go on training it.
+
+    `state_dict` has the weights for inference (the EMA's) in the precision in which they are stored. `train_state` is
+    the trainer's, None when training is over. `meta` has strings and numbers such as licence, version and data set.
+    """
+
+    yaml: dict
+    names: dict
+    nc: int
+    stride: list  # of each detection layer, in pixels
+    state_dict: dict
+    imgsz: Optional[int] = None
+    hyp: Optional[dict] = None
+    opt: Optional[dict] = None
+    task: str = "detect"
+    epoch: int = -1
+    best_fitness: Optional[float] = None
+    train_state: Optional[dict] = None
+    meta: dict = field(default_factory=dict)
+
+
+def save_checkpoint(path, ckpt: Checkpoint) -> None:
+    """Write `ckpt` in one step: `path` holds the old file or all of the new one, whatever happens.
+
+    Tensors are stored on the CPU. TypeError, with its place, for a value that is neither a tensor nor plain data.
+    """
+    content = {"format": FORMAT, **{f.name: getattr(ckpt, f.name) for f in fields(Checkpoint)}}
+    buffer = io.BytesIO()  # torch.save would store a file's name inside the file
+    torch.save(_canonical(content, "checkpoint"), buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _canonical(value, place: str):
+    """A copy of `value` whose pickle depends on its content alone.
+
+    Pickle stores the second use of an object otherwise than an equal object, so equal strings become one object,
+    and everything else, tensor storages too, becomes an object of its own.
+    """
+    if isinstance(value, dict):
+        return {_canonical(k, place): _canonical(v, f"{place}[{k!r}]") for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        items = [_canonical(v, f"{place}[{i}]") for i, v in enumerate(value)]
+        return tuple(items) if isinstance(value, tuple) else items
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (str, Path)):
+        return sys.intern(str(value))
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    raise TypeError(f"{place}: expected a tensor or plain data, found {type(value).__name__}")
+
+
+def load_checkpoint(path, device="cpu") -> Checkpoint:
+    """Read a checkpoint of this project or an official YOLOv5 one; tensors come to `device`.
+
+    A name of a YOLOv5 release that is no local file is downloaded. ValueError if it is no checkpoint,
+    UnsafeCheckpointError if it names anything that would have to be run.
+    """
+    path = _existing(path)
+    content, shells = _read(path)
+    if shells:
+        try:
+            ckpt = _from_yolov5(content, path.name)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    elif content.get("format") == FORMAT:
+        ckpt = _from_own(content, path)
+    elif "format" in content:
+        raise ValueError(f"{path}: expected format '{FORMAT}', found '{content['format']}'")
+    else:
+        keys = ", ".join(str(key) for key in list(content)[:5])
+        raise ValueError(f"{path}: expected a checkpoint with its model YAML, found weights alone: {keys} ...")
+    ckpt.state_dict = {k: v.to(device) for k, v in ckpt.state_dict.items()}
+    return ckpt
+
+
+def _from_own(content: dict, path: Path) -> Checkpoint:
+    names = [f.name for f in fields(Checkpoint)]
+    missing = [name for name in names if name not in content]
+    if missing:
+        raise ValueError(f"{path}: the checkpoint lacks {', '.join(missing)}")
+    return Checkpoint(**{name: content[name] for name in names})
+
+
+def _existing(path) -> Path:
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path}: expected a checkpoint file, found a folder")
+    if path.is_file():
+        return path
+    return attempt_download(path)
+
+
+def _read(path: Path):
+    """(content, False) by torch's safe reader; if the file holds objects, (content, True) by the allow-list reader."""
+    kind = _kind(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises whatever the damage leads to
+        if kind == "zip":
+            return read_pickle(path), True
+        raise ValueError(f"{path}: expected a checkpoint, found {kind}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a dict in the checkpoint, found {type(content).__name__}")
+    return content, False
+
+
+def _kind(path: Path) -> str:
+    """'zip' for a whole zip file, else words for what the file seems to be. ValueError if the zip file is damaged."""
+    with open(path, "rb") as file:
+        start = file.read(64).lstrip()
+    if start.startswith(b"PK"):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # torch itself does not notice a changed byte in a tensor
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"{path}: damaged or incomplete checkpoint: {error}") from None
+        if damaged:
+            raise ValueError(f"{path}: damaged checkpoint: wrong checksum of {damaged}")
+        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+            raise ValueError(f"{path}: expected a checkpoint, found a TorchScript model")
+        return "zip"
+    if start.startswith(b"\x80"):
+        return "a pickle in the format before torch 1.6; save it again with a newer torch"
+    if start.startswith(b"<"):
+        return "an HTML or XML page, perhaps of a failed download"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer; run 'git lfs pull'"
+    return "something else" if start else "an empty file"
+
+
+def _from_yolov5(content: dict, source: str) -> Checkpoint:
+    """The Checkpoint for the dict of an official file: its EMA model if it has one, else its model."""
+    model = next((content[key] for key in ("ema", "model") if isinstance(content.get(key), Shell)), None)
+    if model is None:
+        found = ", ".join(str(key) for key in content)
+        raise ValueError(f"expected a pickled YOLOv5 model under 'ema' or 'model', found {found}")
+    if not model.name.startswith("models."):
+        raise ValueError(f"expected a YOLOv5 model, found {model.name}")
+    attributes = {key: plain(model.state.get(key)) for key in ("yaml", "names", "stride", "nc", "hyp")}
+    yaml = attributes["yaml"] or {}
+    names = attributes["names"] or {}
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    if not isinstance(yaml, dict) or not isinstance(names, dict):
+        raise ValueError(f"expected a model YAML and class names, found {yaml!r} and {names!r}")
+    nc = attributes["nc"] or yaml.get("nc") or len(names)
+    stride = attributes["stride"]
+    opt = plain(content.get("opt"))
+    epoch, fitness = _number(content.get("epoch")), _number(content.get("best_fitness"))
+    return Checkpoint(
+        yaml=yaml,
+        names={int(k): str(v) for k, v in names.items()} or {i: f"class{i}" for i in range(nc)},
+        nc=int(nc),
+        stride=stride.flatten().tolist() if isinstance(stride, torch.Tensor) else [],
+        # older files keep the anchors in pixels too: they follow from anchors and stride
+        state_dict={k: v for k, v in module_state_dict(model).items() if not k.endswith(".anchor_grid")},
+        imgsz=opt.get("imgsz") if isinstance(opt, dict) else None,
+        hyp=attributes["hyp"],
+        opt=opt if isinstance(opt, dict) else None,
+        task=TASKS.get(model.name.split(".")[-1], "detect"),
+        epoch=-1 if epoch is None else int(epoch),
+        best_fitness=fitness,
+        meta={"source": f"YOLOv5 checkpoint {source}", "licence": "that of the YOLOv5 weights"},
+    )
+
+
+def _number(value) -> Optional[float]:
+    """A number that may be stored as an array or tensor of one element; None for anything else."""
+    value = plain(value)
+    if isinstance(value, torch.Tensor):
+        value = value.flatten().tolist()
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, (int, float)) else None
+
+
+def load_state_dict_file(path) -> dict:
+    """Name -> tensor of a weights file (.pt, .pth, .safetensors), also where it lies under 'model' or 'state_dict'."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"weights file '{path}' not found")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path}: not a readable .safetensors file: {error}") from None
+    content, _ = _read(path)
+    content = {k: v if isinstance(v, Shell) else plain(v) for k, v in content.items()}
+    while True:
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), (dict, Shell))), None)
+        if inner is None:
+            break
+        content = module_state_dict(inner) if isinstance(inner, Shell) else inner
+    tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise ValueError(f"{path}: expected named tensors, found {', '.join(str(key) for key in list(content)[:5])}")
+    return tensors
+
+
+def intersect_dicts(a: dict, b: dict, exclude=()) -> dict:
+    """The entries of state dict `a` that `b` has in the same shape and whose name contains no string of `exclude`."""
+    return {k: v for k, v in a.items() if k in b and v.shape == b[k].shape and not any(part in k for part in exclude)}
+
+
+def strip_optimizer(path, out=None) -> None:
+    """Drop the training state and halve the precision of the checkpoint `path`, in place or into `out`."""
+    ckpt = load_checkpoint(path)
+    ckpt.train_state = None
+    ckpt.state_dict = {k: v.half() if v.is_floating_point() else v for k, v in ckpt.state_dict.items()}
+    save_checkpoint(out or path, ckpt)
+    LOGGER.info(
+        f"Training state stripped from {path}{f', saved as {out}' if out else ''}, {file_size(out or path):.1f} MB"
+    )
+
+
+def state_sha256(state_dict: dict) -> str:
+    """Hex SHA-256 over names, types, shapes and bytes of the tensors, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def describe(path) -> str:
+    """Lines of text about the checkpoint `path`."""
+    ckpt = load_checkpoint(path)
+    tensors = ckpt.state_dict.values()
+    rows = {
+        "task": ckpt.task,
+        "classes": f"{ckpt.nc} ({', '.join(ckpt.names.values())})",
+        "strides": ", ".join(f"{s:g}" for s in ckpt.stride),
+        "image size": ckpt.imgsz or "not stored",
+        "values": f"{sum(t.numel() for t in tensors):,} in {len(tensors)} tensors, "
+        + ", ".join(sorted({str(t.dtype).replace("torch.", "") for t in tensors})),
+        "epoch": ckpt.epoch,
+        "best fitness": ckpt.best_fitness,
+        "training state": "yes, --resume can go on" if ckpt.train_state else "no",
+        "sha256 of weights": state_sha256(ckpt.state_dict),
+        **ckpt.meta,
+    }
+    return "\n".join([f"{path}: {file_size(path):.1f} MB", *(f"  {key:<18}{value}" for key, value in rows.items())])
+
+
+def parse_opt(argv=None) -> argparse.Namespace:
+    about = "Convert, strip or show a checkpoint."
+    parser = argparse.ArgumentParser(prog="python -m utils.checkpoint", description=about)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{convert,info,strip}")
+    for name, help in (
+        ("convert", "write an official YOLOv5 checkpoint in this project's format"),
+        ("strip", "drop the training state and halve the precision"),
+    ):
+        command = commands.add_parser(name, help=help)
+        command.add_argument("source", help="checkpoint to read")
+        command.add_argument("target", help="checkpoint to write")
+    commands.add_parser("info", help="say what is inside").add_argument("source", help="checkpoint to read")
+    return parser.parse_args(argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    setup_logging()
+    if opt.command == "info":
+        LOGGER.info(describe(opt.source))
+    elif opt.command == "strip":
+        strip_optimizer(opt.source, opt.target)
+    else:
+        ckpt = load_checkpoint(opt.source)
+        ckpt.meta.setdefault("version", VERSION)
+        save_checkpoint(opt.target, ckpt)
+        LOGGER.info(describe(opt.target))
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main, parse_opt()))

@@ -1,0 +1,326 @@
+"""The data set of images and YOLO labels, its sampler and its loader.
+
+Nothing is random but by (seed, epoch, index): any number of workers, and a run that was resumed, give the same batches.
+"""
+
+import importlib
+import os
+import zlib
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from utils import augmentations as aug
+from utils.augmentations import Polygons
+from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
+from utils.dist import world_size
+from utils.image_cache import DiskCache, RamCache
+from utils.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
+from utils.labels import image_to_label_path, label_cache_path, scan_labels
+from utils.logger import LOGGER
+
+# names that YOLOv5 users import from here, owned by another module
+MOVED = dict.fromkeys(("LoadImages", "LoadStreams", "LoadScreenshots", "VID_FORMATS"), "utils.sources")
+WARP_KEYS = ("degrees", "translate", "scale", "shear", "perspective")
+
+
+def __getattr__(name: str):
+    if name in MOVED:
+        return getattr(importlib.import_module(MOVED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class LoadImagesAndLabels(Dataset):
+    """Images and labels of a folder, list file or list of these. An item is (image, targets, path, shapes):
+
+    image uint8 [3, H, W] RGB; targets float32 [n, 6] = 0 (place for the index in the batch), class, xywhn;
+    shapes ((h0, w0), ((ratio_h, ratio_w), (pad_w, pad_h))) for utils.boxes.scale_boxes, None under mosaic.
+    An item's key is (epoch, index), or an index alone for epoch 0. An image that turns out to be broken only now is
+    replaced by a grey one without labels, and logged.
+    """
+
+    def __init__(
+        self, path, img_size=640, batch_size=16, augment=False, hyp=None, rect=False, image_weights=False,
+        cache_images=None, single_cls=False, stride=32, pad=0.0, prefix="", rank=-1, seed=0, nc=None,
+    ):  # fmt: skip
+        self.path, self.img_size, self.stride, self.augment, self.seed = path, img_size, stride, augment, seed
+        self.hyp = dict(hyp or {})
+        self.image_weights = image_weights
+        self.rect = rect and not image_weights
+        self.mosaic = augment and not self.rect
+        self.mosaic_until = float("inf")  # epoch from which there is no mosaic; set it before the first epoch
+        self.prefix, self.progress = prefix, rank in (-1, 0)
+        self._scan(None if single_cls else nc)
+        if single_cls:
+            self.labels.values[:, 0] = 0
+        self.n = len(self.im_files)
+        self.indices = range(self.n)
+        self.batch = np.arange(self.n) // batch_size  # batch number of each image, for rect
+        if self.rect:
+            self._sort_by_aspect(pad)
+        self.unreadable, self.cache = set(), None
+        if cache_images:
+            self.cache = self._filled_cache(cache_images)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, key):
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        rng = np.random.default_rng([self.seed, epoch, index])
+        if self.mosaic and epoch < self.mosaic_until and self._happens("mosaic", rng):
+            image, labels = self._mosaic(index, rng)
+            if self._happens("mixup", rng):
+                image, labels = aug.mixup(image, labels, *self._mosaic(int(rng.integers(self.n)), rng), rng)
+            shapes = None
+        else:
+            image, labels, polygons, shapes = self._letterboxed(index)
+            if self.augment:
+                image, labels = self._warped(image, labels, polygons, (0, 0), rng)
+        if self.augment:
+            aug.augment_hsv(image, *(self.hyp.get(key, 0.0) for key in ("hsv_h", "hsv_s", "hsv_v")), rng)
+            for key, axis in (("flipud", 0), ("fliplr", 1)):
+                if self._happens(key, rng):
+                    image, labels = aug.flip(image, labels, axis)
+        return _image_tensor(image), _target_tensor(labels, image.shape), self.im_files[index], shapes
+
+    @property
+    def label_files(self) -> list:
+        return [image_to_label_path(file) for file in self.im_files]
+
+    def load_image(self, i: int) -> np.ndarray:
+        """uint8 [H, W, 3] BGR with img_size as its longer side, maybe a view of the cache: not to be written to."""
+        if isinstance(self.cache, RamCache):
+            return self.cache[i]
+        w, h = aug.fit_wh(*self.shapes[i].tolist(), self.img_size)
+        try:
+            image = self.cache[i] if self.cache else self._decode(i)
+        except (OSError, ValueError) as error:
+            if i not in self.unreadable:
+                LOGGER.warning(f"{self.prefix}WARNING {error}; a grey image without labels takes its place")
+            self.unreadable.add(i)
+            return np.full((h, w, 3), aug.GREY, np.uint8)
+        if image.shape[:2] != (h, w):
+            shrinks = image.shape[0] > h or image.shape[1] > w
+            interpolation = cv2.INTER_AREA if shrinks and not self.augment else cv2.INTER_LINEAR
+            image = cv2.resize(image, (w, h), interpolation=interpolation)
+        return image
+
+    def _scan(self, nc) -> None:
+        files = find_images(self.path)
+        scan = scan_labels(files, nc, label_cache_path(files, str(self.path)), self.prefix, self.progress)
+        if not scan.im_files:
+            raise ValueError(f"{self.path}: none of the {len(files)} images can be used; the first: {scan.problems[0]}")
+        if not scan.found:
+            folder = os.path.dirname(image_to_label_path(files[0]))
+            LOGGER.warning(f"{self.prefix}WARNING no labels found in {folder}: every image counts as background")
+        self.im_files, self.labels, self.segments, self.shapes = scan.im_files, scan.labels, scan.segments, scan.shapes
+
+    def _sort_by_aspect(self, pad: float) -> None:
+        """Order the images by height / width, so that the images of a batch have like shapes, and set batch_shapes."""
+        aspect = self.shapes[:, 1] / self.shapes[:, 0]
+        order = aspect.argsort(kind="stable")
+        self.im_files = [self.im_files[i] for i in order]
+        self.labels, self.segments = self.labels.reordered(order), self.segments.reordered(order)
+        self.shapes, aspect = self.shapes[order], aspect[order]
+        firsts = np.flatnonzero(np.diff(self.batch, prepend=-1))
+        flattest, tallest = aspect[firsts], aspect[np.append(firsts[1:], self.n) - 1]
+        # height and width relative to the long side, with room for every image of the batch
+        height = np.where(tallest < 1, tallest, 1)
+        width = np.where(flattest > 1, 1 / flattest, 1)
+        sides = np.stack([height, width], 1) * self.img_size / self.stride + pad
+        self.batch_shapes = np.ceil(sides).astype(int) * self.stride  # [batches, 2] height, width
+
+    def _filled_cache(self, kind: str):
+        """The cache, or None if there is no room for it."""
+        if kind == "disk":
+            cache = DiskCache(self.im_files, [self._reduction(i) for i in self.indices], self._decode)
+            return cache if cache.fill(self.shapes, self.prefix, self.progress) else None
+        cache = RamCache(np.array([aug.fit_wh(*wh, self.img_size) for wh in self.shapes.tolist()]))
+        return cache if cache.fill(self.load_image, self.prefix, self.progress) else None
+
+    def _reduction(self, i: int) -> int:
+        """How much smaller (1, 2, 4 or 8) image i may be decoded. Not for validation: its numbers are compared."""
+        ratio = max(self.shapes[i].tolist()) // self.img_size if self.augment else 1
+        return next(reduction for reduction in (8, 4, 2, 1) if reduction <= max(ratio, 1))
+
+    def _decode(self, i: int) -> np.ndarray:
+        return read_image(self.im_files[i], self._reduction(i))
+
+    def _raw(self, i: int):
+        """(image as `load_image` gives it, labels [n, 5] class, xywhn, normalised Polygons)."""
+        image = self.load_image(i)
+        if i in self.unreadable:
+            return image, np.zeros((0, 5), np.float32), Polygons.none(0)
+        return image, self.labels[i], Polygons(*self.segments.flat(i))
+
+    def _happens(self, key: str, rng) -> bool:
+        return rng.random() < self.hyp.get(key, 0.0)
+
+    def _mosaic(self, index: int, rng):
+        """(image [imgsz, imgsz, 3], labels [n, 5] class, xyxy in pixels) of this image among 3 or 8 others."""
+        count = 9 if self._happens("mosaic9", rng) else 4
+        tiles = [index, *rng.integers(self.n, size=count - 1).tolist()]
+        images, labels, polygons = zip(*(self._raw(tiles[k]) for k in rng.permutation(count)))
+        canvas, labels, polygons = aug.mosaic(images, labels, polygons, self.img_size, rng)
+        return self._warped(canvas, labels, polygons, (-self.img_size // 2,) * 2, rng)
+
+    def _letterboxed(self, i: int):
+        """(image, labels [n, 5] class, xyxy in pixels, Polygons in pixels, shapes) of one image, not augmented."""
+        image, labels, polygons = self._raw(i)
+        (h, w), (w0, h0) = image.shape[:2], self.shapes[i].tolist()
+        target_hw = tuple(self.batch_shapes[self.batch[i]].tolist()) if self.rect else self.img_size
+        boxed, ratio, pad = aug.letterbox(image, target_hw, auto=False, scaleup=self.augment)
+        w, h = w * ratio[0], h * ratio[1]
+        left, top = round(pad[0] - 0.1), round(pad[1] - 0.1)
+        labels = np.concatenate([labels[:, :1], xywhn2xyxy(labels[:, 1:], w, h, left, top)], 1)
+        polygons = polygons.moved(xyn2xy(polygons.points, w, h, left, top))
+        boxed = boxed.copy() if boxed is image and self.augment else boxed  # what follows writes into it
+        return boxed, labels, polygons, ((h0, w0), ((h / h0, w / w0), (left, top)))
+
+    def _warped(self, image, labels, polygons, border, rng):
+        """(image, labels) after random perspective and copy-paste."""
+        out_hw = image.shape[0] + 2 * border[0], image.shape[1] + 2 * border[1]
+        matrix, zoom = aug.random_matrix(image.shape, out_hw, rng, *(self.hyp.get(key, 0.0) for key in WARP_KEYS))
+        image, labels, polygons = aug.warp(image, labels, polygons, matrix, zoom, out_hw)
+        share = self.hyp.get("copy_paste", 0.0)
+        if share and len(polygons.points):
+            image, labels, _ = aug.copy_paste(image, labels, polygons.to_list(), share, rng)
+        return image, labels
+
+    @staticmethod
+    def collate_fn(items):
+        """Items -> (images [B, 3, H, W], targets [n, 6] with the image's index in column 0, paths, shapes)."""
+        images, targets, paths, shapes = zip(*items)
+        for i, rows in enumerate(targets):
+            rows[:, 0] = i
+        return default_collate(images), torch.cat(targets), paths, shapes
+
+    @staticmethod
+    def collate_fn4(items):
+        """Four images become one of twice the size, at random one of them enlarged or all in a square (--quad)."""
+        quads = [_merge_quad(items[k : k + 4]) for k in range(0, len(items), 4)]
+        return LoadImagesAndLabels.collate_fn(quads)
+
+
+def _image_tensor(image_bgr: np.ndarray) -> torch.Tensor:
+    """uint8 [H, W, 3] BGR -> contiguous uint8 [3, H, W] RGB; cv2.split is several times faster than a numpy copy."""
+    return torch.from_numpy(np.stack(cv2.split(image_bgr)[::-1]))
+
+
+def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
+    """[n, 5] class, xyxy in pixels -> float32 [n, 6] 0, class, xywhn, cut to the image."""
+    targets = torch.zeros(len(labels), 6)
+    h, w = image_shape[:2]
+    targets[:, 1] = torch.from_numpy(labels[:, 0])
+    targets[:, 2:] = torch.from_numpy(xyxy2xywhn(labels[:, 1:], w, h, clip=True, eps=1e-3))
+    return targets
+
+
+def _merge_quad(items):
+    """One item of twice the size from up to four. The coin is the paths' checksum: random, but equal in any worker."""
+    images, targets, paths, shapes = zip(*items)
+    h, w = images[0].shape[1:]
+    if zlib.crc32("".join(paths).encode()) % 2:
+        image = F.interpolate(images[0][None].float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+        return image[0].round().to(torch.uint8), targets[0], paths[0], shapes[0]
+    square = torch.full((3, 2 * h, 2 * w), aug.GREY, dtype=torch.uint8)
+    for k, (image, rows) in enumerate(zip(images, targets)):
+        top, left = divmod(k, 2)
+        square[:, top * h : (top + 1) * h, left * w : (left + 1) * w] = image
+        rows[:, 2:] /= 2
+        rows[:, 2:4] += torch.tensor([left, top]) / 2
+    return square, torch.cat(targets), paths[0], None
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index) in an order that depends on the seed and the epoch alone, the same on every rank.
+
+    Under DDP every rank gets an equal share; images are repeated where they do not divide evenly. With `rect`, only
+    whole batches are shuffled and shared out, as a batch has one shape; an incomplete batch stays last.
+    """
+
+    def __init__(self, n: int, batch_size: int, shuffle: bool, rect: bool = False, seed: int = 0, rank: int = -1):
+        self.n, self.batch_size, self.shuffle, self.rect, self.seed = n, batch_size, shuffle, rect, seed
+        self.rank, self.ranks = max(rank, 0), world_size() if rank != -1 else 1
+        self.epoch, self.image_weights = 0, None
+
+    def set_epoch(self, epoch: int, image_weights=None) -> None:
+        """image_weights: [n] how often to draw each image, relatively; None takes each once."""
+        self.epoch, self.image_weights = epoch, image_weights
+
+    def __len__(self) -> int:
+        if self.rect and self.ranks > 1:
+            batches = -(-self.n // self.batch_size)
+            return -(-batches // self.ranks) * self.batch_size
+        return -(-self.n // self.ranks)
+
+    def __iter__(self):
+        epoch = self.epoch
+        return ((epoch, int(index)) for index in self._order())
+
+    def _order(self) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        if self.rect:
+            return self._order_of_batches(rng)
+        if self.image_weights is not None:
+            weights = np.asarray(self.image_weights, np.float64)
+            order = rng.choice(self.n, self.n, p=weights / weights.sum())
+        else:
+            order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
+        padded = -(-self.n // self.ranks) * self.ranks
+        return np.resize(order, padded)[self.rank :: self.ranks]
+
+    def _order_of_batches(self, rng) -> np.ndarray:
+        full = self.n // self.batch_size * self.batch_size
+        batches, rest = np.arange(full).reshape(-1, self.batch_size), np.arange(full, self.n)
+        if self.ranks > 1 and len(rest):  # fill the last batch up with its own images
+            batches, rest = np.concatenate([batches, np.resize(rest, (1, self.batch_size))]), rest[:0]
+        if self.shuffle:
+            batches = rng.permutation(batches)
+        padded = -(-len(batches) // self.ranks) * self.ranks
+        batches = batches[np.arange(padded) % max(len(batches), 1)]
+        return np.concatenate([batches[self.rank :: self.ranks].ravel(), rest])
+
+
+def create_dataloader(
+    path, imgsz, batch_size, stride, single_cls=False, hyp=None, augment=False, cache=None, pad=0.0, rect=False,
+    rank=-1, workers=8, image_weights=False, quad=False, prefix="", shuffle=False, seed=0, nc=None, names=None,
+):  # fmt: skip
+    """(loader, dataset) for a folder, a list file or a list of these.
+
+    batch_size is the rank's; imgsz the square side or the longer side in pixels; cache None, "ram" or "disk"; pad the
+    extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file.
+    A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes).
+    Call loader.sampler.set_epoch(epoch) before each epoch.
+    """
+    nc = len(names) if nc is None and names else nc
+    dataset = LoadImagesAndLabels(
+        path, imgsz, batch_size, augment, hyp, rect, image_weights,
+        cache, single_cls, stride, pad, prefix, rank, seed, nc,
+    )  # fmt: skip
+    batch_size = min(batch_size, len(dataset))
+    workers = min(workers, _usable_cores(), -(-len(dataset) // batch_size))
+    loader = DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), batch_size, shuffle, dataset.rect, seed, rank),
+        num_workers=workers,
+        collate_fn=dataset.collate_fn4 if quad else dataset.collate_fn,
+        pin_memory=torch.cuda.is_available() and os.environ.get("PIN_MEMORY", "true").lower() == "true",
+        persistent_workers=workers > 0,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # the loader draws a seed from it, and so leaves the global state alone
+    )
+    return loader, dataset
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _start_worker(_worker_id: int) -> None:
+    cv2.setNumThreads(0)  # the workers share the cores already

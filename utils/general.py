@@ -1,0 +1,334 @@
+"""What every part uses: paths, YAML files, run folders, seeds, timing, the guard around main(). Free of torch."""
+
+import importlib
+import math
+import os
+import random
+import re
+import sys
+import time
+import traceback
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import yaml
+
+from utils.logger import LOGGER
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSION = "0.1.0"
+EMBEDDED_WEIGHTS = ROOT / "weights" / "edgevit_xxs_shapes.pt"
+COCO_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of COCO's 1..90; the other 80 are the classes
+ANSI_CODES = {"bold": 1, "underline": 4} | {
+    prefix + color: base + i
+    for prefix, base in (("", 30), ("bright_", 90))
+    for i, color in enumerate(("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"))
+}
+
+# names that YOLOv5 users import from here -> the module that owns them, imported on first use
+BOX_FUNCTIONS = (
+    *("clip_boxes", "scale_boxes", "resample_segments", "segment2box", "segments2boxes"),
+    *("xywh2xyxy", "xywhn2xyxy", "xyn2xy", "xyxy2xywh", "xyxy2xywhn"),
+)
+MOVED = {
+    "non_max_suppression": "utils.nms",
+    "check_dataset": "utils.data_config",
+    "intersect_dicts": "utils.checkpoint",
+    "strip_optimizer": "utils.checkpoint",
+    **dict.fromkeys(BOX_FUNCTIONS, "utils.boxes"),
+}
+
+
+def __getattr__(name: str):
+    if name in MOVED:
+        return getattr(importlib.import_module(MOVED[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice and reads 1e-3 as a number (YAML 1.1 wants 1.0e-3)."""
+
+    def construct_mapping(self, node, deep=False):
+        first_lines = {}
+        for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node)
+            line = key_node.start_mark.line + 1
+            if key in first_lines:
+                problem = f"key {key!r} occurs twice, first on line {first_lines[key]}"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key_node.start_mark)
+            first_lines[key] = line
+        return super().construct_mapping(node, deep)
+
+
+_YamlLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(path) -> dict:
+    """The mapping in a YAML file. ValueError with file and line if it is not valid YAML, is empty or is no mapping."""
+    path = Path(path)
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _YamlLoader)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a UTF-8 text file: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ValueError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    if data is None:
+        raise ValueError(f"{path}:1: expected 'key: value' lines, found an empty file")
+    if not isinstance(data, dict):
+        raise ValueError(f"{path}:1: expected 'key: value' lines, found a {type(data).__name__}")
+    return data
+
+
+def save_yaml(path, mapping: dict) -> None:
+    """Write `mapping` in its own order; Path values become strings."""
+
+    def plain(value):
+        if isinstance(value, dict):
+            return {plain(k): plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        return str(value) if isinstance(value, Path) else value.item() if isinstance(value, np.generic) else value
+
+    text = yaml.safe_dump(plain(mapping), sort_keys=False, allow_unicode=True, width=120)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def write_atomic(path, data: bytes) -> None:
+    """Write a file so that, whatever happens, `path` holds either its old content or all of `data`.
+
+    OSError (disk full, no permission) with the path and what to do; no temporary file is left then.
+    """
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        old = "the old file is still whole" if path.is_file() else "no file was written"
+        hint = f"check the folder and free at least {len(data) / 2**20:.1f} MB on its disk"
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; {old}; {hint}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system can (Windows and some network disks cannot)."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def find_file(name, folders=("models", "data")) -> Path:
+    """The file `name`: as given, else under the project root, else (a bare name) anywhere below `folders` of the root.
+
+    FileNotFoundError if there is none, with the nearest name, or if a bare name has several matches.
+    """
+    path = Path(name).expanduser()
+    for candidate in (path, ROOT / path):
+        if candidate.is_file():
+            return candidate
+    files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*")) if file.is_file()]
+    matches = [file for file in files if file.name == str(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise FileNotFoundError(f"'{name}' is ambiguous: {', '.join(str(m.relative_to(ROOT)) for m in matches)}")
+    nearest = get_close_matches(path.name, [file.name for file in files], n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    places = f", in {ROOT} or below its {' and '.join(folders)}" if folders else ""
+    raise FileNotFoundError(f"file '{name}' not found here{places}{hint}")
+
+
+def check_file(name, suffixes=()) -> Path:
+    """find_file, and a ValueError unless the name ends in one of `suffixes` (all are good if there are none)."""
+    suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
+    if suffixes and Path(name).suffix.lower() not in suffixes:
+        raise ValueError(f"'{name}': expected a file name ending in {' or '.join(suffixes)}")
+    return find_file(name)
+
+
+def check_yaml(name) -> Path:
+    """find_file for a .yaml or .yml file."""
+    return check_file(name, (".yaml", ".yml"))
+
+
+def increment_path(path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
+    """`path` if it is free (or exist_ok), else path2, path3 ...; a file's suffix stays: a.txt, a2.txt.
+
+    With mkdir the folder is made, and making it is the test, so that two runs that start at once get two folders.
+    """
+    path = Path(path)
+    if exist_ok:
+        if mkdir:
+            path.mkdir(parents=True, exist_ok=True)
+        return path
+    stem, suffix = (path.with_suffix(""), path.suffix) if path.is_file() else (path, "")
+    candidate, n = path, 1
+    while True:
+        if mkdir:
+            try:
+                candidate.mkdir(parents=True)
+                return candidate
+            except FileExistsError:
+                pass
+        elif not candidate.exists():
+            return candidate
+        n += 1
+        candidate = Path(f"{stem}{sep}{n}{suffix}")
+
+
+def make_divisible(x: float, divisor: int) -> int:
+    """The least multiple of `divisor` that is not less than x."""
+    return math.ceil(x / divisor) * int(divisor)
+
+
+def check_img_size(imgsz, s: int = 32, floor: int = 0):
+    """`imgsz` (pixels: an int or a list) rounded up to multiples of stride s, at least `floor`; warns of a change."""
+    several = isinstance(imgsz, (list, tuple))
+    sizes = list(imgsz) if several else [imgsz]
+    if not all(size > 0 for size in sizes):
+        raise ValueError(f"image size: expected positive numbers of pixels, found {imgsz}")
+    rounded = [max(make_divisible(size, int(s)), floor) for size in sizes]
+    result = rounded if several else rounded[0]
+    if rounded != sizes:
+        LOGGER.warning(f"WARNING: image size {imgsz} is not a multiple of the stride {int(s)}, using {result}")
+    return result
+
+
+def one_cycle(y1: float = 0.0, y2: float = 1.0, steps: int = 100):
+    """The function of x that goes from y1 at 0 to y2 at `steps` along half a cosine wave (arXiv 1812.01187)."""
+    return lambda x: y1 + (y2 - y1) * (1 - math.cos(math.pi * x / steps)) / 2
+
+
+def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
+    """Seed Python's, NumPy's and torch's generators; `deterministic` chooses repeatable kernels, warns of others."""
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats its sums only with this
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def latest_run(pattern: str = "runs/train/*/weights/last.pt") -> Optional[Path]:
+    """The newest file (by modification time) that matches below the working folder or the root, else None."""
+    files = {file.resolve() for base in (Path.cwd(), ROOT) for file in base.glob(pattern)}
+    return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
+
+
+def default_weights() -> Path:
+    """The newest best.pt of a training run, else the embedded weights. Callers print the choice."""
+    return latest_run("runs/train/*/weights/best.pt") or EMBEDDED_WEIGHTS
+
+
+def labels_to_class_weights(labels, nc: int = 80) -> np.ndarray:
+    """Inverse class frequencies, float32 [nc], sum 1. `labels`: [n, 5] arrays, class first. Unseen ones count once."""
+    classes = np.concatenate([label[:, 0] for label in labels]).astype(int) if len(labels) else np.zeros(0, int)
+    counts = np.bincount(classes, minlength=nc).clip(min=1)
+    weights = 1 / counts
+    return (weights / weights.sum()).astype(np.float32)
+
+
+def labels_to_image_weights(labels, nc: int = 80, class_weights=None) -> np.ndarray:
+    """For each image the sum of its objects' class weights (default 1), [len(labels)]."""
+    class_weights = np.ones(nc) if class_weights is None else np.asarray(class_weights)
+    return np.array([class_weights[label[:, 0].astype(int)].sum() for label in labels])
+
+
+def coco80_to_coco91_class() -> list:
+    """COCO's category id for each of its 80 classes."""
+    return [i for i in range(1, 91) if i not in COCO_UNUSED_IDS]
+
+
+def colorstr(*args) -> str:
+    """The last argument in the ANSI styles named by the others (default: blue, bold); plain outside a terminal."""
+    *styles, text = args
+    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return str(text)
+    codes = ";".join(str(ANSI_CODES[style]) for style in styles or ("blue", "bold"))
+    return f"\033[{codes}m{text}\033[0m"
+
+
+def print_args(opt, prefix: str = "") -> None:
+    """Log the options (a dict or Namespace) in one line after the script's name."""
+    items = opt if isinstance(opt, dict) else vars(opt)
+    prefix = prefix or Path(sys.argv[0]).stem
+    LOGGER.info(colorstr(f"{prefix}: ") + ", ".join(f"{key}={value}" for key, value in items.items()))
+
+
+class Profile:
+    """`with profile:` adds the seconds of the block to `.t`; `.dt` has the last block's. Waits for a CUDA `device`."""
+
+    def __init__(self, t: float = 0.0, device=None):
+        self.t = t
+        self.dt = 0.0
+        self.cuda = getattr(device, "type", None) == "cuda"
+
+    def __enter__(self):
+        self.start = self._now()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.dt = self._now() - self.start
+        self.t += self.dt
+
+    def _now(self) -> float:
+        if self.cuda:
+            sys.modules["torch"].cuda.synchronize()
+        return time.perf_counter()
+
+
+def file_size(path) -> float:
+    """Size in MB (2**20 bytes) of a file, or of all files below a folder."""
+    path = Path(path)
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files) / 2**20
+
+
+def main_guard(main, *args, **kwargs) -> int:
+    """Run a script's main(*args, **kwargs) and return its exit code: sys.exit(main_guard(main, opt)).
+
+    An error of the user's (ValueError, TypeError or ImportError raised by this project, any OSError) becomes one line
+    on stderr and code 1, Ctrl-C code 130. Everything else is a bug and keeps its traceback, as does everything
+    where the environment has YOLOV5_TRACEBACK=1. If main returns an int, that is the code.
+    """
+    try:
+        result = main(*args, **kwargs)
+        return result if type(result) is int else 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        if os.environ.get("YOLOV5_TRACEBACK") == "1" or not _is_user_error(error):
+            raise
+        print(f"error: {error or type(error).__name__}", file=sys.stderr)
+        return 1
+
+
+def _is_user_error(error: Exception) -> bool:
+    """True for an OSError, and for an error whose last frame is in this project's own files."""
+    if isinstance(error, OSError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    file = Path(frames[-1].filename).resolve()
+    return file.is_relative_to(ROOT) and "site-packages" not in file.parts

@@ -1,0 +1,267 @@
+"""The embedded data set: scenes of simple shapes on cluttered backgrounds, drawn from a seed, with exact labels.
+
+A label is the tight box of everything that was drawn of an object, clipped to the image; parts that later objects cover
+count as well. By construction at least VISIBLE_MIN of every object can be seen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from utils.shapes_background import degrade, draw_background, draw_curves, random_color
+
+VERSION = 1  # raise it when the same seed gives other pictures, so that old folders are drawn anew
+KINDS = ("circle", "square", "triangle", "star", "cross", "arrow", "crescent", "heart", "hourglass", "bolt")
+SPLITS = ("train", "val", "test")
+ASPECTS_WH = ((1.0, 1.0), (1.0, 0.75), (1.0, 5 / 6), (5 / 6, 1.0), (0.75, 1.0))  # of the picture, times imgsz
+EMPTY_SHARE = 0.06  # pictures without any object
+MAX_OBJECTS = 8
+SIZE_RANGES = ((0.08, 0.16), (0.16, 0.34), (0.34, 0.60))  # length of an object / long side of the picture
+SIZE_SHARES = (0.25, 0.55, 0.20)
+OUTLINE_SHARE = 0.35  # of the objects that are large enough for an outline of OUTLINE_MIN_PX
+OUTLINE_MIN_PX = 1.8
+VISIBLE_MIN = 0.6  # share of an object's pixels that later objects leave visible
+INSIDE_MIN = 0.75  # share of an object that is inside the picture
+BOX_IOU_MAX = 0.4  # between any two boxes
+PLACING_TRIES = 20
+CONTRAST_MIN = 90  # distance of an object's colour to the mean of what it covers, in BGR levels
+SUPERSAMPLING = 4
+MANIFEST = "drawn.json"
+
+
+def draw_dataset(folder, seed: int = 0, train: int = 800, val: int = 160, test: int = 80, imgsz: int = 192) -> None:
+    """Draw images/{train,val,test}/*.jpg and labels/.../*.txt into `folder`, unless exactly that is there already.
+
+    A folder that was drawn with other options is drawn anew; files that are not from here stay untouched.
+    Interruption at any moment leaves no folder that looks complete.
+
+    Args:
+        seed: same seed, same files.
+        train, val, test: number of pictures.
+        imgsz: long side of the pictures in pixels.
+
+    Raises:
+        FileExistsError: `folder` has content, but not from here.
+    """
+    wanted = {"seed": seed, "train": train, "val": val, "test": test, "imgsz": imgsz}
+    for key, value in wanted.items():
+        least = {"imgsz": 32, "train": 1, "val": 1}.get(key, 0)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"drawing shapes: '{key}' must be an integer of at least {least}, found {value!r}")
+    wanted = {"drawn_by": "utils/shapes.py", "version": VERSION, **wanted}
+    folder = Path(folder)
+    if _read_manifest(folder) == wanted:
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp") as temp:
+        new = Path(temp) / folder.name
+        _draw_files(new, wanted)
+        found = _read_manifest(folder)  # again: another process may have drawn meanwhile
+        if found is None:
+            os.replace(new, folder)
+        elif found != wanted:
+            _replace_files(new, folder, found, wanted)
+
+
+def _draw_files(folder: Path, options: dict) -> None:
+    from tqdm import tqdm
+
+    for split in SPLITS:
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+    jobs = [(split_index, i) for split_index, split in enumerate(SPLITS) for i in range(options[split])]
+    for split_index, i in tqdm(jobs, desc=f"Drawing {len(jobs)} pictures of shapes", unit="", leave=False):
+        rng = np.random.default_rng([options["seed"], split_index, i])
+        width, height = (round(options["imgsz"] * side) for side in ASPECTS_WH[i % len(ASPECTS_WH)])
+        image, labels = draw_scene(rng, width, height)
+        image_name, label_name = _file_names(SPLITS[split_index], i)
+        (folder / image_name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        (folder / label_name).write_text("".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in labels))
+    (folder / MANIFEST).write_text(json.dumps(options) + "\n")
+
+
+def _file_names(split: str, i: int) -> tuple[str, str]:
+    return f"images/{split}/{i:05d}.jpg", f"labels/{split}/{i:05d}.txt"
+
+
+def _all_file_names(options: dict) -> set[str]:
+    return {name for split in SPLITS for i in range(options[split]) for name in _file_names(split, i)}
+
+
+def _read_manifest(folder: Path) -> dict | None:
+    """The options that `folder` was drawn with; None if there is nothing in it."""
+    if (folder / MANIFEST).is_file():
+        return json.loads((folder / MANIFEST).read_text())
+    if folder.is_dir() and not any(folder.iterdir()) or not os.path.lexists(folder):
+        return None
+    problem = f"exists and has no {MANIFEST}, so it was not drawn by this project"
+    raise FileExistsError(f"{folder} {problem}; move it away, or give another 'path' in the data file")
+
+
+def _replace_files(new: Path, folder: Path, found: dict, wanted: dict) -> None:
+    """Put the files of `new` in the place of those that `found` says were drawn before."""
+    both = {**found, **{split: max(found[split], wanted[split]) for split in SPLITS}, "complete": False}
+    (folder / MANIFEST).write_text(json.dumps(both) + "\n")  # if this is interrupted, the next call starts again
+    for name in sorted(_all_file_names(both) - _all_file_names(wanted)):
+        (folder / name).unlink(missing_ok=True)
+    for name in sorted(_all_file_names(wanted)):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new / name, folder / name)
+    os.replace(new / MANIFEST, folder / MANIFEST)
+
+
+def draw_scene(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """One picture: uint8 BGR [height, width, 3], and its labels float32 [n, 5]: kind, xywh normalised."""
+    image = draw_background(rng, width, height)
+    kinds, masks = draw_objects(rng, image)
+    draw_curves(rng, image, count=int(rng.integers(0, 3)))
+    image = degrade(rng, image)
+    boxes = np.array([mask_to_box(mask) for mask in masks], np.float32).reshape(-1, 4) / np.float32([width, height] * 2)
+    labels = np.zeros((len(kinds), 5), np.float32)
+    labels[:, 0] = kinds
+    labels[:, 1:3] = (boxes[:, :2] + boxes[:, 2:]) / 2
+    labels[:, 3:] = boxes[:, 2:] - boxes[:, :2]
+    return image, labels
+
+
+def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """Tight box xyxy in pixels of a bool mask [H, W]; the right and lower edges are one past the last pixel."""
+    xs, ys = np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1))
+    return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
+
+
+def draw_objects(rng, image: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
+    """Paint a random number of objects over `image` (float32 BGR, in place); returns the kind and the pixels of each.
+
+    The pixels are a bool mask [H, W]: where the object covers at least half of one.
+    """
+    height, width = image.shape[:2]
+    count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_OBJECTS + 1))
+    ranges = rng.choice(len(SIZE_RANGES), size=count, p=SIZE_SHARES)
+    sizes = [rng.uniform(*SIZE_RANGES[k]) * max(width, height) for k in ranges]
+    kinds, masks, visible = [], [], []
+    for size in sorted(sizes, reverse=True):  # large first: small ones then lie on top of them, not under them
+        for _ in range(PLACING_TRIES):
+            kind = int(rng.integers(len(KINDS)))
+            stencil, is_filled = object_stencil(rng, KINDS[kind], size)
+            alpha = _place(rng, stencil, width, height)
+            mask = alpha >= 0.5
+            still_visible = [v & ~mask for v in visible]
+            if mask.any() and _is_clear(mask, masks, still_visible):
+                break
+        else:
+            continue
+        _paint(rng, image, alpha, mask, size, is_filled)
+        kinds.append(kind)
+        masks.append(mask)
+        visible = [*still_visible, mask]
+    return kinds, masks
+
+
+def _is_clear(mask, masks: list, still_visible: list) -> bool:
+    """True if earlier objects keep VISIBLE_MIN of their pixels and no box overlaps the new one above BOX_IOU_MAX."""
+    if any(v.sum() < VISIBLE_MIN * m.sum() for v, m in zip(still_visible, masks)):
+        return False
+    x1, y1, x2, y2 = mask_to_box(mask)
+    for left, top, right, bottom in map(mask_to_box, masks):
+        shared = max(min(x2, right) - max(x1, left), 0) * max(min(y2, bottom) - max(y1, top), 0)
+        if shared > BOX_IOU_MAX * ((x2 - x1) * (y2 - y1) + (right - left) * (bottom - top) - shared):
+            return False
+    return True
+
+
+def object_stencil(rng, kind: str, size: float) -> tuple[np.ndarray, bool]:
+    """A rotated object of `size` pixels: coverage float32 [side, side] in 0..1, and whether it is filled."""
+    points = outline(kind)
+    points = points / np.ptp(points, axis=0).max() * size * [1.0, rng.uniform(0.85, 1.0)]
+    angle = rng.uniform(0, 2 * np.pi)
+    points = points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    side = int(np.ceil(np.abs(points).max())) * 2 + 2
+    canvas = np.zeros((side * SUPERSAMPLING, side * SUPERSAMPLING), np.uint8)
+    cv2.fillPoly(canvas, [np.round((points + side / 2) * SUPERSAMPLING).astype(np.int32)], 255)
+    is_filled = rng.random() > OUTLINE_SHARE
+    if not is_filled:
+        depth = cv2.distanceTransform(canvas, cv2.DIST_L2, 5)
+        thickness = rng.uniform(0.25, 0.4) * depth.max()
+        is_filled = thickness < OUTLINE_MIN_PX * SUPERSAMPLING
+        if not is_filled:
+            canvas[depth > thickness] = 0
+    return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA) * np.float32(1 / 255), is_filled
+
+
+def _place(rng, stencil: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The stencil somewhere in a picture, [height, width]; all zero if too much of it would be outside."""
+    side = len(stencil)
+    x, y = (int(rng.integers(-side // 4, max(length - 3 * side // 4, 1))) for length in (width, height))
+    left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
+    alpha = np.zeros((height, width), np.float32)
+    inside = stencil[top - y : bottom - y, left - x : right - x]
+    if inside.sum() >= INSIDE_MIN * stencil.sum():
+        alpha[top:bottom, left:right] = inside
+    return alpha
+
+
+def _paint(rng, image, alpha, mask, size: float, is_filled: bool) -> None:
+    """Paint an object in a colour that stands out: flat or shaded, some with an edge, some with a soft shadow."""
+    x1, y1, x2, y2 = mask_to_box(mask)
+    margin = int(0.3 * size) + 4  # room for the shadow
+    region = np.s_[max(y1 - margin, 0) : y2 + margin, max(x1 - margin, 0) : x2 + margin]
+    image, alpha, mask = image[region], alpha[region], mask[region]  # views: what follows writes into the picture
+    height, width = alpha.shape
+    if rng.random() < 0.35:
+        shift = np.float32([[1, 0, rng.uniform(-0.1, 0.1) * size], [0, 1, rng.uniform(0.02, 0.1) * size]])
+        shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, (width, height)), (0, 0), 1 + 0.05 * size)
+        image *= 1 - np.float32(rng.uniform(0.2, 0.5)) * shadow[..., None]
+    color = random_color(rng, away_from=image[mask].mean(0), distance=CONTRAST_MIN)
+    paint = np.broadcast_to(color, image.shape)
+    if rng.random() < 0.4:
+        angle = rng.uniform(0, 2 * np.pi)
+        ys, xs = np.ogrid[:height, :width]
+        ramp = ((xs - width / 2) * np.cos(angle) + (ys - height / 2) * np.sin(angle)) / size
+        paint = paint + (ramp * rng.uniform(10, 60)).clip(-45, 45).astype(np.float32)[..., None]
+    if is_filled and rng.random() < 0.3:
+        depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
+        edge = np.clip(max(1.5, 0.05 * size) - depth + 0.5, 0, 1)[..., None]
+        paint = paint + (random_color(rng, away_from=color, distance=CONTRAST_MIN) - paint) * edge
+    image += (paint - image) * alpha[..., None]
+
+
+def outline(kind: str) -> np.ndarray:
+    """Corner points float64 [n, 2] of one of KINDS, around the origin, in a unit of its own."""
+    t = np.linspace(0, 2 * np.pi, 72, endpoint=False)
+    if kind == "circle":
+        points = np.stack([np.cos(t), np.sin(t)], 1)
+    elif kind == "star":
+        t = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+        points = np.stack([np.cos(t), np.sin(t)], 1) * np.where(np.arange(10) % 2, 0.42, 1.0)[:, None]
+    elif kind == "crescent":  # the left part of a circle, without a circle that is shifted to the right
+        outer = np.linspace(0.3 * np.pi, 1.7 * np.pi, 48)
+        tip, centre_x = np.array([np.cos(0.3 * np.pi), np.sin(0.3 * np.pi)]), 0.45
+        start = np.arctan2(tip[1], tip[0] - centre_x)
+        inner = np.linspace(2 * np.pi - start, start, 48)
+        radius = np.hypot(tip[0] - centre_x, tip[1])
+        x = np.concatenate([np.cos(outer), centre_x + radius * np.cos(inner)])
+        y = np.concatenate([np.sin(outer), radius * np.sin(inner)])
+        points = np.stack([x, y], 1)
+    elif kind == "heart":
+        y = 13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)
+        points = np.stack([16 * np.sin(t) ** 3, -y], 1)
+    else:
+        points = np.array(POLYGONS[kind], float)
+    return points - (points.max(0) + points.min(0)) / 2
+
+
+POLYGONS = {
+    "square": [(-1, -1), (1, -1), (1, 1), (-1, 1)],
+    "triangle": [(0, -1), (0.866, 0.5), (-0.866, 0.5)],
+    "cross": list(zip((-3, -1, -1, 1, 1, 3, 3, 1, 1, -1, -1, -3), (-1, -1, -3, -3, -1, -1, 1, 1, 3, 3, 1, 1))),
+    "arrow": [(-10, -3), (1, -3), (1, -8), (10, 0), (1, 8), (1, 3), (-10, 3)],
+    "hourglass": [(-7, -10), (7, -10), (1.2, 0), (7, 10), (-7, 10), (-1.2, 0)],
+    "bolt": [(-1, -10), (5, -10), (1.5, -2.5), (6, -2.5), (-4, 10), (-0.5, 1), (-5, 1)],
+}

@@ -1,0 +1,374 @@
+"""Devices, model size and speed, folding of batch-norms, optimizer, weight average, early stopping. Built on torch alone."""
+
+import copy
+import math
+import time
+from contextlib import contextmanager
+from functools import wraps
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from utils.logger import LOGGER
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+GREY = 0.447  # mean of ImageNet's pixels, the padding of scaled images
+
+
+def select_device(device="", batch_size: int = 0) -> torch.device:
+    """The torch.device for 'cpu', 'mps', a GPU index such as '0' or 'cuda:0', or several such as '0,1'; '' chooses.
+
+    Of several GPUs the first is returned (torchrun starts one process for each). ValueError for what this machine does not
+    have, and for a batch size that does not divide over the GPUs.
+    """
+    name = str(device).strip().lower().replace("cuda:", "").replace("none", "").replace(" ", "")
+    if name == "cpu":
+        return torch.device("cpu")
+    if name == "mps":
+        if not torch.backends.mps.is_available():
+            raise ValueError("device 'mps' was asked for, but this machine has no Apple GPU that torch can use")
+        return torch.device("mps")
+    if name in ("", "cuda"):
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        if name == "cuda":
+            raise ValueError(_no_cuda(device))
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return _select_cuda(device, name.strip(","), batch_size)
+
+
+def _select_cuda(device, name: str, batch_size: int) -> torch.device:
+    indices = name.split(",")
+    if not all(index.isdigit() for index in indices):
+        raise ValueError(f"device '{device}': expected cpu, mps, a GPU index such as 0, or several such as 0,1")
+    if not torch.cuda.is_available():
+        raise ValueError(_no_cuda(device))
+    count = torch.cuda.device_count()
+    if missing := [index for index in indices if int(index) >= count]:
+        raise ValueError(f"device '{device}': no GPU {', '.join(missing)}, this machine has {count} (0 to {count - 1})")
+    if len(indices) > 1 and batch_size > 0 and batch_size % len(indices):
+        raise ValueError(f"batch size {batch_size} must be a multiple of the {len(indices)} GPUs of device '{device}'")
+    return torch.device("cuda", int(indices[0]))
+
+
+def _no_cuda(device) -> str:
+    return f"device '{device}' was asked for, but torch {torch.__version__} finds no CUDA GPU here; use --device cpu"
+
+
+def device_summary(device: torch.device) -> str:
+    """One line about the device, such as 'CUDA:0 (NVIDIA T4, 15102 MiB)' or 'CPU (2 threads)'."""
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        return f"CUDA:{device.index or 0} ({properties.name}, {properties.total_memory // 2**20} MiB)"
+    return "MPS" if device.type == "mps" else f"CPU ({torch.get_num_threads()} threads)"
+
+
+def smart_inference_mode():
+    """Decorator: the function runs in torch.inference_mode, unless that is already on."""
+
+    def decorate(function):
+        @wraps(function)
+        def wrapper(*args, **kwargs):
+            if torch.is_inference_mode_enabled():
+                return function(*args, **kwargs)
+            with torch.inference_mode():
+                return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
+
+
+def time_sync() -> float:
+    """Seconds from an arbitrary start, after all work given to the GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def de_parallel(model: nn.Module) -> nn.Module:
+    """The model inside a DataParallel or DistributedDataParallel wrapper, or the model itself."""
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    return model.module if isinstance(model, wrappers) else model
+
+
+def copy_attr(target, source, include=(), exclude=()) -> None:
+    """Copy the public attributes of `source` (only `include` if given, never `exclude`) to `target`."""
+    for name, value in vars(source).items():
+        if not name.startswith("_") and name not in exclude and (not include or name in include):
+            setattr(target, name, value)
+
+
+def is_backbone(module: nn.Module) -> bool:
+    """True for a module that keeps the backbone contract: it returns a list of maps and declares what they are."""
+    return hasattr(module, "out_channels") and hasattr(module, "out_strides")
+
+
+def initialize_weights(model: nn.Module, eps: float, momentum: float) -> None:
+    """Give every batch-norm this eps and momentum, except inside a backbone, which has its own."""
+    if is_backbone(model):
+        return
+    if isinstance(model, BATCH_NORMS):
+        model.eps, model.momentum = eps, momentum
+    for child in model.children():
+        initialize_weights(child, eps, momentum)
+
+
+def fuse_conv_and_bn(conv: nn.Module, bn: nn.Module) -> nn.Module:
+    """A copy of the (transposed) convolution that does what `conv` then `bn` (running statistics) do."""
+    training = conv.training, bn.training
+    conv.eval(), bn.eval()
+    try:
+        return fuse_conv_bn_eval(conv, bn, transpose=isinstance(conv, nn.ConvTranspose2d)).requires_grad_(False)
+    finally:
+        conv.train(training[0]), bn.train(training[1])
+
+
+@torch.no_grad()
+def fuse_bn_and_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
+    """A copy of the convolution that does what `bn` (running statistics) then `conv` do.
+
+    Exact only without padding: padded zeros come after the batch-norm, so they would miss its shift. ValueError otherwise.
+    """
+    if any(conv.padding if not isinstance(conv.padding, str) else [conv.padding != "valid"]):
+        raise ValueError(f"a batch-norm cannot be folded into the padded convolution after it: {conv}")
+    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+    shift = bn.bias - bn.running_mean * scale
+    fused = copy.deepcopy(conv)
+    per_filter = (conv.groups, -1, conv.weight.shape[1], *conv.weight.shape[2:])  # [g, out/g, in/g, k, k]
+    weight = conv.weight.view(per_filter)
+    extra_bias = (weight.sum((-2, -1)) * shift.view(conv.groups, 1, -1)).sum(-1).flatten()
+    fused.weight.copy_((weight * scale.view(conv.groups, 1, -1, 1, 1)).view_as(conv.weight))
+    fused.bias = nn.Parameter(extra_bias if conv.bias is None else conv.bias + extra_bias)
+    return fused.requires_grad_(False)
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """The model in eval mode; each module has its own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def count_flops(model: nn.Module, imgsz=640, ch: int = 3) -> int:
+    """Floating-point operations (2 per multiply-add) of one image; convolutions, matrix products and attention count.
+
+    `imgsz`: pixels, an int or (height, width). Runs on the meta device, which has shapes but no numbers, so it is quick.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    image = torch.empty(1, ch, height, width, device="meta", dtype=next(model.parameters()).dtype)
+    with FlopCounterMode(display=False) as counter, evaluating(model), torch.no_grad():
+        torch.func.functional_call(model, tensors, (image,))
+    return counter.get_total_flops()
+
+
+def model_info(model: nn.Module, verbose: bool = False, imgsz=640) -> str:
+    """Log and return the line with layers (rows of the model file), parameters, gradients and GFLOPs at `imgsz` px.
+
+    With `verbose` a line for every parameter comes first.
+    """
+    parameters = list(model.named_parameters())
+    if verbose:
+        LOGGER.info(f"{'layer':>5} {'name':<48} {'gradient':>8} {'parameters':>12} {'shape':<20} {'mean':>10} {'std':>10}")
+        for i, (name, p) in enumerate(parameters):
+            std = p.std().item() if p.numel() > 1 else 0.0
+            shape = str(list(p.shape))
+            LOGGER.info(f"{i:>5} {name:<48} {p.requires_grad!s:>8} {p.numel():>12} {shape:<20} {p.mean():>10.3g} {std:>10.3g}")
+    ch = getattr(model, "yaml", {}).get("ch", 3)
+    rows = len(model.model) if hasattr(model, "model") else len(list(model.modules()))
+    total = sum(p.numel() for _, p in parameters)
+    gradients = sum(p.numel() for _, p in parameters if p.requires_grad)
+    gflops = count_flops(model, imgsz, ch) / 1e9
+    line = f"{rows} layers, {total} parameters, {gradients} gradients, {gflops:.1f} GFLOPs at {imgsz} px"
+    LOGGER.info(f"{type(model).__name__}: {line}")
+    return line
+
+
+def scale_img(img: torch.Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> torch.Tensor:
+    """Images [B, C, H, W] resized by `ratio`, then padded with grey to multiples of `gs` px, or to H, W with same_shape."""
+    if ratio == 1.0:
+        return img
+    height, width = img.shape[2:]
+    size = int(height * ratio), int(width * ratio)
+    img = F.interpolate(img, size=size, mode="bilinear", align_corners=False)
+    if not same_shape:
+        height, width = (math.ceil(x * ratio / gs) * gs for x in (height, width))
+    return F.pad(img, [0, width - size[1], 0, height - size[0]], value=GREY)
+
+
+def profile(inputs, ops, n: int = 10, device=None) -> list:
+    """Time modules or functions. A dict per input and op: parameters, flops, forward_ms, backward_ms, input, output shapes.
+
+    Also logs them as a table. backward_ms is nan where there is nothing to differentiate.
+    """
+    device = select_device("") if device is None else torch.device(device)
+    LOGGER.info(f"{'parameters':>12}{'GFLOPs':>10}{'forward (ms)':>14}{'backward (ms)':>15}{'input':>24}{'output':>24}")
+    results = []
+    for x in inputs if isinstance(inputs, (list, tuple)) else [inputs]:
+        for op in ops if isinstance(ops, (list, tuple)) else [ops]:
+            x = x.to(device).requires_grad_()
+            result = _profile_one(op.to(device) if isinstance(op, nn.Module) else op, x, n)
+            results.append(result)
+            LOGGER.info(
+                f"{result['parameters']:>12}{result['flops'] / 1e9:>10.2f}{result['forward_ms']:>14.2f}"
+                f"{result['backward_ms']:>15.2f}{result['input']!s:>24}{result['output']!s:>24}"
+            )
+    return results
+
+
+def _profile_one(op, x: torch.Tensor, n: int) -> dict:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        y = op(x)
+    forward = backward = 0.0
+    for _ in range(n):
+        start = time_sync()
+        y = op(x)
+        forward += time_sync() - start
+        tensors = [t for t in _tensors(y) if t.requires_grad]
+        start = time_sync()
+        if tensors:
+            sum(t.sum() for t in tensors).backward()
+            backward += time_sync() - start
+    shapes = [tuple(t.shape) for t in _tensors(y)]
+    return {
+        "parameters": sum(p.numel() for p in op.parameters()) if isinstance(op, nn.Module) else 0,
+        "flops": counter.get_total_flops(),
+        "forward_ms": forward / n * 1e3,
+        "backward_ms": backward / n * 1e3 if tensors else math.nan,
+        "input": tuple(x.shape),
+        "output": shapes[0] if len(shapes) == 1 else shapes,
+    }
+
+
+def _tensors(value) -> list:
+    """All tensors in nested lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
+
+
+def parameter_groups(model: nn.Module) -> tuple:
+    """All parameters as three lists: biases, other vectors and scalars (norm weights), all the rest (which is decayed).
+
+    Each parameter is in exactly one list, also if several modules share it.
+    """
+    biases, vectors, others = [], [], []
+    for name, parameter in model.named_parameters():
+        is_bias = name.rpartition(".")[2].endswith("bias")
+        (biases if is_bias else vectors if parameter.ndim <= 1 else others).append(parameter)
+    return biases, vectors, others
+
+
+def smart_optimizer(model: nn.Module, name: str = "Adam", lr: float = 0.001, momentum: float = 0.9, decay: float = 1e-5):
+    """SGD (Nesterov), Adam or AdamW; groups 0 biases, 1 norm weights, 2 the other weights, which alone have weight decay."""
+    biases, norms, weights = parameter_groups(model)
+    groups = [
+        {"params": biases, "weight_decay": 0.0},
+        {"params": norms, "weight_decay": 0.0},
+        {"params": weights, "weight_decay": decay},
+    ]
+    if name == "SGD":
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+    elif name in ("Adam", "AdamW"):
+        optimizer = getattr(torch.optim, name)(groups, lr=lr, betas=(momentum, 0.999))
+    else:
+        raise ValueError(f"optimizer '{name}': expected SGD, Adam or AdamW")
+    check_covered(model, optimizer)
+    LOGGER.info(f"optimizer: {name}(lr={lr}), {len(biases)} biases, {len(norms)} norm weights, {len(weights)} weights (decay={decay:g})")
+    return optimizer
+
+
+def check_covered(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """ValueError unless every parameter of the model is in exactly one group of the optimizer, and nothing else is."""
+    counts = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
+    wrong = [f"{name} (in {counts.get(id(p), 0)})" for name, p in model.named_parameters() if counts.get(id(p), 0) != 1]
+    if wrong:
+        raise ValueError(f"each parameter must be in exactly one optimizer group, but: {', '.join(wrong[:10])}")
+    if len(counts) != sum(1 for _ in model.parameters()):
+        raise ValueError(f"the optimizer has {len(counts)} parameters, the model {sum(1 for _ in model.parameters())}")
+
+
+class ModelEMA:
+    """Exponential moving average of a model's weights and buffers, always in float32: `ema`, in eval mode, is the average.
+
+    After `updates` updates the decay is decay * (1 - exp(-updates / tau)), so that early weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.9999, tau: float = 2000, updates: int = 0):
+        self.ema = copy.deepcopy(de_parallel(model)).float().eval().requires_grad_(False)
+        self.decay_limit = decay
+        self.tau = tau
+        self.updates = updates
+
+    def decay(self, updates: int) -> float:
+        return self.decay_limit * (1 - math.exp(-updates / self.tau))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average one step toward the weights of `model`."""
+        self.updates += 1
+        new = de_parallel(model).state_dict()
+        averages, values = [], []
+        for name, average in self.ema.state_dict().items():
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(new[name].to(average.dtype))
+            else:
+                average.copy_(new[name])
+        torch._foreach_lerp_(averages, values, 1 - self.decay(self.updates))
+
+    def update_attr(self, model: nn.Module, include=(), exclude=("process_group", "reducer")) -> None:
+        copy_attr(self.ema, de_parallel(model), include, exclude)
+
+    def state_dict(self) -> dict:
+        return {"updates": self.updates, "ema": self.ema.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.updates = state["updates"]
+        self.ema.load_state_dict(state["ema"])
+
+
+class EarlyStopping:
+    """Says stop when the fitness has not improved for `patience` epochs; 0 never stops."""
+
+    def __init__(self, patience: int = 30):
+        self.patience = patience or math.inf
+        self.best_fitness = -math.inf
+        self.best_epoch = 0
+        self.possible_stop = False  # the next epoch may be the last
+
+    def __call__(self, epoch: int, fitness: float) -> bool:
+        if fitness >= self.best_fitness:
+            self.best_fitness, self.best_epoch = float(fitness), epoch
+        waited = epoch - self.best_epoch
+        self.possible_stop = waited >= self.patience - 1
+        if waited >= self.patience:
+            LOGGER.info(
+                f"stopping early: no improvement in the last {self.patience} epochs, best was epoch {self.best_epoch}; "
+                "--patience N sets the number of epochs, --patience 0 never stops"
+            )
+        return waited >= self.patience
+
+    def state_dict(self) -> dict:
+        return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "possible_stop": self.possible_stop}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.best_fitness = state["best_fitness"]
+        self.best_epoch = state["best_epoch"]
+        self.possible_stop = state["possible_stop"]
