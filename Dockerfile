@@ -2,7 +2,7 @@
 # Train:       docker run --rm --shm-size=2g -v "$PWD/runs:/app/runs" yolov5-edgevit python train.py --cfg models/yolov5_edgevit.yaml
 # Your data:   add -v /path/to/data:/data and --data /data/data.yaml
 # The folders mounted must be writable for user id 1000.
-FROM python:3.11-slim
+FROM python:3.11-slim-bookworm
 
 # OpenCV loads these when it is imported
 RUN apt-get update \

@@ -29,9 +29,11 @@ def custom(path, autoshape=True, _verbose=True, device=None):
     """
     from models.autoshape import AutoShape
     from models.backends import DetectMultiBackend
+    from utils.logger import setup_logging
     from utils.torch_utils import select_device
 
-    _log_if(_verbose)
+    if _verbose:
+        setup_logging()
     runtime = DetectMultiBackend(path, device=select_device(device or ""), fuse=autoshape)
     model = runtime.model if runtime.pt else runtime
     return AutoShape(model) if autoshape else model
@@ -60,10 +62,11 @@ def _create(name, pretrained, channels, classes, autoshape, verbose, device):
     from models.yolo import DetectionModel
     from utils.checkpoint import intersect_dicts, load_checkpoint
     from utils.general import ROOT
-    from utils.logger import LOGGER
+    from utils.logger import LOGGER, setup_logging
     from utils.torch_utils import select_device
 
-    _log_if(verbose)
+    if verbose:
+        setup_logging()
     autoshape = autoshape and channels == 3
     cfg = next((ROOT / "models").rglob(f"{name}.yaml"))
     ckpt = load_checkpoint(_weights(name)) if pretrained else None
@@ -87,13 +90,6 @@ def _weights(name):
     if file is None:
         raise ValueError(f"there are no weights for {name} yet: use pretrained=False, or custom(path=...) for your own")
     return ROOT / file if "/" in file else file
-
-
-def _log_if(verbose):
-    from utils.logger import setup_logging
-
-    if verbose:
-        setup_logging()
 
 
 for _name in _MODELS:

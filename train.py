@@ -11,6 +11,7 @@ Results go to runs/train/exp, exp2 ...; every flag: python train.py --help
 """
 
 import argparse
+import os
 import sys
 
 from engine import options
@@ -23,15 +24,17 @@ def parse_opt(argv=None) -> argparse.Namespace:
 
 def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
     """Train (or search hyperparameters) with `opt`; returns it with `save_dir`, the run folder."""
+    # Read when torch is imported. Waiting threads that spin take the cores from the data-loading processes
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from engine.evolve import evolve
-    from engine.resume import resume
+    from engine.resume import given_options, resume
     from engine.trainer import Trainer
     from utils import dist
     from utils.general import print_args
     from utils.logger import setup_logging
 
     setup_logging(verbose=dist.is_main())
-    print_args({key: value for key, value in vars(opt).items() if value is not None}, prefix="train")
+    print_args(given_options(opt), prefix="train")
     if opt.evolve:
         return evolve(opt, callbacks)
     checkpoint = folder = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,11 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from utils.dataloaders import create_dataloader
 
 from models.backbone.pretrained import load_backbone_weights
 from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
+from utils.dataloaders import create_dataloader
+from utils.general import check_yaml
 from utils.logger import LOGGER
 from utils.torch_utils import select_device
 
@@ -53,23 +55,30 @@ def check_options(opt: argparse.Namespace, device: torch.device) -> None:
         raise ValueError("--evolve runs in one process, not under torchrun")
 
 
-def build_model(
-    opt: argparse.Namespace, hyp: dict, names: dict[int, str], model_class, resumed: Checkpoint | None = None
-):
-    """The model of --cfg, --weights (tensors that fit by name and shape) and --backbone-weights, on the CPU.
-
-    `resumed`: the checkpoint to go on with; its model file counts, and all of its tensors are loaded later.
-    """
-    start = load_checkpoint(opt.weights) if opt.weights and resumed is None else None
-    source = resumed or start
-    if source is not None and source.task != "detect":
-        raise ValueError(f"{opt.weights}: expected a detection model, found one for '{source.task}'")
-    if source is None and not opt.cfg:
+def load_start(opt: argparse.Namespace) -> Checkpoint | None:
+    """The checkpoint of --weights, None without. ValueError or FileNotFoundError if it, or --cfg, cannot be used."""
+    if not opt.weights and not opt.cfg:
         raise ValueError("nothing to train: give --cfg (a model file) or --weights (a checkpoint)")
+    if isinstance(opt.cfg, str) and opt.cfg:
+        check_yaml(opt.cfg)
+    return load_checkpoint(opt.weights) if opt.weights else None
+
+
+def build_model(
+    opt: argparse.Namespace, hyp: dict, nc: int, task, start: Checkpoint | None, resumed: Checkpoint | None
+):
+    """The model of --cfg or of a checkpoint for `nc` classes, on the CPU.
+
+    From `start` it takes the tensors that fit by name and shape, then the backbone those of --backbone-weights.
+    `resumed`, the checkpoint of an interrupted run, gives the model file only: its tensors are loaded later.
+    """
+    source = resumed or start
+    if source is not None and source.task != task.name:
+        raise ValueError(f"{opt.weights}: expected a model for '{task.name}', found one for '{source.task}'")
     cfg = source.yaml if resumed or not opt.cfg else opt.cfg
-    # only --cfg may name a backbone file: what a checkpoint names is in its own tensors
+    # only --cfg may name a backbone file: what a checkpoint's row names is in its own tensors
     load_backbones = bool(opt.cfg) and resumed is None
-    model = model_class(cfg, nc=len(names), anchors=hyp["anchors"] or None, load_backbones=load_backbones)
+    model = task.model_class(cfg, nc=nc, anchors=hyp["anchors"] or None, load_backbones=load_backbones)
     if resumed is not None:
         return model
     if start is not None:
@@ -185,6 +194,28 @@ def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
     if not dist.is_distributed():
         return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+@contextmanager
+def repeatable():
+    """Inside, torch uses only algorithms that give the same result each time; afterwards its settings are as before."""
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark, fill = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.backends.cudnn.benchmark = benchmark
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+
+
+def use_fused_steps(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let the optimizer update a whole group in one kernel: about three times as fast as a loop, also on a CPU."""
+    if device.type in ("cpu", "cuda"):
+        for group in optimizer.param_groups:
+            group["fused"] = True
 
 
 def resize_batch(images: torch.Tensor, size: int, stride: int) -> torch.Tensor:

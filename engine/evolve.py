@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from engine.options import apply_data_defaults, from_kwargs
-from engine.runfolder import METRIC_COLUMNS, create_run_folder
-from engine.trainer import NonFiniteLossError, Trainer, summary
+from engine.progress import NonFiniteLossError
+from engine.runfolder import METRIC_COLUMNS, create_run_folder, summary
+from engine.trainer import Trainer
 from utils.data_config import check_dataset
 from utils.general import ROOT, save_yaml, write_atomic
 from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
@@ -40,8 +41,8 @@ def evolve(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
     opt.save_dir = str(folder)
     remaining = max(opt.evolve - len(trials), 0)
     LOGGER.info(
-        f"evolve: {remaining} trainings of {opt.epochs} epochs ({len(trials)} are done already), the first {len(starts)} "
-        f"with given values, the rest with mutations; results go to {folder}"
+        f"evolve: {remaining} trainings of {opt.epochs} epochs ({len(trials)} are done already), "
+        f"the first {len(starts)} with given values, the rest with mutations; results go to {folder}"
     )
     for number in range(len(trials), opt.evolve):
         hyp = starts[number] if number < len(starts) else child(trials, np.random.default_rng([opt.seed, number]))

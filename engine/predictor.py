@@ -20,7 +20,7 @@ from utils.sources import open_source
 
 DEFAULT_IMGSZ = 640  # where neither the flag nor the checkpoint says
 WINDOW_BATCHES = 4  # batches' worth of pictures that are looked through for equal shapes
-WINDOWS_AHEAD = 2  # windows that are decoded in advance
+BATCHES_AHEAD = 2  # batches that are decoded in advance
 LISTED_FAILURES = 20
 NO_BOXES = np.zeros((0, 6), np.float32)
 
@@ -51,16 +51,17 @@ class Result:
 
 @dataclass
 class Prepared:
-    """A frame and its letterboxed picture, uint8 RGB [h, w, 3]; None where the frame has an error."""
+    """A frame, its place in the run, and its letterboxed picture; without the last where the frame has an error."""
 
     frame: Frame
-    picture: Optional[np.ndarray] = None
+    number: int
+    picture: Optional[np.ndarray] = None  # uint8 RGB [h, w, 3]
     ratio_pad: tuple = ()  # as scale_boxes takes it
 
 
 @dataclass
 class Detector:
-    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels. May be used by several threads.
+    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels.
 
     Pictures go through the model together if their letterboxed shapes are equal, at most batch_size of them: so no
     picture is padded otherwise than alone, and its boxes are the same.
@@ -83,30 +84,38 @@ class Detector:
         self.pictures = 0
         self.shape = None  # of the last batch
 
-    def detect(self, frames: list) -> list:
-        """(Result, console line) for each of the frames, in their order."""
-        found, ms = {}, {}
-        with Profile() as preparing:
-            window = [Prepared(frame) if frame.error else self._letterbox(frame) for frame in frames]
-        self._count({"pre-process": preparing.t}, len(frames))
-        for batch in batches_of_equal_shape(window, self.batch_size):
-            boxes, seconds = self._boxes([window[i] for i in batch])
-            found |= zip(batch, boxes)
-            ms |= dict.fromkeys(batch, 1e3 * seconds / len(batch))
-        reports = []
-        for index, (frame, prepared) in enumerate(zip(frames, window)):
-            result = self._result(frame, found.get(index, NO_BOXES))
-            if result.error:
-                line = result.error
-            else:
-                h, w = prepared.picture.shape[:2]
-                line = f"{h}x{w} {result.summary()}, {ms[index]:.1f}ms"
-            reports.append((result, f"{frame.title()}: {line}"))
-        return reports
+    def batches(self, source):
+        """Batches (lists of Prepared) from the lists of frames of a source. A thread that reads ahead runs this."""
+        stems, number = Stems(), 0
+        for frames in source:
+            with Profile() as letterboxing:
+                window = []
+                for frame in frames:
+                    frame.stem = stems(frame)
+                    window.append(self._prepare(frame, number))
+                    number += 1
+            self._count({"pre-process": letterboxing.t}, len(frames))
+            yield from batches_of_equal_shape(window, self.batch_size)
 
-    def _letterbox(self, frame: Frame) -> Prepared:
+    def _prepare(self, frame: Frame, number: int) -> Prepared:
+        if frame.error:
+            return Prepared(frame, number)
         padded, ratio_wh, pad_wh = letterbox(frame.image, self.imgsz, stride=self.model.stride, auto=self.model.pt)
-        return Prepared(frame, cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh))
+        return Prepared(frame, number, cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh))
+
+    def detect(self, batch: list) -> list:
+        """(number, Result, console line) for each Prepared of a batch. Several threads may run this at once."""
+        if batch[0].picture is None:  # an error begins with the path
+            lines = [f"{p.frame.kind} {p.frame.item}/{p.frame.items} {p.frame.error}" for p in batch]
+            return [(p.number, self._result(p.frame, NO_BOXES), line) for p, line in zip(batch, lines)]
+        found, seconds = self._boxes(batch)
+        h, w = batch[0].picture.shape[:2]
+        reports = []
+        for prepared, boxes in zip(batch, found):
+            result = self._result(prepared.frame, boxes)
+            line = f"{prepared.frame.title()}: {h}x{w} {result.summary()}, {1e3 * seconds / len(batch):.1f}ms"
+            reports.append((prepared.number, result, line))
+        return reports
 
     def _boxes(self, batch: list) -> tuple:
         """For each Prepared its boxes, float32 [n, 6], in whole pixels of the original; and seconds of inference."""
@@ -151,12 +160,22 @@ class Detector:
 
 
 def batches_of_equal_shape(window: list, batch_size: int) -> list:
-    """Indices into `window` (Prepared), those of one shape together, at most batch_size in a list."""
+    """The Prepared of `window` in lists of one shape (or all without a picture), at most batch_size in each."""
     groups = {}
-    for index, prepared in enumerate(window):
-        if prepared.picture is not None:
-            groups.setdefault(prepared.picture.shape, []).append(index)
+    for prepared in window:
+        shape = None if prepared.picture is None else prepared.picture.shape
+        groups.setdefault(shape, []).append(prepared)
     return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+
+
+def in_order(groups):
+    """(Result, console line) by rising number, from lists of (number, Result, line) that have all numbers from 0."""
+    waiting, number = {}, 0
+    for group in groups:
+        waiting |= {report[0]: report[1:] for report in group}
+        while number in waiting:
+            yield waiting.pop(number)
+            number += 1
 
 
 def load_model(opt):
@@ -220,38 +239,28 @@ def predict(opt):
         detector.visualize = folder
     failures = []
     with Sinks(opt, folder) as sinks:
-        for reports in detections(detector, source):
-            for result, line in reports:
-                LOGGER.info(line)
-                if result.error:
-                    failures.append(result.error)
-                else:
-                    sinks.write(result)
-                yield result
+        for result, line in in_order(detections(detector, source)):
+            LOGGER.info(line)
+            if result.error:
+                failures.append(result.error)
+            else:
+                sinks.write(result)
+            yield result
             if sinks.quit:
                 break
+        if detector.shape:
+            LOGGER.info(detector.speed())
     report_failures(failures)
-    if detector.shape:
-        LOGGER.info(detector.speed())
     if opt.update:
         strip_weights(opt.weights or default_weights())
 
 
 def detections(detector: Detector, source):
-    """detector.detect() of each list of frames. Files are decoded ahead; a live frame is not kept waiting."""
-    frames = with_stems(source)
+    """detector.detect() of every batch. Files are decoded ahead; a live frame is not kept waiting."""
+    batches = detector.batches(source)
     if source.realtime or detector.visualize:
-        return map(detector.detect, frames)
-    return detector.model.parallel_map(detector.detect, prefetch(frames, WINDOWS_AHEAD))
-
-
-def with_stems(source):
-    """The source's lists of frames, each frame with the name for its output files."""
-    stems = Stems()
-    for frames in source:
-        for frame in frames:
-            frame.stem = stems(frame)
-        yield frames
+        return map(detector.detect, batches)
+    return detector.model.parallel_map(detector.detect, prefetch(batches, BATCHES_AHEAD))
 
 
 def report_failures(errors: list) -> None:

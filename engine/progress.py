@@ -1,6 +1,8 @@
-"""The table that training prints: a header and a progress bar for each epoch."""
+"""The table that training prints, a header and a progress bar for each epoch, and the mean losses in it."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from tqdm import tqdm
@@ -9,6 +11,34 @@ from utils.logger import LOGGER
 
 COLUMN = 11  # characters
 BAR_FORMAT = "{desc} {percentage:3.0f}% {bar:10} {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}"
+
+
+class NonFiniteLossError(ValueError):
+    """A loss term became infinite or not a number."""
+
+
+class MeanLosses:
+    """The means of an epoch's loss terms, kept on the device: reading a value makes the CPU wait for a GPU."""
+
+    def __init__(self, names: tuple[str, ...], device: torch.device):
+        self.names = names
+        self.mean = torch.zeros(len(names), device=device)
+        self.batches = 0
+
+    def add(self, terms: torch.Tensor) -> None:
+        self.batches += 1
+        self.mean += (terms - self.mean) / self.batches
+
+    def values(self, where: str) -> list[float]:
+        """The means. NonFiniteLossError, naming the terms and the place, if one is not finite."""
+        values = self.mean.tolist()
+        if all(math.isfinite(value) for value in values):
+            return values
+        terms = ", ".join(f"{name} {value:g}" for name, value in zip(self.names, values))
+        raise NonFiniteLossError(
+            f"the loss is not finite in {where} (means so far: {terms}); training stopped. "
+            "A lower lr0, a longer warm-up or --amp off may help"
+        )
 
 
 class EpochProgress:
@@ -22,7 +52,8 @@ class EpochProgress:
         if show:
             names = ("Epoch", "GPU_mem", *loss_names, "Instances", "Size")
             LOGGER.info("\n" + "".join(f"{name:>{COLUMN}}" for name in names))
-        self.bar = tqdm(batches, total=total, bar_format=BAR_FORMAT, disable=not show)
+        width = COLUMN * (4 + len(loss_names))
+        self.bar = tqdm(batches, f"{self.epoch:>{COLUMN}}".ljust(width), total, bar_format=BAR_FORMAT, disable=not show)
 
     def __iter__(self):
         return iter(self.bar)

@@ -29,16 +29,22 @@ def resume(opt: argparse.Namespace) -> tuple[argparse.Namespace, Checkpoint, Pat
     checkpoint = load_checkpoint(path)
     if checkpoint.train_state is None:
         raise ValueError(
-            f"--resume: {path} holds a finished training, there is nothing to go on with. "
+            f"--resume: {path} holds no training state: its training is finished, or it is not a last.pt. "
             f"To train it further, start a new run with --weights {path}"
         )
     return merge_options(opt, checkpoint.opt or {}), checkpoint, path.parent.parent
 
 
+def given_options(opt: argparse.Namespace) -> dict:
+    """The training options that differ from their defaults."""
+    defaults = vars(options.from_kwargs("train", {}))
+    return {key: value for key, value in vars(opt).items() if key in defaults and value != defaults[key]}
+
+
 def merge_options(opt: argparse.Namespace, saved: dict) -> argparse.Namespace:
     """The saved options with a given --device or --workers put over them; ValueError if another one was changed."""
     defaults = vars(options.from_kwargs("train", {}))
-    given = {key: value for key, value in vars(opt).items() if key in defaults and value != defaults[key]}
+    given = given_options(opt)
     changed = [key for key in given if key not in MAY_CHANGE and given[key] != saved.get(key)]
     if changed:
         flags = ", ".join(f"--{key.replace('_', '-')}" for key in changed)

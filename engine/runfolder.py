@@ -21,7 +21,6 @@ class RunFolder:
         self.weights = self.folder / "weights"
         self.last = self.weights / "last.pt"
         self.best = self.weights / "best.pt"
-        self.weights.mkdir(parents=True, exist_ok=True)
         self.results_csv = self.folder / "results.csv"
         self.columns = (
             *(f"train/{name}" for name in loss_names),
@@ -31,7 +30,8 @@ class RunFolder:
         )
 
     def write_options(self, opt: argparse.Namespace, hyp: dict) -> None:
-        """Write hyp.yaml and opt.yaml."""
+        """Write hyp.yaml and opt.yaml, and make room for the checkpoints."""
+        self.weights.mkdir(exist_ok=True)
         save_yaml(self.folder / "hyp.yaml", hyp)
         save_yaml(self.folder / "opt.yaml", {**plain_options(opt), "save_dir": str(self.folder)})
 
@@ -40,6 +40,11 @@ class RunFolder:
         lines = [",".join(("epoch", *self.columns))]
         lines += [",".join([f"{row[0]:d}", *(f"{value:.5g}" for value in row[1:])]) for row in rows]
         write_atomic(self.results_csv, ("\n".join(lines) + "\n").encode())
+
+
+def summary(result) -> list[float]:
+    """precision, recall, mAP50, mAP50-95 and the losses of a validation, the order of results.csv."""
+    return [float(v) for v in (result.precision, result.recall, result.map50, result.map, *result.losses)]
 
 
 def create_run_folder(opt: argparse.Namespace) -> Path:

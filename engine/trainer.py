@@ -16,16 +16,16 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import nn
-from utils.autoanchor import check_anchors
 
 from engine import build, pictures
 from engine.options import apply_data_defaults
-from engine.progress import EpochProgress
-from engine.runfolder import RunFolder, create_run_folder
+from engine.progress import EpochProgress, MeanLosses
+from engine.runfolder import RunFolder, create_run_folder, summary
 from engine.schedule import Schedule, multi_scale_size, scaled_loss_gains, scaled_weight_decay
 from engine.task import DETECT
 from engine.trainstate import TrainState, pack, restore
 from utils import dist
+from utils.autoanchor import check_anchors
 from utils.autobatch import check_train_batch_size
 from utils.callbacks import Callbacks
 from utils.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer
@@ -37,10 +37,6 @@ from utils.torch_utils import EarlyStopping, ModelEMA, device_summary, smart_opt
 
 GRADIENT_NORM = 10.0  # longer gradients are scaled down to this
 GPU_CHECK_EVERY = 10  # batches between looks at the losses on a GPU, where each look waits for it
-
-
-class NonFiniteLossError(ValueError):
-    """A loss term became infinite or not a number; names the terms."""
 
 
 class Trainer:
@@ -73,16 +69,11 @@ class Trainer:
 
         ValueError, TypeError or OSError for bad options, files or data, NonFiniteLossError if the training diverges.
         """
-        start = time.perf_counter()
         try:
-            self.prepare()
-            first_epoch = self.state.epoch
-            while self.state.epoch < self.opt.epochs and not self.state.stopped:
-                self.train_one_epoch()
-                self.end_epoch()
-            hours = (time.perf_counter() - start) / 3600
-            LOGGER.info(f"\n{self.state.epoch - first_epoch} epochs completed in {hours:.3f} hours.")
-            return self.finish() if dist.is_main() else None
+            with build.repeatable():
+                self.prepare()
+                self.train()
+                return self.finish() if dist.is_main() else None
         except KeyboardInterrupt:
             self.explain_interruption()
             raise
@@ -90,6 +81,14 @@ class Trainer:
             if self.board is not None:
                 self.board.close()
             self.callbacks.run("teardown")
+
+    def train(self) -> None:
+        start, first_epoch = time.perf_counter(), self.state.epoch
+        while self.state.epoch < self.opt.epochs and not self.state.stopped:
+            self.train_one_epoch()
+            self.end_epoch()
+        hours = (time.perf_counter() - start) / 3600
+        LOGGER.info(f"\n{self.state.epoch - first_epoch} epochs completed in {hours:.3f} hours.")
 
     def prepare(self) -> None:
         """Everything before the first step, ending with the first last.pt."""
@@ -108,15 +107,18 @@ class Trainer:
         self.callbacks.run("on_train_start")
 
     def read_options(self) -> None:
-        """Data file, the defaults that it gives, hyperparameters, device and precision."""
+        """Starting weights, data file and the defaults that it gives, hyperparameters, device and precision."""
         opt = self.opt
+        source = self.resumed.hyp if self.resumed else self.given_hyp or opt.hyp
+        if source is not None:
+            load_hyp(source)  # a mistake in it is told before data are downloaded
         with dist.main_first():
+            self.start = None if self.resumed else build.load_start(opt)
             self.data = check_dataset(opt.data)
         before = dict(vars(opt))
         for line in apply_data_defaults(opt, self.data):
             LOGGER.info(f"data default: {line}")
-        source = self.resumed.hyp if self.resumed else self.given_hyp or opt.hyp
-        self.hyp = load_hyp(source)
+        self.hyp = load_hyp(source or opt.hyp)
         if opt.label_smoothing:
             self.hyp["label_smoothing"] = opt.label_smoothing
         LOGGER.info("hyperparameters: " + ", ".join(f"{key}={value}" for key, value in self.hyp.items()))
@@ -126,8 +128,9 @@ class Trainer:
         self.device = build.choose_device(opt)
         build.check_options(opt, self.device)
         self.amp = build.amp_dtype(opt.amp, self.device)
+        # convolutions are a sixth faster on a CPU, and EdgeViT not slower
+        self.memory_format = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
         init_seeds(opt.seed + 1 + dist.rank(), deterministic=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
         self.report_changes(before)
 
     def report_changes(self, before: dict) -> None:
@@ -137,7 +140,8 @@ class Trainer:
 
     def build_model(self) -> None:
         opt = self.opt
-        self.model = build.build_model(opt, self.hyp, self.names, self.task.model_class, self.resumed).to(self.device)
+        model = build.build_model(opt, self.hyp, self.data["nc"], self.task, self.start, self.resumed)
+        self.model = model.to(self.device, memory_format=self.memory_format)
         frozen = build.freeze_layers(self.model, opt.freeze)
         if frozen:
             LOGGER.info(f"frozen: {len(frozen)} parameters, {frozen[0]} to {frozen[-1]}")
@@ -149,6 +153,9 @@ class Trainer:
             self.report_changes(before)
         if opt.sync_bn:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        if dist.is_main() and not opt.evolve:
+            LOGGER.info(self.model.layer_table())
+            self.model.info(img_size=opt.imgsz)
         head = self.model.model[-1]
         self.model.names = self.names
         self.model.imgsz = opt.imgsz
@@ -165,7 +172,7 @@ class Trainer:
 
     def load_data(self) -> None:
         self.loader, self.dataset, self.val_loader = build.build_loaders(self.opt, self.hyp, self.data, self.stride)
-        self.class_weights = labels_to_class_weights(self.dataset.labels, self.data["nc"]) * self.data["nc"]
+        self.class_weights = labels_to_class_weights(self.dataset.labels, self.data["nc"])
         self.model.class_weights = torch.from_numpy(self.class_weights).to(self.device)
         self.state.maps = [0.0] * self.data["nc"]
         self.state.images, self.state.ranks = len(self.dataset), dist.world_size()
@@ -180,6 +187,7 @@ class Trainer:
         opt, hyp = self.opt, self.hyp
         decay = scaled_weight_decay(hyp, opt.batch_size)
         self.optimizer = smart_optimizer(self.model, opt.optimizer, hyp["lr0"], hyp["momentum"], decay)
+        build.use_fused_steps(self.optimizer, self.device)
         self.schedule = Schedule(opt.epochs, len(self.loader), opt.batch_size, hyp, cosine=opt.cos_lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
         self.ema = ModelEMA(self.model, hyp["ema_decay"], hyp["ema_tau"])
@@ -193,7 +201,8 @@ class Trainer:
         LOGGER.info(
             f"{device_summary(self.device)}, {precision}, image size {opt.imgsz}, "
             f"{self.loader.num_workers} data-loading processes\n"
-            f"{batches} batches of {opt.batch_size} in an epoch, an optimizer step every {schedule.accumulate}, "
+            f"{batches} batches of {opt.batch_size} in an epoch, "
+            f"an optimizer step every {min(schedule.accumulate, batches)}, "
             f"warm-up {schedule.warmup_iterations} of {batches * opt.epochs} batches\n"
             f"Logging results to {self.run.folder}\nStarting training for {opt.epochs} epochs..."
             + (f" (resumed, {self.state.epoch} done)" if self.resumed else "")
@@ -207,7 +216,7 @@ class Trainer:
         batches = iter(self.loader)
         # only now: making the iterator draws from the same generator, a new one more often than a used one
         init_seeds(build.epoch_seed(self.opt.seed, epoch, dist.rank()), deterministic=True)
-        losses = torch.zeros(len(self.task.loss_names), device=self.device)
+        losses = MeanLosses(self.task.loss_names, self.device)
         look_every = GPU_CHECK_EVERY if self.device.type == "cuda" else 1
         progress = EpochProgress(
             batches, total, epoch, self.opt.epochs, self.task.loss_names, self.device, show=dist.is_main()
@@ -216,20 +225,20 @@ class Trainer:
             self.callbacks.run("on_train_batch_start")
             iteration = epoch * total + i
             images = self.to_input(images, iteration)
-            losses += (self.step(images, targets, iteration, is_last=i + 1 == total) - losses) / (i + 1)
+            losses.add(self.step(images, targets, iteration, is_last=i + 1 == total))
             if i % look_every == 0 or i + 1 == total:
-                values = losses.tolist()
-                self.check_finite(dict(zip(self.task.loss_names, values)), epoch, i)
-                progress.update(values, len(targets), max(images.shape[2:]))
+                progress.update(losses.values(f"epoch {epoch}, batch {i}"), len(targets), max(images.shape[2:]))
             if dist.is_main():
-                self.callbacks.run("on_train_batch_end", self.model, iteration, images, targets, paths, list(losses))
+                self.callbacks.run(
+                    "on_train_batch_end", self.model, iteration, images, targets, paths, list(losses.mean)
+                )
                 if not self.opt.noplots:
                     pictures.draw_train_batch(self.task, iteration, images, targets, paths, self.names, self.run.folder)
             if self.callbacks.stop_training and not dist.is_distributed():  # other ranks would wait for this one
                 break
         if self.pending:
             self.optimizer_step()
-        self.train_losses = losses.tolist()
+        self.train_losses = losses.values(f"epoch {epoch}")
 
     def step(self, images: torch.Tensor, targets: torch.Tensor, iteration: int, is_last: bool) -> torch.Tensor:
         """Gradients of one batch, and where enough are gathered (or none will follow) an optimizer step.
@@ -270,7 +279,8 @@ class Trainer:
 
     def to_input(self, images: torch.Tensor, iteration: int) -> torch.Tensor:
         """uint8 [B, 3, H, W] -> float 0..1 on the device, with --multi-scale resized."""
-        images = images.to(self.device, non_blocking=True).float().div_(255)
+        images = images.to(self.device, non_blocking=True)
+        images = images.to(torch.float32, memory_format=self.memory_format).div_(255)
         if self.opt.multi_scale:
             rng = np.random.default_rng([self.opt.seed, iteration])  # the same size in every rank
             images = build.resize_batch(images, multi_scale_size(self.opt.imgsz, self.stride, rng), self.stride)
@@ -281,18 +291,7 @@ class Trainer:
         if not self.opt.image_weights:
             return None
         missing = np.clip(1 - np.array(self.state.maps), 1e-3, None) ** 2
-        return labels_to_image_weights(
-            self.dataset.labels, self.data["nc"], self.class_weights * missing / self.data["nc"]
-        )
-
-    @staticmethod
-    def check_finite(losses: dict[str, float], epoch: int, batch: int) -> None:
-        if not all(math.isfinite(value) for value in losses.values()):
-            terms = ", ".join(f"{name} {value:g}" for name, value in losses.items())
-            raise NonFiniteLossError(
-                f"the loss is not finite in epoch {epoch}, batch {batch} (mean so far: {terms}); training stopped. "
-                "A lower lr0, a longer warm-up or --amp off may help"
-            )
+        return labels_to_image_weights(self.dataset.labels, self.data["nc"], self.class_weights * missing)
 
     def end_epoch(self) -> None:
         """Validate, record, decide whether to stop, and save."""
@@ -369,8 +368,8 @@ class Trainer:
         if opt.evolve:
             self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, summary(self.result))
             return self.result
-        final = run.best if state.has_best else run.last
-        if state.has_best:
+        final = run.best if state.has_best and run.best.is_file() else run.last
+        if final == run.best:
             strip_optimizer(run.best)
         if not opt.noplots:
             pictures.draw_results(run.results_csv)
@@ -387,15 +386,12 @@ class Trainer:
     def explain_interruption(self) -> None:
         if self.run is None or not dist.is_main():
             return
-        if not self.run.last.is_file() or self.opt.nosave or self.opt.evolve:
+        if self.opt.evolve:
+            LOGGER.info(f"\nInterrupted; go on with --resume_evolve {self.run.folder / 'evolve.csv'}")
+        elif self.opt.nosave or not self.run.last.is_file():
             LOGGER.info("\nInterrupted; nothing was saved, so this training cannot go on.")
-            return
-        LOGGER.info(
-            f"\nInterrupted in epoch {self.state.epoch}. {self.run.last} holds the state before it; go on with:\n"
-            f"    python train.py --resume {self.run.last}"
-        )
-
-
-def summary(result) -> list[float]:
-    """precision, recall, mAP50, mAP50-95 and the losses of a validation, the order of results.csv."""
-    return [float(v) for v in (result.precision, result.recall, result.map50, result.map, *result.losses)]
+        else:
+            LOGGER.info(
+                f"\nInterrupted in epoch {self.state.epoch}. {self.run.last} holds the state before it; go on with:\n"
+                f"    python train.py --resume {self.run.last}"
+            )

@@ -62,7 +62,7 @@ def save_study(rows, stem: Path, label: str) -> None:
     """STEM.txt, a table with STUDY_COLUMNS, and STEM.png."""
     from utils.plots import plot_val_study
 
-    lines = ["%12s" * len(STUDY_COLUMNS) % STUDY_COLUMNS, *("%12.5g" * len(row) % row for row in rows)]
+    lines = ["%14s" * len(STUDY_COLUMNS) % STUDY_COLUMNS, *("%14.5g" * len(row) % row for row in rows)]
     Path(f"{stem}.txt").write_text("\n".join(lines) + "\n")
     plot_val_study([(row[0], row[3], row[4], sum(row[5:])) for row in rows], f"{stem}.png", label)
 
@@ -96,8 +96,8 @@ def check_classes(opt, model, data) -> None:
         return
     if len(names) != len(expected):
         raise ValueError(
-            f"{', '.join(map(str, opt.weights))} has {len(names)} classes, {opt.data} has {len(expected)}: they must be "
-            "the same; give the data file that the model was trained on, or --single-cls"
+            f"{', '.join(map(str, opt.weights))} has {len(names)} classes, {opt.data} has {len(expected)}: they must "
+            "be the same; give the data file that the model was trained on, or --single-cls"
         )
     number = next(i for i in expected if names.get(i) != expected[i])
     found = f"class {number} is '{names.get(number)}' in the model"

@@ -10,15 +10,15 @@ class Detect(nn.Module):
     """YOLOv5's anchor head: one 1x1 convolution on each of nl maps.
 
     Training: a list of nl raw maps [B, na, ny, nx, no], no = 5 + nc: x, y, w, h, objectness, classes.
-    Eval: ([B, N, no], maps), the boxes as xywh in input pixels, the scores through a sigmoid, always float32, because half
-    precision cannot hold a pixel of a large image. With `export`: [B, N, no] alone.
+    Eval: ([B, N, no], maps), the boxes as xywh in input pixels, the scores through a sigmoid. Always float32: half
+    precision cannot tell the pixels of a large image apart. With `export`: [B, N, no] alone.
     """
 
     dynamic = False  # make the grid in each call, for exports whose image size is not fixed
     export = False
 
     def __init__(self, nc: int, anchors, ch, inplace: bool = True):
-        """`anchors`: for each map a flat list w, h, w, h ... in px, or their number (then autoanchor must find them)."""
+        """`anchors`: for each map a list w, h, w, h ... in px, or their number (then autoanchor must find them)."""
         super().__init__()
         anchors = anchor_tensor(anchors, len(ch))
         if not (isinstance(nc, int) and nc > 0):
@@ -51,7 +51,7 @@ class Detect(nn.Module):
         anchors_px = (self.anchors[i].float() * stride).view(1, self.na, 1, 1, 2)
         xy = (y[..., 0:2] * 2 - 0.5 + self._grid(y, i)) * stride
         wh = (y[..., 2:4] * 2) ** 2 * anchors_px
-        if self.inplace:
+        if self.inplace and not y.requires_grad:
             y[..., 0:2] = xy
             y[..., 2:4] = wh
         else:
@@ -76,8 +76,8 @@ class Detect(nn.Module):
         self.anchors /= self.stride.view(-1, 1, 1)
 
     @torch.no_grad()
-    def initialize_biases(self, class_frequencies: torch.Tensor | None = None) -> None:
-        """Biases that predict about 8 objects in a 640 px image, of classes with these frequencies [nc] (default: equal)."""
+    def initialize_biases(self, class_frequencies=None) -> None:
+        """Biases that predict about 8 objects in a 640 px image; `class_frequencies` [nc], default equal ones."""
         if class_frequencies is None:
             classes = math.log(0.6 / (self.nc - 0.99999))
         else:
@@ -89,7 +89,7 @@ class Detect(nn.Module):
 
 
 def anchor_tensor(anchors, levels: int) -> torch.Tensor:
-    """Anchors [levels, na, 2] in px from lists, one for each map, or placeholders from the number of anchors of a map."""
+    """Anchors [levels, na, 2] in px from a list for each map; placeholders from the number of anchors of a map."""
     if isinstance(anchors, int) and anchors > 0:
         anchors = [[float(x) for x in range(2 * anchors)]] * levels
     if not isinstance(anchors, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in anchors):
@@ -98,5 +98,6 @@ def anchor_tensor(anchors, levels: int) -> torch.Tensor:
         raise ValueError(f"anchors: expected {levels} lists, one for each map, found {len(anchors)}")
     lengths = {len(row) for row in anchors}
     if len(lengths) != 1 or 0 in lengths or lengths.pop() % 2:
-        raise ValueError(f"anchors: expected the same even number of values in each list, found {[len(row) for row in anchors]}")
+        found = [len(row) for row in anchors]
+        raise ValueError(f"anchors: expected the same even number of values in each list, found {found}")
     return torch.tensor(anchors, dtype=torch.float32).view(levels, -1, 2)

@@ -1,7 +1,7 @@
 """Every name that a model file may use: its class, and its channel rule. There is no eval anywhere.
 
-A rule turns a row's arguments into the class's. It gets the row's arguments, the channels of its inputs, its repeats and
-the file's Settings, and returns the class's arguments, the output channels, and how many modules stand in sequence.
+A rule turns a row's arguments into the class's. It gets the row's arguments, the channels of its inputs, its repeats
+and the file's Settings, and returns the class's arguments, the output channels, and how many modules follow each other.
 """
 
 import ast
@@ -18,7 +18,7 @@ from models.backbone import BACKBONES, is_backbone
 from utils.general import make_divisible
 
 ACTIVATIONS = (
-    "CELU ELU GELU GLU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU "
+    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU "
     "SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink Threshold"
 ).split()
 
@@ -145,8 +145,8 @@ MANY_INPUTS = {concat, total, classify, head}  # these layers take a list of map
 
 
 BY_RULE = {
-    conv: "Conv DWConv DWConvTranspose2d TransformerBlock Bottleneck CrossConv SPP SPPF C3SPP Focus GhostConv GhostBottleneck "
-    "MixConv2d nn.Conv2d nn.ConvTranspose2d",
+    conv: "Conv DWConv DWConvTranspose2d TransformerBlock Bottleneck CrossConv SPP SPPF C3SPP Focus GhostConv "
+    "GhostBottleneck MixConv2d nn.Conv2d nn.ConvTranspose2d",
     repeat: "BottleneckCSP C3 C3x C3TR C3Ghost",
     norm: "TransformerLayer nn.BatchNorm2d nn.InstanceNorm2d",
     same: "nn.Upsample nn.UpsamplingNearest2d nn.UpsamplingBilinear2d nn.MaxPool2d nn.AvgPool2d nn.AdaptiveAvgPool2d "
@@ -236,10 +236,10 @@ def parse_activation(text) -> nn.Module:
 
 
 def build(cls: Callable, args: list, keywords: dict, settings: Settings) -> nn.Module:
-    """cls(*args, **keywords), with the file's activation for what takes `act`. A backbone's `weights` are not loaded yet:
-    the module has their path as `weights_file`.
+    """cls(*args, **keywords), with the file's activation for what takes `act`.
 
-    ValueError for a wrong number of arguments and for values that the class refuses.
+    A backbone's `weights` are not loaded yet: the module has their path as `weights_file`. ValueError for a wrong
+    number of arguments and for values that the class refuses.
     """
     signature = inspect.signature(cls)
     shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in keywords.items())])

@@ -1,7 +1,10 @@
 """detect.py as its users start it: a command line and an exit code; and run() from Python."""
 
+import http.server
+import signal
 import subprocess
 import sys
+import threading
 
 import cv2
 import numpy as np
@@ -98,6 +101,46 @@ def test_a_mistake_is_one_clear_line(tmp_path, pictures, flags, words):
 
 def test_an_unknown_flag_names_the_nearest(tmp_path):
     assert "did you mean --save-txt?" in command(tmp_path, "--save-text", code=2).stderr
+
+
+class EndlessCamera(http.server.BaseHTTPRequestHandler):
+    """An MJPEG stream that goes on until the client leaves."""
+
+    def do_GET(self):
+        jpeg = cv2.imencode(".jpg", np.full((48, 64, 3), 90, np.uint8))[1].tobytes()
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        try:
+            while True:
+                self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + jpeg + b"\r\n")
+        except ConnectionError:
+            pass
+
+    def log_message(self, *args):
+        pass
+
+
+def test_ctrl_c_ends_a_stream_and_leaves_a_whole_video(tmp_path, weights):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), EndlessCamera)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    flags = ["--weights", weights, "--source", f"http://127.0.0.1:{server.server_port}/cam", "--project", "out"]
+    line = [sys.executable, "-u", str(ROOT / "detect.py"), *map(str, flags)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        frames = 0
+        while frames < 5 and (text := process.stdout.readline()):
+            frames += text.startswith("stream 1/1")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        server.shutdown()
+        server.server_close()
+    assert process.returncode == 130 and "interrupted" in errors, errors
+    (video,) = (tmp_path / "out" / "exp").glob("*.mp4")
+    capture = cv2.VideoCapture(str(video))
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) >= 5 and capture.read()[1].shape == (48, 64, 3)
 
 
 def test_run_from_python(tmp_path, weights, pictures):

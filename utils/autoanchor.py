@@ -15,12 +15,13 @@ PREFIX = "AutoAnchor: "
 
 
 def check_anchor_order(detect) -> None:
-    """Reverse a Detect's anchors, in place, if the large ones are on the fine map."""
-    areas = detect.anchors.prod(-1).mean(-1)  # in stride units
-    areas = areas * detect.stride.to(areas) ** 2
-    if (areas[-1] - areas[0]).sign() != (detect.stride[-1] - detect.stride[0]).sign().to(areas.device):
+    """Reverse the anchors of a Detect, in place, if its finest map has the largest. They are in stride units."""
+    stride = detect.stride.to(detect.anchors).view(-1, 1, 1)
+    anchors_px = detect.anchors * stride
+    areas = anchors_px.prod(-1).mean(-1)
+    if (areas[-1] - areas[0]) * (stride[-1] - stride[0]) < 0:
         LOGGER.info(f"{PREFIX}reversing the order of the anchors")
-        detect.anchors[:] = detect.anchors.flip(0)
+        detect.anchors[:] = anchors_px.flip(0) / stride
 
 
 def check_anchors(dataset, model, thr: float = 4.0, imgsz: int = 640) -> None:

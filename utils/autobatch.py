@@ -28,7 +28,7 @@ def check_train_batch_size(model: nn.Module, imgsz: int = 640, amp: torch.dtype 
 
 
 def measure(model: nn.Module, imgsz: int, amp: torch.dtype | None, device: torch.device) -> dict[int, float]:
-    """Peak GB of a training step for each of TRIED_BATCHES, up to the first that does not fit. Leaves the model as it was."""
+    """Peak GB of a training step for TRIED_BATCHES, up to the first that does not fit. Leaves the model as it was."""
     was_training, saved = model.training, {name: value.clone() for name, value in model.state_dict().items()}
     used_gb = {}
     model.train()

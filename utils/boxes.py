@@ -106,11 +106,10 @@ def scale_boxes(img1_shape, boxes, img0_shape, ratio_pad=None):
 
 
 def _letterbox_ratio_pad(img1_shape, img0_shape):
-    """The ratios and the left and top borders, rounded to whole pixels, that letterbox used between these shapes."""
+    """The common ratio and the (half) borders that letterbox reports for these shapes."""
     ratio = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
-    height, width = (max(round(side * ratio), 1) for side in img0_shape[:2])
-    top, left = (round((outer - inner) / 2 - 0.1) for outer, inner in zip(img1_shape, (height, width)))
-    return (height / img0_shape[0], width / img0_shape[1]), (left, top)
+    height, width = (round(side * ratio) for side in img0_shape[:2])
+    return (ratio, ratio), ((img1_shape[1] - width) / 2, (img1_shape[0] - height) / 2)
 
 
 def _intersection_area(a, b):

@@ -98,8 +98,8 @@ def load_checkpoint(path, device="cpu") -> Checkpoint:
     if shells:
         try:
             ckpt = _from_yolov5(content, path.name)
-        except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+        except (ValueError, TypeError, AttributeError) as error:  # values of another kind than YOLOv5's
+            raise ValueError(f"{path}: {error}") from error
     elif content.get("format") == FORMAT:
         ckpt = _from_own(content, path)
     elif "format" in content:

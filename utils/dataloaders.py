@@ -3,9 +3,9 @@
 Nothing is random but by (seed, epoch, index): any number of workers, and a run that was resumed, give the same batches.
 """
 
+import hashlib
 import importlib
 import os
-import zlib
 
 import cv2
 import numpy as np
@@ -122,7 +122,7 @@ class LoadImagesAndLabels(Dataset):
     def _sort_by_aspect(self, pad: float) -> None:
         """Order the images by height / width, so that the images of a batch have like shapes, and set batch_shapes."""
         aspect = self.shapes[:, 1] / self.shapes[:, 0]
-        order = aspect.argsort(kind="stable")
+        order = aspect.argsort(kind="heapsort")  # ties in the order that YOLOv5 numbers depend on, whatever the CPU
         self.im_files = [self.im_files[i] for i in order]
         self.labels, self.segments = self.labels.reordered(order), self.segments.reordered(order)
         self.shapes, aspect = self.shapes[order], aspect[order]
@@ -221,10 +221,10 @@ def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
 
 
 def _merge_quad(items):
-    """One item of twice the size from up to four. The coin is the paths' checksum: random, but equal in any worker."""
+    """One item of twice the size from up to four. The coin is the paths' hash: random, but equal in any worker."""
     images, targets, paths, shapes = zip(*items)
     h, w = images[0].shape[1:]
-    if zlib.crc32("".join(paths).encode()) % 2:
+    if hashlib.sha256("".join(paths).encode()).digest()[0] % 2:
         image = F.interpolate(images[0][None].float(), scale_factor=2.0, mode="bilinear", align_corners=False)
         return image[0].round().to(torch.uint8), targets[0], paths[0], shapes[0]
     square = torch.full((3, 2 * h, 2 * w), aug.GREY, dtype=torch.uint8)

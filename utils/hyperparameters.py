@@ -24,7 +24,7 @@ TABLE = {
     "lr0": Hyperparameter(0.01, 1e-5, 0.1, 1.0, "learning rate after warm-up"),
     "lrf": Hyperparameter(0.01, 0.01, 1.0, 1.0, "last learning rate, as a part of lr0"),
     "momentum": Hyperparameter(0.937, 0.6, 0.98, 0.3, "SGD momentum, Adam beta1", 1.0),
-    "weight_decay": Hyperparameter(0.0005, 0.0, 0.1, 1.0, "weight decay for the nominal batch; AdamW takes larger ones"),
+    "weight_decay": Hyperparameter(0.0005, 0.0, 0.1, 1.0, "weight decay for the nominal batch, larger with AdamW"),
     "warmup_epochs": Hyperparameter(3.0, 0.0, 5.0, 1.0, "length of the warm-up"),
     "warmup_momentum": Hyperparameter(0.8, 0.0, 0.95, 1.0, "momentum at its start (SGD)", 1.0),
     "warmup_bias_lr": Hyperparameter(0.1, 0.0, 0.2, 1.0, "learning rate of the biases at its start"),

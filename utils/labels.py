@@ -123,7 +123,7 @@ class LabelScan:
 def image_to_label_path(path) -> str:
     """data/images/train/1.jpg -> data/labels/train/1.txt: the last folder called images, if any, is replaced."""
     folder, name = os.path.split(str(path))
-    parts = folder.split(os.sep)
+    parts = folder.replace("/", os.sep).split(os.sep)  # Windows takes both
     for i in reversed(range(len(parts))):
         if parts[i] == "images":
             parts[i] = "labels"

@@ -191,7 +191,11 @@ def local_file(path: str):
     from utils.downloads import download
 
     with tempfile.TemporaryDirectory(prefix="detect_") as folder:
-        yield str(download(path, Path(folder) / (Path(unquote(urlsplit(path).path)).name or "file")))
+        try:
+            file = download(path, Path(folder) / (Path(unquote(urlsplit(path).path)).name or "file"))
+        except ConnectionError as error:  # its advice, to put the file there by hand, is not for a temporary folder
+            raise ConnectionError(str(error).partition(". Check the network")[0]) from None
+        yield str(file)
 
 
 def to_model_input(image_bgr: np.ndarray, img_size=640, stride: int = 32, auto: bool = True) -> np.ndarray:

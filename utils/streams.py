@@ -1,6 +1,7 @@
 """Live sources: webcams and network streams, several at once, and the screen. Each yields lists of Frames."""
 
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -87,6 +88,8 @@ class StreamSource:
         for address in addresses:
             if re.search(r"https?://(www\.)?youtu(be\.com|\.be)/", address):
                 raise ValueError(f"{address} is a web page: give the address that `yt-dlp -g` prints for it")
+            if sys.platform == "linux" and address.isnumeric() and not Path(f"/dev/video{address}").exists():
+                raise ConnectionError(f"webcam {address} could not be opened: there is no /dev/video{address}")
         self.addresses = addresses
         self.vid_stride = vid_stride
 
@@ -108,7 +111,8 @@ class StreamSource:
         """The untaken newest frames, as soon as there is one; [] when every stream has ended."""
         frames = []
         with changed:
-            changed.wait_for(lambda: any(s.newest for s in streams) or all(s.ended for s in streams))
+            while not any(s.newest for s in streams) and not all(s.ended for s in streams):
+                changed.wait(0.5)  # without a limit Ctrl-C would not end it under Windows
             for item, stream in enumerate(streams, 1):
                 if stream.newest:
                     number, image = stream.newest

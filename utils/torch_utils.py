@@ -1,4 +1,4 @@
-"""Devices, model size and speed, folding of batch-norms, optimizer, weight average, early stopping. Built on torch alone."""
+"""Devices, model size and speed, folding of batch-norms, optimizer, weight average, early stopping."""
 
 import copy
 import math
@@ -9,7 +9,6 @@ from functools import wraps
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from utils.logger import LOGGER
 
@@ -20,8 +19,8 @@ GREY = 0.447  # mean of ImageNet's pixels, the padding of scaled images
 def select_device(device="", batch_size: int = 0) -> torch.device:
     """The torch.device for 'cpu', 'mps', a GPU index such as '0' or 'cuda:0', or several such as '0,1'; '' chooses.
 
-    Of several GPUs the first is returned (torchrun starts one process for each). ValueError for what this machine does not
-    have, and for a batch size that does not divide over the GPUs.
+    Of several GPUs the first is returned (torchrun starts one process for each). ValueError for what this machine does
+    not have, and for a batch size that does not divide over the GPUs.
     """
     name = str(device).strip().lower().replace("cuda:", "").replace("none", "").replace(" ", "")
     if name == "cpu":
@@ -116,32 +115,40 @@ def initialize_weights(model: nn.Module, eps: float, momentum: float) -> None:
         initialize_weights(child, eps, momentum)
 
 
+def _scale_and_shift(bn: nn.Module):
+    """The batch-norm with its running statistics as x * scale + shift, each [channels]."""
+    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
+    return scale, bn.bias - bn.running_mean * scale
+
+
+@torch.no_grad()
 def fuse_conv_and_bn(conv: nn.Module, bn: nn.Module) -> nn.Module:
     """A copy of the (transposed) convolution that does what `conv` then `bn` (running statistics) do."""
-    training = conv.training, bn.training
-    conv.eval(), bn.eval()
-    try:
-        return fuse_conv_bn_eval(conv, bn, transpose=isinstance(conv, nn.ConvTranspose2d)).requires_grad_(False)
-    finally:
-        conv.train(training[0]), bn.train(training[1])
+    scale, shift = _scale_and_shift(bn)
+    fused = copy.deepcopy(conv)
+    if isinstance(conv, nn.ConvTranspose2d):  # weight [in, out / groups, k, k]
+        weight = conv.weight.unflatten(0, (conv.groups, -1)) * scale.view(conv.groups, 1, -1, 1, 1)
+        fused.weight.copy_(weight.flatten(0, 1))
+    else:
+        fused.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
+    fused.bias = nn.Parameter(shift if conv.bias is None else shift + conv.bias * scale)
+    return fused.requires_grad_(False)
 
 
 @torch.no_grad()
 def fuse_bn_and_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
     """A copy of the convolution that does what `bn` (running statistics) then `conv` do.
 
-    Exact only without padding: padded zeros come after the batch-norm, so they would miss its shift. ValueError otherwise.
+    Exact only without padding, whose zeros come after the batch-norm and so miss its shift: ValueError otherwise.
     """
-    if any(conv.padding if not isinstance(conv.padding, str) else [conv.padding != "valid"]):
+    if conv.padding not in ((0, 0), "valid"):
         raise ValueError(f"a batch-norm cannot be folded into the padded convolution after it: {conv}")
-    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
-    shift = bn.bias - bn.running_mean * scale
+    scale, shift = (vector.view(conv.groups, 1, -1, 1, 1) for vector in _scale_and_shift(bn))
     fused = copy.deepcopy(conv)
-    per_filter = (conv.groups, -1, conv.weight.shape[1], *conv.weight.shape[2:])  # [g, out/g, in/g, k, k]
-    weight = conv.weight.view(per_filter)
-    extra_bias = (weight.sum((-2, -1)) * shift.view(conv.groups, 1, -1)).sum(-1).flatten()
-    fused.weight.copy_((weight * scale.view(conv.groups, 1, -1, 1, 1)).view_as(conv.weight))
-    fused.bias = nn.Parameter(extra_bias if conv.bias is None else conv.bias + extra_bias)
+    weight = conv.weight.unflatten(0, (conv.groups, -1))  # [groups, out / groups, in / groups, k, k]
+    fused.weight.copy_((weight * scale).flatten(0, 1))
+    bias = (weight * shift).sum((2, 3, 4)).flatten()
+    fused.bias = nn.Parameter(bias if conv.bias is None else bias + conv.bias)
     return fused.requires_grad_(False)
 
 
@@ -160,7 +167,7 @@ def evaluating(model: nn.Module):
 def count_flops(model: nn.Module, imgsz=640, ch: int = 3) -> int:
     """Floating-point operations (2 per multiply-add) of one image; convolutions, matrix products and attention count.
 
-    `imgsz`: pixels, an int or (height, width). Runs on the meta device, which has shapes but no numbers, so it is quick.
+    `imgsz`: pixels, an int or (height, width). Runs on the meta device: shapes without numbers, so it is quick.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -180,11 +187,10 @@ def model_info(model: nn.Module, verbose: bool = False, imgsz=640) -> str:
     """
     parameters = list(model.named_parameters())
     if verbose:
-        LOGGER.info(f"{'layer':>5} {'name':<48} {'gradient':>8} {'parameters':>12} {'shape':<20} {'mean':>10} {'std':>10}")
+        LOGGER.info(f"{'':>5} {'name':<48} {'gradient':>8} {'parameters':>12} {'shape':<20} {'mean':>10} {'std':>10}")
         for i, (name, p) in enumerate(parameters):
-            std = p.std().item() if p.numel() > 1 else 0.0
-            shape = str(list(p.shape))
-            LOGGER.info(f"{i:>5} {name:<48} {p.requires_grad!s:>8} {p.numel():>12} {shape:<20} {p.mean():>10.3g} {std:>10.3g}")
+            statistics = f"{p.mean():>10.3g} {p.std(correction=0):>10.3g}"
+            LOGGER.info(f"{i:>5} {name:<48} {p.requires_grad!s:>8} {p.numel():>12} {list(p.shape)!s:<20} {statistics}")
     ch = getattr(model, "yaml", {}).get("ch", 3)
     rows = len(model.model) if hasattr(model, "model") else len(list(model.modules()))
     total = sum(p.numel() for _, p in parameters)
@@ -196,7 +202,7 @@ def model_info(model: nn.Module, verbose: bool = False, imgsz=640) -> str:
 
 
 def scale_img(img: torch.Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> torch.Tensor:
-    """Images [B, C, H, W] resized by `ratio`, then padded with grey to multiples of `gs` px, or to H, W with same_shape."""
+    """Images [B, C, H, W] resized by `ratio`, then padded grey to multiples of `gs` px, or to H, W (same_shape)."""
     if ratio == 1.0:
         return img
     height, width = img.shape[2:]
@@ -208,9 +214,9 @@ def scale_img(img: torch.Tensor, ratio: float = 1.0, same_shape: bool = False, g
 
 
 def profile(inputs, ops, n: int = 10, device=None) -> list:
-    """Time modules or functions. A dict per input and op: parameters, flops, forward_ms, backward_ms, input, output shapes.
+    """Time modules or functions. A dict for each: parameters, flops, forward_ms, backward_ms, input, output.
 
-    Also logs them as a table. backward_ms is nan where there is nothing to differentiate.
+    The last two are shapes. Also logged as a table. backward_ms is nan where there is nothing to differentiate.
     """
     device = select_device("") if device is None else torch.device(device)
     LOGGER.info(f"{'parameters':>12}{'GFLOPs':>10}{'forward (ms)':>14}{'backward (ms)':>15}{'input':>24}{'output':>24}")
@@ -272,22 +278,24 @@ def parameter_groups(model: nn.Module) -> tuple:
     return biases, vectors, others
 
 
-def smart_optimizer(model: nn.Module, name: str = "Adam", lr: float = 0.001, momentum: float = 0.9, decay: float = 1e-5):
-    """SGD (Nesterov), Adam or AdamW; groups 0 biases, 1 norm weights, 2 the other weights, which alone have weight decay."""
+def smart_optimizer(model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5) -> torch.optim.Optimizer:
+    """SGD (Nesterov), Adam or AdamW. Groups: 0 biases, 1 norm weights, 2 the other weights, which alone are decayed."""
     biases, norms, weights = parameter_groups(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},
         {"params": norms, "weight_decay": 0.0},
         {"params": weights, "weight_decay": decay},
     ]
+    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())  # one kernel per step, much faster
     if name == "SGD":
-        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True)
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
     elif name in ("Adam", "AdamW"):
-        optimizer = getattr(torch.optim, name)(groups, lr=lr, betas=(momentum, 0.999))
+        optimizer = getattr(torch.optim, name)(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
     else:
         raise ValueError(f"optimizer '{name}': expected SGD, Adam or AdamW")
     check_covered(model, optimizer)
-    LOGGER.info(f"optimizer: {name}(lr={lr}), {len(biases)} biases, {len(norms)} norm weights, {len(weights)} weights (decay={decay:g})")
+    counts = f"{len(biases)} biases, {len(norms)} norm weights, {len(weights)} weights (decay {decay:g})"
+    LOGGER.info(f"optimizer: {name}, lr {lr:g}, {counts}")
     return optimizer
 
 
@@ -305,7 +313,7 @@ def check_covered(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 class ModelEMA:
-    """Exponential moving average of a model's weights and buffers, always in float32: `ema`, in eval mode, is the average.
+    """Exponential moving average of a model's weights and buffers: `ema`, always float32 and in eval mode.
 
     After `updates` updates the decay is decay * (1 - exp(-updates / tau)), so that early weights are soon forgotten.
     """

@@ -15,8 +15,8 @@ import torch
 
 SHELL_MODULES = ("models.common", "models.yolo", "models.experimental")
 SHELL_PACKAGE = "torch.nn.modules."
-MAX_MODULES = 100_000  # in one model, and
-MAX_DEPTH = 50  # of values in each other: stop a file whose objects contain themselves
+MAX_MODULES = 100_000  # in one model; this and
+MAX_DEPTH = 50  # of values inside each other stop a file whose objects contain themselves
 STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -41,13 +41,13 @@ class Shell:
 
     name = ""
 
-    def __init__(self, *args, **kwargs):
-        self.state = {}
-
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args, **kwargs):  # pickle may skip __init__
         shell = super().__new__(cls)
         shell.state = {}
         return shell
+
+    def __init__(self, *args, **kwargs):
+        pass
 
     def __setstate__(self, state):
         if isinstance(state, tuple):  # (__dict__, __slots__)

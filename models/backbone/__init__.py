@@ -1,8 +1,9 @@
 """Backbones: modules that return several feature maps.
 
 The contract: a backbone declares `out_channels` and `out_strides` (finest first) and returns a list of maps in that
-order. In a model file its row stands for five rows, one for each of the strides 2, 4, 8, 16, 32 (P1 to P5); the slots of
-strides that it does not make are empty. Its factory takes the input channels and the row's arguments; `weights` is a file.
+order. In a model file its row has five indices, one for each of the strides 2, 4, 8, 16, 32 (P1 to P5); the slots of
+strides that it does not make are empty. Its factory takes the input channels, then the row's arguments, of which
+`weights` is a file.
 """
 
 import math
@@ -21,7 +22,7 @@ SLOTS = 5  # P1 to P5
 
 
 def slots(backbone: nn.Module) -> list:
-    """The slot 0 to 4 of each map: log2(stride) - 1. ValueError if the declared strides are not some of 2, 4, 8, 16, 32."""
+    """The slot, 0 to 4, of each map: log2(stride) - 1. ValueError if what the backbone declares breaks the contract."""
     strides = list(backbone.out_strides)
     allowed = [2**i for i in range(1, SLOTS + 1)]
     if not strides or strides != sorted(set(strides)) or not set(strides) <= set(allowed):

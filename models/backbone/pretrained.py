@@ -1,7 +1,6 @@
 """Loading a file's tensors into a backbone."""
 
 import re
-from pathlib import Path
 
 from torch import nn
 
@@ -20,7 +19,7 @@ def backbones(model: nn.Module) -> list:
 
 
 def load_backbone_weights(model: nn.Module, path) -> int:
-    """Copy the tensors of a .pt, .pth or .safetensors file whose name and shape fit into the backbone; returns how many.
+    """Copy the tensors of a file whose name and shape fit into the backbone; returns their number.
 
     `model`: a backbone, or a model that holds exactly one. Logs what is left on both sides. ValueError, and nothing
     copied, if the file has less than 90 % of the backbone's tensors.

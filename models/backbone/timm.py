@@ -3,41 +3,73 @@
 timm is an extra: pip install timm. In a model file: [-1, 1, timm, [resnet18]].
 """
 
-from torch import nn
+from difflib import get_close_matches
+
+from torch import fx, nn
 
 from models.backbone.pretrained import load_backbone_weights
+from utils.logger import LOGGER
+from utils.torch_utils import BATCH_NORMS, fuse_conv_and_bn
 
 STRIDES = (2, 4, 8, 16, 32)
 
 
 class TimmBackbone(nn.Module):
-    """A features_only timm model; its maps of strides 2 to 32 come finest first, [B, C, H, W]."""
+    """A features_only timm model: its maps of strides 2 to 32, finest first, [B, C, H, W]."""
 
     def __init__(self, name: str, in_chans: int = 3, **kwargs):
         super().__init__()
-        try:
-            import timm
-        except ImportError:
-            raise ImportError(f"the backbone 'timm {name}' needs timm: pip install timm") from None
-        if not timm.is_model(name):
-            nearest = timm.list_models(f"*{name}*")[:5]
-            raise ValueError(f"timm {timm.__version__} has no model '{name}'" + (f", did you mean {nearest}?" if nearest else ""))
-        self.model = timm.create_model(name, features_only=True, in_chans=in_chans, **kwargs)
+        self.model = _create(name, in_chans, **kwargs)
         info = self.model.feature_info
         declared = list(zip(info.channels(), info.reduction()))
-        last = {stride: i for i, (_, stride) in enumerate(declared) if stride in STRIDES}  # the deepest of each stride
-        self.picked = [last[stride] for stride in sorted(last)]
+        deepest = {stride: i for i, (_, stride) in enumerate(declared) if stride in STRIDES}
+        self.picked = [deepest[stride] for stride in sorted(deepest)]
         self.out_channels = [declared[i][0] for i in self.picked]
         self.out_strides = [declared[i][1] for i in self.picked]
+        self.channels_are_last = getattr(self.model, "output_fmt", None) == "NHWC"
 
     def forward(self, x):
         maps = self.model(x)
-        channels_last = getattr(self.model, "output_fmt", None) == "NHWC"
-        return [maps[i].permute(0, 3, 1, 2) if channels_last else maps[i] for i in self.picked]
+        return [maps[i].permute(0, 3, 1, 2) if self.channels_are_last else maps[i] for i in self.picked]
+
+    def fuse(self):
+        """Fold each batch-norm that alone reads a convolution into it, where torch.fx can follow the model."""
+        try:
+            graph = _Tracer().trace(self.model)
+        except Exception as error:  # whatever a model that cannot be followed raises
+            LOGGER.warning(f"WARNING: the timm backbone keeps its batch-norms: {error}")
+            return
+        for node in graph.nodes:
+            source = node.args[0] if node.args else None
+            if node.op != "call_module" or not isinstance(source, fx.Node) or source.op != "call_module":
+                continue
+            bn, conv = self.model.get_submodule(node.target), self.model.get_submodule(source.target)
+            if isinstance(bn, BATCH_NORMS) and isinstance(conv, nn.Conv2d) and len(source.users) == 1:
+                self.model.set_submodule(source.target, fuse_conv_and_bn(conv, bn))
+                rest = [getattr(bn, name, nn.Identity()) for name in ("drop", "act")]  # timm puts these into norms
+                self.model.set_submodule(node.target, nn.Sequential(*rest))
+
+
+class _Tracer(fx.Tracer):
+    """Keeps convolutions and batch-norms whole, timm's own kinds too."""
+
+    def is_leaf_module(self, module, name):
+        return isinstance(module, (nn.Conv2d, *BATCH_NORMS)) or super().is_leaf_module(module, name)
+
+
+def _create(name: str, in_chans: int, **kwargs) -> nn.Module:
+    try:
+        import timm
+    except ImportError:
+        raise ImportError(f"the backbone 'timm {name}' needs timm: pip install timm") from None
+    if not timm.is_model(name):
+        nearest = get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(f"timm has no model '{name}'" + (f", did you mean {' or '.join(nearest)}?" if nearest else ""))
+    return timm.create_model(name, features_only=True, in_chans=in_chans, **kwargs)
 
 
 def timm_backbone(in_chans: int, name: str, weights=None, **kwargs) -> TimmBackbone:
-    """`name` as in timm.list_models(); `weights`: a .pt, .pth or .safetensors file; the rest goes to timm.create_model."""
+    """`name` as in timm.list_models(); `weights`: a file; the other keywords go to timm.create_model."""
     model = TimmBackbone(name, in_chans, **kwargs)
     if weights:
         load_backbone_weights(model, weights)

@@ -33,7 +33,7 @@ class PyTorchBackend(Backend):
 
     def prepare(self, images: np.ndarray) -> torch.Tensor:
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-        return x.to(torch.float16 if self.fp16 else torch.float32) / 255
+        return x.to(torch.float16 if self.fp16 else torch.float32).div_(255)
 
     def forward(self, images: torch.Tensor, augment: bool = False, visualize=False) -> torch.Tensor:
         images = images.to(self.device, torch.float16 if self.fp16 else torch.float32)

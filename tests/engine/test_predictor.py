@@ -10,7 +10,7 @@ import torch
 
 import engine.predictor
 from engine import options
-from engine.predictor import Detector, Prepared, Result, batches_of_equal_shape, image_size, predict
+from engine.predictor import Detector, Prepared, Result, batches_of_equal_shape, image_size, in_order, predict
 from models.backends import DetectMultiBackend
 from tests.conftest import SHARED, needs_shared
 from tests.tiny_detector import write_tiny_weights
@@ -67,27 +67,40 @@ def test_boxes_do_not_depend_on_the_batch_size(tmp_path, weights, pictures, batc
 
 def test_batches_hold_pictures_of_one_shape():
     shapes = [(2, 3), (4, 3), (2, 3), None, (2, 3), (2, 3), (4, 3)]
-    window = [Prepared(Frame("x"), shape and np.zeros((*shape, 3), np.uint8)) for shape in shapes]
-    assert batches_of_equal_shape(window, 3) == [[0, 2, 4], [5], [1, 6]]
-    assert batches_of_equal_shape(window, 1) == [[0], [2], [4], [5], [1], [6]]
+    window = [Prepared(Frame("x"), i, shape and np.zeros((*shape, 3), np.uint8)) for i, shape in enumerate(shapes)]
+
+    def numbers(batch_size):
+        return [[p.number for p in batch] for batch in batches_of_equal_shape(window, batch_size)]
+
+    assert numbers(3) == [[0, 2, 4], [5], [1, 6], [3]]
+    assert numbers(1) == [[0], [2], [4], [5], [1], [6], [3]]
 
 
-def test_a_wide_batch_does_run_together(weights):
+def test_in_order_waits_for_the_next_number():
+    groups = [[(1, "b", ""), (3, "d", "")], [(0, "a", "")], [(2, "c", "")]]
+    assert [result for result, _ in in_order(groups)] == ["a", "b", "c", "d"]
+    first = in_order(iter([[(0, "a", "")], None]))  # nothing is held back
+    assert next(first) == ("a", "")
+
+
+def test_a_batch_runs_together_and_errors_keep_their_place(weights):
     model = DetectMultiBackend(weights)
     calls = []
     spy = types.SimpleNamespace(stride=32, pt=True, names=model.names, device=model.device)
     spy.predict = lambda x, *args: calls.append(x.shape) or model.predict(x, *args)
     frames = [Frame(f"{i}", np.full((48, 64, 3), 9 * i, np.uint8)) for i in range(5)]
     frames.insert(2, Frame("broken", error="broken: no image"))
-    reports = Detector(spy, [64, 64], batch_size=4).detect(frames)
+    detector = Detector(spy, [64, 64], batch_size=4)
+    reports = list(in_order(map(detector.detect, detector.batches([frames]))))
     assert calls == [(4, 64, 64, 3), (1, 64, 64, 3)]
     assert [result.error for result, _ in reports] == ["", "", "broken: no image", "", "", ""]
-    assert reports[2][1] == "image 1/1 broken: broken: no image" and "64x64" in reports[0][1]
+    assert reports[2][1] == "image 1/1 broken: no image" and "64x64" in reports[0][1]
 
 
 def test_options_reach_the_detector(tmp_path, weights, pictures):
     def boxes(**flags):
-        return [r.boxes for r in detect(tmp_path, weights=str(weights), source=pictures / "0.png", **flags)][0]
+        flags = {"weights": str(weights), "source": pictures / "0.png", **flags}
+        return [r.boxes for r in detect(tmp_path, **flags)][0]
 
     everything = boxes()
     assert {0, 1} == set(everything[:, 5])

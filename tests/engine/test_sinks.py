@@ -10,7 +10,18 @@ import pytest
 
 from engine import options
 from engine.predictor import Result
-from engine.sinks import CropSink, CsvSink, Drawer, ImageSink, JsonSink, Sinks, Stems, TxtSink, VideoSink, display_problem
+from engine.sinks import (
+    CropSink,
+    CsvSink,
+    Drawer,
+    ImageSink,
+    JsonSink,
+    Sinks,
+    Stems,
+    TxtSink,
+    VideoSink,
+    display_problem,
+)
 from utils.frame import Frame
 
 NAMES = {0: "box", 1: "a/c unit"}
@@ -91,8 +102,8 @@ def test_crops(tmp_path):
     boxes[2, :4] = [100, 0, 200, 100]
     sink.write(result(boxes))
     sink.write(result(boxes[:1], stem="pic2", path="pic2.jpg"))  # pic2.jpg is there already
-    folder = "crops/"
-    assert written(tmp_path) == [folder + name for name in ("a_c unit/pic.jpg", "box/pic.jpg", "box/pic2.jpg", "box/pic22.jpg")]
+    names = ["a_c unit/pic.jpg", "box/pic.jpg", "box/pic2.jpg", "box/pic22.jpg"]
+    assert written(tmp_path / "crops") == names
     h, w = cv2.imread(str(tmp_path / "crops/box/pic.jpg")).shape[:2]
     assert 20 <= w <= 32 and 40 <= h <= 54  # the box and a small margin
     assert cv2.imread(str(tmp_path / "crops/box/pic2.jpg")).shape[1] >= 100
@@ -122,7 +133,7 @@ def read_video(file: Path):
 
 
 def test_videos(tmp_path):
-    """Each video its own file; frames of another size are fitted; with --vid-stride it plays at the original's speed."""
+    """Each video its own file; frames of another size are fitted; with --vid-stride it plays at the old speed."""
     sink = VideoSink(tmp_path, vid_stride=2)
     for stem, count in (("a", 3), ("b", 2)):
         for frame in range(1, count + 1):

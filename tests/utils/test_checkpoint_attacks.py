@@ -151,3 +151,19 @@ def test_a_model_that_contains_itself_is_an_error(tmp_path):
     write_checkpoint(tmp_path / "loop.pt", a_dict("model", data))
     with pytest.raises(ValueError, match="loop.pt: more than 100000 modules"):
         load_checkpoint(tmp_path / "loop.pt")
+
+
+@pytest.mark.parametrize(
+    "state, message",
+    [
+        (a_dict("names", b"K\x05"), "expected a model YAML and class names"),
+        (a_dict("yaml", string("x")), "expected a model YAML and class names"),
+        (a_dict("_modules", b"K\x05"), "bad.pt: "),
+        (a_dict("_buffers", b"}K\x05" + TENSOR + b"s"), "bad.pt: "),  # a name that is no string
+        (b"K\x05", "expected a dict as the state of models.yolo.Model, found int"),
+    ],
+)
+def test_a_model_with_values_of_the_wrong_kind_is_a_clear_error(tmp_path, state, message):
+    write_checkpoint(tmp_path / "bad.pt", a_dict("model", module_with(state)))
+    with pytest.raises(ValueError, match=message):
+        load_checkpoint(tmp_path / "bad.pt")

@@ -225,7 +225,7 @@ def test_every_data_file_of_the_project_is_well_formed(file, caplog, tmp_path, m
 @pytest.mark.parametrize(
     "name, count, first, last",
     [
-        ("shapes", 10, "circle", "bolt"),
+        ("shapes", 8, "circle", "heart"),
         ("coco", 80, "person", "toothbrush"),
         ("coco128", 80, "person", "toothbrush"),
         ("VOC", 20, "aeroplane", "tvmonitor"),

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils import general
@@ -159,6 +159,7 @@ def test_write_atomic_into_a_folder_that_is_missing(tmp_path):
         general.write_atomic(tmp_path / "no" / "f.bin", b"x")
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.floats(0.01, 1e5), st.integers(1, 512))
 def test_make_divisible(x, divisor):
     result = general.make_divisible(x, divisor)

@@ -6,8 +6,9 @@ from utils.general import ROOT, load_yaml
 from utils.hyperparameters import TABLE, clip_to_search_range, default_hyp, load_hyp
 
 YOLOV5_KEYS = (
-    "lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr box cls cls_pw obj obj_pw iou_t anchor_t "
-    "fl_gamma hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr mosaic mixup copy_paste"
+    "lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr "
+    "box cls cls_pw obj obj_pw iou_t anchor_t fl_gamma hsv_h hsv_s hsv_v degrees translate scale shear perspective "
+    "flipud fliplr mosaic mixup copy_paste"
 ).split()
 FILES = sorted((ROOT / "data" / "hyps").glob("*.yaml"))
 

@@ -22,7 +22,7 @@ from utils.metrics import (
 
 
 def random_image(rng, nc, targets, predictions):
-    """(predictions [n, 6], targets [m, 5]) whose boxes partly overlap; repeated confidences, boxes of very different sizes."""
+    """(predictions [n, 6], targets [m, 5]): partly overlapping, of very different sizes, with equal confidences."""
     m, n = rng.integers(0, targets + 1), rng.integers(0, predictions + 1)
     xy, wh = rng.uniform(0, 400, (m, 2)), rng.choice([8, 40, 250], (m, 1)) * rng.uniform(0.6, 1.5, (m, 2))
     truth = np.concatenate([rng.integers(0, nc, (m, 1)), xy, xy + wh], 1)

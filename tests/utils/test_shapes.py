@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 
 import cv2
 import numpy as np
@@ -175,7 +177,7 @@ def test_interrupted_redrawing_is_finished_by_the_next_call(tmp_path, monkeypatc
 
     def failing_replace(source, target):
         calls.append(target)
-        if len(calls) == 5:
+        if len(calls) == 6:
             raise KeyboardInterrupt
         replace(source, target)
 
@@ -196,12 +198,24 @@ def test_interrupted_first_drawing_leaves_nothing(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_of_someone_else_is_refused_and_untouched(tmp_path):
+@pytest.mark.parametrize(
+    "name, content", [("photo.jpg", "photo"), ("drawn.json", "[]"), ("drawn.json", "{"), ("drawn.json", "{}")]
+)
+def test_a_folder_of_someone_else_is_refused_and_untouched(tmp_path, name, content):
     (tmp_path / "s").mkdir()
-    (tmp_path / "s" / "photo.jpg").write_bytes(b"photo")
-    with pytest.raises(FileExistsError, match="exists and has no drawn.json"):
+    (tmp_path / "s" / name).write_text(content)
+    with pytest.raises(FileExistsError, match="exists and has no drawn.json of this project"):
         draw_dataset(tmp_path / "s", **SMALL)
-    assert [p.name for p in tmp_path.rglob("*")] == ["s", "photo.jpg"]
+    assert [p.name for p in tmp_path.rglob("*")] == ["s", name] and (tmp_path / "s" / name).read_text() == content
+
+
+def test_two_processes_may_draw_at_the_same_time(tmp_path):
+    code = f"from utils.shapes import draw_dataset; draw_dataset({str(tmp_path / 's')!r}, **{SMALL!r})"
+    processes = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) for _ in range(3)]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    draw_dataset(tmp_path / "alone", **SMALL)
+    assert digests(tmp_path / "s") == digests(tmp_path / "alone")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alone", "s"]
 
 
 @pytest.mark.parametrize(

@@ -127,7 +127,8 @@ def test_folder_glob_and_list_name_the_same_files(tmp_path, monkeypatch):
     ]
     for source, expected in table:
         assert expand([str(source)]) == [text[name] for name in expected], source
-    assert open_source([tmp_path / "a" / "2.png", tmp_path / "a" / "10.jpg"]).files == [text["a/2.png"], text["a/10.jpg"]]
+    several = [files["a/2.png"], files["a/10.jpg"]]
+    assert open_source(several).files == [str(file) for file in several]
     monkeypatch.chdir(tmp_path)
     assert expand(["a"]) == ["a/10.jpg", "a/2.png", "a/1.mp4"]
 
@@ -248,7 +249,7 @@ def test_a_lost_stream_is_opened_again_and_ends_when_it_stays_away(serve, monkey
 
 
 def test_several_streams_at_once_end_together(tmp_path):
-    """Video files stand for cameras: each plays at its own speed, and a list has one frame of those that have a new one."""
+    """Video files stand for cameras: each plays at its speed, and a list has a frame of those that have a new one."""
     files = [write_video(tmp_path / f"{i}.mp4", frames, fps=50) for i, frames in enumerate((4, 8))]
     (tmp_path / "two.streams").write_text("\n".join(map(str, files)) + "\n")
     source = open_source(tmp_path / "two.streams")
@@ -277,6 +278,11 @@ def test_only_the_newest_frame_is_kept(tmp_path):
 def test_a_stream_that_cannot_be_opened(address):
     with pytest.raises(ConnectionError, match=f"{address} could not be opened"):
         next(iter(open_source(address)))
+
+
+def test_a_download_from_a_server_that_is_not_there():
+    (frame,) = flat(open_source("http://127.0.0.1:9/a.jpg"))
+    assert frame.error.startswith("cannot download http://127.0.0.1:9/a.jpg: ") and "yourself" not in frame.error
 
 
 def fake_mss(size=(40, 30)):
@@ -360,7 +366,7 @@ def test_load_streams_and_screenshots(tmp_path, monkeypatch):
     path, im, im0, cap, text = next(iter(LoadScreenshots("screen 1", img_size=64)))
     assert path == "screen 1" and im.shape == (3, 64, 64) and im0.shape == (30, 40, 3)
     with pytest.raises(ValueError, match="LoadImages reads files"):
-        LoadImages("0")
+        LoadImages("rtsp://host/stream")
     with pytest.raises(ValueError, match="LoadStreams reads webcams"):
         LoadStreams(tmp_path / "a.mp4")
 

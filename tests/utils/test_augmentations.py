@@ -1,0 +1,338 @@
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from utils.augmentations import (
+    GREY,
+    Polygons,
+    augment_hsv,
+    box_candidates,
+    copy_paste,
+    fit_wh,
+    flip,
+    letterbox,
+    mixup,
+    mosaic,
+    random_matrix,
+    random_perspective,
+    visible_boxes,
+    warp,
+)
+from utils.boxes import resample_segments, scale_boxes
+
+SHAPES = [
+    # ((h, w), kwargs, (h, w) expected, ratio (w, h), pad (w, h), what the row proves)
+    ((480, 640), {"auto": False}, (640, 640), (1, 1), (0, 80), "square target, padded above and below"),
+    ((480, 640), {}, (480, 640), (1, 1), (0, 0), "auto pads to the stride only"),
+    ((375, 500), {}, (480, 640), (1.28, 1.28), (0, 0), "small images grow"),
+    ((375, 500), {"scaleup": False, "auto": False}, (640, 640), (1, 1), (70, 132.5), "or not; an odd total is halved"),
+    ((427, 640), {}, (448, 640), (1, 1), (0, 10.5), "the odd pixel goes to the bottom"),
+    ((100, 200), {"scaleFill": True}, (640, 640), (3.2, 6.4), (0, 0), "stretched"),
+    ((1280, 640), {"new_shape": (320, 320), "stride": 64}, (320, 192), (0.25, 0.25), (16, 0), "another stride"),
+    ((480, 640), {"new_shape": 320}, (256, 320), (0.5, 0.5), (0, 8), "one number is a square"),
+    ((10, 2000), {"new_shape": 64}, (32, 64), (0.032, 0.032), (0, 15.5), "a line keeps at least one pixel"),
+]
+
+
+@pytest.mark.parametrize("hw,kwargs,out_hw,ratio,pad,proves", SHAPES, ids=[row[5] for row in SHAPES])
+def test_letterbox(hw, kwargs, out_hw, ratio, pad, proves):
+    image, found_ratio, found_pad = letterbox(np.full((*hw, 3), 200, np.uint8), **kwargs)
+    assert image.shape == (*out_hw, 3)
+    assert found_ratio == pytest.approx(ratio) and found_pad == pytest.approx(pad)
+    rows, columns = (image[..., 0] != GREY).any(1), (image[..., 0] != GREY).any(0)
+    assert rows.argmax() == round(pad[1] - 0.1) and rows[::-1].argmax() == round(pad[1] + 0.1)
+    assert columns.argmax() == round(pad[0] - 0.1) and columns[::-1].argmax() == round(pad[0] + 0.1)
+
+
+def test_letterbox_does_not_touch_an_image_that_fits():
+    image = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
+    np.testing.assert_array_equal(letterbox(image, (96, 96))[0], image)
+
+
+sides = st.integers(16, 900)
+
+
+@settings(max_examples=100, deadline=None)
+@given(h=sides, w=sides, target=st.sampled_from([64, 320, 640]), auto=st.booleans(), scaleup=st.booleans())
+def test_letterbox_keeps_the_aspect_and_boxes_round_trip(h, w, target, auto, scaleup):
+    image, ratio, pad = letterbox(np.zeros((h, w), np.uint8), (target, target), auto=auto, scaleup=scaleup, color=255)
+    assert ratio[0] == ratio[1] and max(image.shape[:2]) <= target
+    if auto:
+        assert (target - image.shape[0]) % 32 == 0 and (target - image.shape[1]) % 32 == 0
+    inside_h, inside_w = (image == 0).any(1).sum(), (image == 0).any(0).sum()
+    assert abs(inside_h - h * ratio[1]) <= 0.5 + 1e-6 or inside_h == 1
+    assert abs(inside_w - w * ratio[0]) <= 0.5 + 1e-6 or inside_w == 1
+    box = np.array([[0.1 * w, 0.2 * h, 0.7 * w, 0.9 * h]])
+    left, top = round(pad[0] - 0.1), round(pad[1] - 0.1)
+    moved = box * ratio[0] + (left, top, left, top)
+    back = scale_boxes(image.shape, moved.copy(), (h, w), ratio_pad=(ratio[::-1], (left, top)))
+    np.testing.assert_allclose(back, box, atol=1e-9)
+    if scaleup:  # without ratio_pad, scale_boxes finds them itself, but for the rounding to whole pixels
+        np.testing.assert_allclose(scale_boxes(image.shape, moved.copy(), (h, w)), box, atol=1 / ratio[0] + 1)
+
+
+def test_fit_wh():
+    assert fit_wh(500, 375, 640) == (640, 480)
+    assert fit_wh(641, 100, 640) == (640, 100)
+    assert fit_wh(100, 3001, 640) == (22, 640)
+    assert fit_wh(49, 49, 49 * 13) == (637, 637)  # no rounding beyond the size
+
+
+def bright_boxes(image) -> np.ndarray:
+    """xyxy of the one bright rectangle in an image."""
+    ys, xs = np.nonzero(image[..., 0] > 180)
+    return np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1])
+
+
+STRONG = {"degrees": 25, "translate": 0.1, "scale": 0.3, "shear": 8, "perspective": 0.0006}
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), strength=st.sampled_from([0, 1]), polygons=st.booleans())
+def test_random_perspective_moves_boxes_with_the_pixels(seed, strength, polygons):
+    image = np.full((200, 240, 3), GREY, np.uint8)
+    box = np.array([80, 70, 150, 120])
+    cv2.rectangle(image, box[:2].tolist(), (box[2:] - 1).tolist(), (250, 250, 250), -1)
+    targets = np.float32([[3, *box]])
+    segments = [np.float32([[80, 70], [150, 70], [150, 120], [80, 120]])] if polygons else []
+    options = {key: value * strength for key, value in STRONG.items()}
+    out, moved = random_perspective(image, targets, segments, **options, rng=np.random.default_rng(seed))
+    assert out.shape == image.shape and out.dtype == np.uint8
+    assert (moved[:, 1:] >= 0).all() and (moved[:, [1, 3]] <= 240).all() and (moved[:, [2, 4]] <= 200).all()
+    if len(moved):
+        assert moved[0, 0] == 3 and moved.dtype == np.float32
+        found = bright_boxes(out)
+        if polygons or not strength:
+            assert np.abs(found - moved[0, 1:]).max() < 4
+        else:  # the box around a turned box is wider than what is in it
+            assert (found[:2] + 3 > moved[0, 1:3]).all() and (found[2:] - 3 < moved[0, 3:]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(0, 20), border=st.sampled_from([0, -32]))
+def test_random_perspective_keeps_any_boxes_inside(seed, n, border):
+    rng = np.random.default_rng(seed)
+    corners = np.sort(rng.uniform(-20, 150, (n, 2, 2)), axis=1).reshape(n, 4)
+    targets = np.concatenate([rng.integers(0, 5, (n, 1)), corners], 1).astype(np.float32)
+    image, moved = random_perspective(
+        np.zeros((128, 128, 3), np.uint8), targets, **STRONG, border=(border, border), rng=rng
+    )
+    side = 128 + 2 * border
+    assert image.shape == (side, side, 3)
+    assert len(moved) <= n and (moved[:, 1:] >= 0).all() and (moved[:, 1:] <= side).all()
+    assert (moved[:, 3] - moved[:, 1] > 2).all() and (moved[:, 4] - moved[:, 2] > 2).all()
+
+
+def test_random_perspective_without_options_changes_nothing():
+    image = np.random.default_rng(0).integers(0, 255, (50, 60, 3), np.uint8)
+    targets = np.float32([[1, 5, 6, 30, 40]])
+    out, moved = random_perspective(image, targets, degrees=0, translate=0, scale=0, shear=0)
+    np.testing.assert_array_equal(out, image)
+    np.testing.assert_allclose(moved, targets, atol=1e-4)
+    assert random_perspective(image)[1].shape == (0, 5)
+
+
+def test_random_matrix_stays_in_its_ranges():
+    rng = np.random.default_rng(0)
+    zooms, centres = [], []
+    for _ in range(300):
+        matrix, zoom = random_matrix((100, 200), (50, 80), rng, translate=0.2, scale=0.4)
+        zooms.append(zoom)
+        centres.append((matrix @ [100, 50, 1])[:2])
+    assert 0.6 <= min(zooms) < 0.65 and 1.35 < max(zooms) <= 1.4
+    low, high = np.min(centres, 0), np.max(centres, 0)  # of the input's centre: within 0.5 +- 0.2 of the output
+    assert (low >= (80 * 0.3, 50 * 0.3)).all() and (low < (80 * 0.32, 50 * 0.32)).all()
+    assert (high <= (80 * 0.7, 50 * 0.7)).all() and (high > (80 * 0.68, 50 * 0.68)).all()
+
+
+VISIBLE = [
+    # (polygon, box xyxy in a 100 x 80 image, what the row proves)
+    ([[10, 10], [50, 20], [30, 60]], [10, 10, 50, 60], "inside: its bounding box"),
+    ([[-50, 40], [50, 40], [50, 60], [-50, 60]], [0, 40, 50, 60], "cut at the left side"),
+    ([[50, -50], [150, 50], [50, 50]], [50, 0, 100, 50], "cut by two sides between its points"),
+    ([[-10, -10], [110, -10], [110, 90], [-10, 90]], [0, 0, 100, 80], "covers the whole image"),
+    (
+        [[-10, -10], [110, -10], [110, 30], [-10, 50]],
+        [0, 0, 100, 80 * 0.6],
+        "covers two corners: the top is the image's",
+    ),
+    ([[200, 10], [300, 10], [300, 60]], [0, 0, 0, 0], "outside"),
+    ([[-20, 60], [20, 100], [-20, 100]], [0, 80, 0, 80], "touches a corner only"),
+    ([[40, 40], [40, 40], [40, 40]], [40, 40, 40, 40], "a point"),
+]
+
+
+@pytest.mark.parametrize("polygon,box,proves", VISIBLE, ids=[row[2] for row in VISIBLE])
+def test_visible_boxes(polygon, box, proves):
+    other = np.float32([[1, 2], [3, 2], [3, 5]])  # polygons do not mix
+    found = visible_boxes(Polygons.from_list([other, np.float32(polygon), other], 3), 100, 80)
+    np.testing.assert_allclose(found[1], box, atol=2)
+    np.testing.assert_allclose(found[[0, 2]], [[1, 2, 3, 5]] * 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(3, 8))
+def test_visible_boxes_agree_with_dense_outlines(seed, n):
+    angles = np.sort(np.random.default_rng(seed).uniform(0, 2 * np.pi, n))
+    radius = np.random.default_rng(seed).uniform(20, 90, (n, 1))
+    centre = np.random.default_rng(seed + 1).uniform(-20, 120, 2)
+    polygon = np.float32(centre + radius * np.stack([np.cos(angles), np.sin(angles)], 1))
+    outline = resample_segments([polygon], 20_000)[0]
+    inside = outline[(outline >= 0).all(1) & (outline <= (100, 80)).all(1)]
+    corners = [
+        corner for corner in ((0, 0), (100, 0), (0, 80), (100, 80)) if cv2.pointPolygonTest(polygon, corner, False) > 0
+    ]
+    expected = np.array([*inside, *corners])
+    box = visible_boxes(Polygons.from_list([polygon], 1), 100, 80)[0]
+    if len(expected):
+        np.testing.assert_allclose(box, [*expected.min(0), *expected.max(0)], atol=0.1)
+    else:
+        assert max(box[2] - box[0], box[3] - box[1]) < 0.1
+
+
+CANDIDATES = [
+    # (before, after, options, kept, what the row proves)
+    ([0, 0, 10, 10], [0, 0, 10, 10], {}, True, "unchanged"),
+    ([0, 0, 10, 10], [0, 0, 2, 10], {}, False, "2 pixels wide is too thin"),
+    ([0, 0, 10, 10], [0, 0, 3, 3.2], {}, False, "less than a tenth of the area left"),
+    ([0, 0, 10, 10], [0, 0, 3, 3.2], {"area_thr": 0.01}, True, "enough for a polygon"),
+    ([0, 0, 400, 4], [0, 0, 400, 3], {}, False, "longer than 100 times its width"),
+    ([0, 0, 0, 0], [0, 0, 5, 5], {}, True, "no division by zero"),
+]
+
+
+@pytest.mark.parametrize("before,after,options,kept,proves", CANDIDATES, ids=[row[4] for row in CANDIDATES])
+def test_box_candidates(before, after, options, kept, proves):
+    assert box_candidates(np.float32([before]), np.float32([after]), **options).tolist() == [kept]
+
+
+@pytest.mark.parametrize("count", [4, 9])
+@pytest.mark.parametrize("seed", range(8))
+def test_mosaic_labels_lie_on_their_objects(count, seed):
+    rng = np.random.default_rng(seed)
+    imgsz, images, labels, polygons = 64, [], [], []
+    for k in range(count):
+        w, h = (64, int(rng.integers(20, 65))) if k % 2 else (int(rng.integers(20, 65)), 64)
+        image = np.full((h, w, 3), k + 1, np.uint8)
+        image[h // 4 : h // 2, w // 4 : w // 2] = 200 + k
+        x1, y1, x2, y2 = w // 4 / w, h // 4 / h, w // 2 / w, h // 2 / h
+        images.append(image)
+        labels.append(np.float32([[k, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]]))
+        polygons.append(Polygons.from_list([np.float32([[x1, y1], [x2, y1], [x2, y2], [x1, y2]])], 1))
+    canvas, rows, polys = mosaic(images, labels, polygons, imgsz, rng)
+    assert canvas.shape == (128, 128, 3) and len(rows) == count and rows.dtype == np.float32
+    assert (canvas != GREY).any() and set(np.unique(canvas)) <= {GREY, *range(1, 10), *range(200, 209)}
+    for row, polygon in zip(rows, polys.to_list()):
+        ys, xs = np.nonzero(canvas[..., 0] == 200 + row[0])
+        np.testing.assert_allclose(polygon.min(0), row[1:3], atol=1e-3)
+        np.testing.assert_allclose(polygon.max(0), row[3:5], atol=1e-3)
+        if len(xs):
+            np.testing.assert_allclose(row[1:], [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], atol=1e-3)
+        else:
+            assert (row[3] - row[1]) * (row[4] - row[2]) < 1e-3  # cut away, and so is its box
+
+
+def test_mosaic_of_four_meets_in_the_middle_half():
+    rng, centres = np.random.default_rng(0), []
+    tiles = [np.full((32, 32, 3), k, np.uint8) for k in range(4)]
+    for _ in range(100):
+        canvas = mosaic(tiles, [np.zeros((0, 5), np.float32)] * 4, [Polygons.none(0)] * 4, 32, rng)[0]
+        ys, xs = np.nonzero(canvas[..., 0] == 3)
+        centres.append((xs.min(), ys.min()))
+    assert np.min(centres) >= 16 and np.max(centres) <= 48
+    assert np.min(centres) < 20 and np.max(centres) > 44
+
+
+def test_copy_paste_mirrors_objects_where_there_is_room():
+    image = np.zeros((60, 100, 3), np.uint8)
+    image[10:30, 10:30] = 200  # its mirror image is at x 70 to 90
+    labels = np.float32([[4, 10, 10, 30, 30]])
+    polygon = np.float32([[10, 10], [29, 10], [29, 29], [10, 29]])
+    out, rows, segments = copy_paste(image, labels, [polygon], 1.0, np.random.default_rng(0))
+    np.testing.assert_array_equal(rows, [[4, 10, 10, 30, 30], [4, 70, 10, 90, 30]])
+    np.testing.assert_array_equal(segments[1][:, 0], 100 - polygon[:, 0])
+    assert (out[12:28, 72:88] == 200).all() and (out[:, :30] == image[:, :30]).all() and not image[:, 50:].any()
+    # an object in the way (60 % covered), no polygon, no share: nothing happens
+    blocked = np.concatenate([labels, np.float32([[1, 70, 10, 90, 42]])])
+    for rows_in, segments_in, share in (
+        (blocked, [polygon, np.zeros((0, 2))], 1.0),
+        (labels, [np.zeros((0, 2))], 1.0),
+        (labels, [polygon], 0.0),
+    ):
+        out, rows, _ = copy_paste(image, rows_in, segments_in, share, np.random.default_rng(0))
+        assert out is image and rows is rows_in
+
+
+def test_mixup_ratio_is_beta_32_32():
+    dark, light = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 255, np.uint8)
+    rng, ratios = np.random.default_rng(0), []
+    for _ in range(300):
+        image, labels = mixup(dark, np.zeros((1, 5)), light, np.ones((2, 5)), rng)
+        ratios.append(image[0, 0, 0] / 255)
+        assert labels.tolist() == [[0] * 5, [1] * 5, [1] * 5]
+    assert np.mean(ratios) == pytest.approx(0.5, abs=0.02)
+    assert np.std(ratios) == pytest.approx(np.sqrt(1 / (4 * 65)), rel=0.15)  # of Beta(a, a): 1 / (4 (2a + 1))
+
+
+def test_hsv_changes_in_place_and_only_what_has_a_gain():
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    before = cv2.cvtColor(image, cv2.COLOR_BGR2HSV).astype(int)
+    same = image.copy()
+    augment_hsv(same, 0, 0, 0, np.random.default_rng(0))
+    np.testing.assert_array_equal(same, image)
+    darker = image.copy()
+    for seed in range(20):
+        darker = image.copy()
+        augment_hsv(darker, 0, 0, 0.5, np.random.default_rng(seed))
+        after = cv2.cvtColor(darker, cv2.COLOR_BGR2HSV).astype(int)
+        factor = 1 + np.random.default_rng(seed).uniform(-1, 1, 3)[2] * 0.5
+        expected = (before[..., 2] * factor).clip(0, 255)
+        assert np.abs(after[..., 2] - expected).max() <= 1.01
+    hue = np.full((4, 4, 3), (0, 0, 250), np.uint8)  # red, at the seam of the hue circle
+    augment_hsv(hue, 1.0, 0, 0, np.random.default_rng(1))
+    assert hue.max() == 250
+
+
+@pytest.mark.parametrize("axis,expected", [(0, [2, 5, 20, 30, 30]), (1, [2, 30, 10, 55, 20])])
+def test_flip(axis, expected):
+    image = np.arange(40 * 60 * 3, dtype=np.uint8).reshape(40, 60, 3)
+    labels = np.float32([[2, 5, 10, 30, 20]])
+    flipped, rows = flip(image, labels, axis)
+    np.testing.assert_array_equal(flipped, np.flip(image, axis))
+    np.testing.assert_array_equal(rows, [expected])
+    np.testing.assert_array_equal(labels, [[2, 5, 10, 30, 20]])
+
+
+def test_polygons_take_and_list():
+    parts = [np.ones((3, 2)), np.zeros((0, 2)), np.full((4, 2), 5.0)]
+    polygons = Polygons.from_list(parts, 3)
+    assert [len(p) for p in polygons.to_list()] == [3, 0, 4]
+    kept = polygons.take(np.array([False, True, True]))
+    assert [len(p) for p in kept.to_list()] == [0, 4] and (kept.points == 5).all()
+    assert Polygons.from_list([], 2).to_list()[1].shape == (0, 2) and Polygons.none(0).to_list() == []
+
+
+def test_warp_keeps_polygons_with_their_rows():
+    targets = np.float32([[0, 10, 10, 40, 40], [1, 0, 0, 1, 1], [2, 20, 20, 60, 60]])  # the second is too small
+    triangle = np.float32([[20, 20], [60, 20], [20, 60]])
+    polygons = Polygons.from_list([np.zeros((0, 2)), np.zeros((0, 2)), triangle], 3)
+    shift = np.array([[1.0, 0, 5], [0, 1, 7], [0, 0, 1]])
+    _, rows, kept = warp(np.zeros((80, 80, 3), np.uint8), targets, polygons, shift, 1.0, (80, 80))
+    np.testing.assert_allclose(rows, [[0, 15, 17, 45, 47], [2, 25, 27, 65, 67]], atol=1e-4)
+    np.testing.assert_allclose(kept.to_list()[1], triangle + (5, 7), atol=1e-4)
+    assert kept.counts.tolist() == [0, 3]
+
+
+def test_nothing_depends_on_global_random_state():
+    image = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    results = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        rng = np.random.default_rng(5)
+        out, rows = random_perspective(image, np.float32([[0, 10, 10, 50, 50]]), **STRONG, rng=rng)
+        augment_hsv(out, 0.1, 0.5, 0.5, rng)
+        results.append((out, rows))
+    np.testing.assert_array_equal(results[0][0], results[1][0])
+    np.testing.assert_array_equal(results[0][1], results[1][1])
