@@ -24,8 +24,6 @@ def parse_opt(argv=None) -> argparse.Namespace:
 
 def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
     """Train (or search hyperparameters) with `opt`; returns it with `save_dir`, the run folder."""
-    # Read when torch is imported. Waiting threads that spin take the cores from the data-loading processes
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from engine.evolve import evolve
     from engine.resume import given_options, resume
     from engine.trainer import Trainer

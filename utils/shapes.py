@@ -14,24 +14,24 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.shapes_background import degrade, draw_background, draw_curves, random_color
+from utils.shapes_background import VIVID, degrade, draw_background, draw_curves, random_color
 
-VERSION = 2  # raise it when the same seed gives other pictures, so that old folders are drawn anew
+VERSION = 4  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 KINDS = ("circle", "square", "triangle", "star", "cross", "arrow", "crescent", "heart")
 SPLITS = ("train", "val", "test")
 ASPECTS_WH = ((1.0, 1.0), (1.0, 0.75), (1.0, 5 / 6), (5 / 6, 1.0), (0.75, 1.0))  # of the picture, times imgsz
 EMPTY_SHARE = 0.06  # pictures without any object
-MAX_OBJECTS = 8
-SIZE_RANGES = ((0.08, 0.16), (0.16, 0.34), (0.34, 0.60))  # length of an object / long side of the picture
-SIZE_SHARES = (0.15, 0.55, 0.30)
-ROTATION_DEGREES = 30  # at most, in either direction
-OUTLINE_SHARE = 0.25  # of the objects that are large enough for an outline of OUTLINE_MIN_PX
+MAX_OBJECTS = 10
+SIZE_RANGES = ((0.12, 0.20), (0.20, 0.38), (0.38, 0.62))  # length of an object / long side of the picture
+SIZE_SHARES = (0.12, 0.55, 0.33)
+ROTATION_DEGREES = 25  # at most, in either direction
+OUTLINE_SHARE = 0.2  # of the objects that are large enough for an outline of OUTLINE_MIN_PX
 OUTLINE_MIN_PX = 1.8
-VISIBLE_MIN = 0.7  # share of an object's pixels that later objects leave visible
+VISIBLE_MIN = 0.8  # share of an object's pixels that later objects leave visible
 INSIDE_MIN = 0.75  # share of an object that is inside the picture
-BOX_IOU_MAX = 0.3  # between any two boxes
+BOX_IOU_MAX = 0.2  # between any two boxes
 PLACING_TRIES = 20
-CONTRAST_MIN = 110  # distance of an object's colour to the mean of what it covers, in BGR levels
+CONTRAST_MIN = 130  # distance of an object's colour to the mean of what it covers, in BGR levels
 SUPERSAMPLING = 4
 MANIFEST = "drawn.json"  # in the folder: the options that it was drawn with
 DRAWN_BY = "utils/shapes.py"
@@ -234,7 +234,7 @@ def _paint(rng, image, alpha, mask, size: float, is_filled: bool) -> None:
         shift = np.float32([[1, 0, rng.uniform(-0.1, 0.1) * size], [0, 1, rng.uniform(0.02, 0.1) * size]])
         shadow = cv2.GaussianBlur(cv2.warpAffine(alpha, shift, (width, height)), (0, 0), 1 + 0.05 * size)
         image *= 1 - np.float32(rng.uniform(0.2, 0.5)) * shadow[..., None]
-    color = random_color(rng, away_from=image[mask].mean(0), distance=CONTRAST_MIN)
+    color = random_color(rng, VIVID, away_from=image[mask].mean(0), distance=CONTRAST_MIN)
     paint = np.broadcast_to(color, image.shape)
     if rng.random() < 0.4:
         angle = rng.uniform(0, 2 * np.pi)
@@ -244,7 +244,7 @@ def _paint(rng, image, alpha, mask, size: float, is_filled: bool) -> None:
     if is_filled and rng.random() < 0.3:
         depth = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
         edge = np.clip(max(1.5, 0.05 * size) - depth + 0.5, 0, 1)[..., None]
-        paint = paint + (random_color(rng, away_from=color, distance=CONTRAST_MIN) - paint) * edge
+        paint = paint + (random_color(rng, VIVID, away_from=color, distance=CONTRAST_MIN) - paint) * edge
     image += (paint - image) * alpha[..., None]
 
 

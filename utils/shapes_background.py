@@ -5,11 +5,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+MUTED, VIVID = (0.0, 0.4), (0.6, 1.0)  # saturation: backgrounds are muted, objects vivid
 
-def random_color(rng, away_from=None, distance: float = 0.0) -> np.ndarray:
-    """A random colour float32 [3], at least `distance` levels from `away_from` if one is found in 50 tries."""
+
+def random_color(rng, saturation, away_from=None, distance: float = 0.0) -> np.ndarray:
+    """A random colour float32 [3] BGR whose saturation (0..1) is in the range given: MUTED or VIVID.
+
+    At least `distance` levels from `away_from` if one is found in 50 tries.
+    """
     for _ in range(50):
-        color = rng.uniform(0, 255, 3).astype(np.float32)
+        hue = np.abs((rng.uniform(0, 6) + np.array([4.0, 2.0, 0.0])) % 6 - 3) - 1  # of B, G and R
+        value = rng.uniform(70, 255)
+        color = (value * (1 - rng.uniform(*saturation) * (1 - np.clip(hue, 0, 1)))).astype(np.float32)
         if away_from is None or np.linalg.norm(color - away_from) >= distance:
             break
     return color
@@ -31,10 +38,10 @@ def draw_background(rng, width: int, height: int) -> np.ndarray:
     angle = np.float32(rng.uniform(0, 2 * np.pi))
     along = xs * np.cos(angle) + ys * np.sin(angle)
     along = (along - along.min()) / np.ptp(along)
-    image = random_color(rng) + along[..., None] * _tint(rng, -90, 90)
+    image = random_color(rng, MUTED) + along[..., None] * _tint(rng, -90, 90)
     if rng.random() < 0.35:  # the edge of a table, a horizon
         edge = along + 0.05 * noise_field(rng, width, height, 4) - np.float32(rng.uniform(0.3, 0.7))
-        image += (random_color(rng) - image) * np.clip(edge * max(width, height) * 0.7 + 0.5, 0, 1)[..., None]
+        image += (random_color(rng, MUTED) - image) * np.clip(edge * max(width, height) * 0.7 + 0.5, 0, 1)[..., None]
     if rng.random() < 0.8:
         image += noise_field(rng, width, height, rng.uniform(4, 40))[..., None] * _tint(rng, 5, 40)
     if rng.random() < 0.35:
@@ -42,7 +49,7 @@ def draw_background(rng, width: int, height: int) -> np.ndarray:
     for _ in range(rng.integers(0, 3)):
         field = noise_field(rng, width, height, rng.uniform(3, 10), octaves=2)
         blobs = np.clip((field - np.float32(rng.uniform(0.5, 0.9))) * 15 + 0.5, 0, 1)[..., None]
-        image += (random_color(rng) - image) * (blobs * np.float32(rng.uniform(0.2, 0.7)))
+        image += (random_color(rng, MUTED) - image) * (blobs * np.float32(rng.uniform(0.2, 0.7)))
     draw_curves(rng, image, count=int(rng.integers(0, 7)))
     return image
 
@@ -70,7 +77,7 @@ def draw_curves(rng, image: np.ndarray, count: int) -> None:
             middle = (start + end) / 2
         points = (1 - t) ** 2 * start + 2 * t * (1 - t) * middle + t**2 * end
         thickness = max(1, round(max(width, height) * rng.uniform(0.003, 0.015)))
-        opacity, color = np.float32(rng.uniform(0.4, 1)), random_color(rng)
+        opacity, color = np.float32(rng.uniform(0.4, 1)), random_color(rng, MUTED)
         left, top = np.maximum(points.min(0) - thickness - 1, 0).astype(int)
         right, bottom = (points.max(0) + thickness + 2).astype(int)
         region = image[top:bottom, left:right]
@@ -87,6 +94,6 @@ def degrade(rng, image: np.ndarray) -> np.ndarray:
     light = noise_field(rng, width, height, 1, octaves=1) * np.float32(rng.uniform(0, 0.2)) + 1
     image = image * light[..., None]
     if rng.random() < 0.6:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.006 * max(width, height)))
-    image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1, 12))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.005 * max(width, height)))
+    image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1, 9))
     return np.clip(np.round(image), 0, 255).astype(np.uint8)
