@@ -11,7 +11,6 @@ Results go to runs/train/exp, exp2 ...; every flag: python train.py --help
 """
 
 import argparse
-import os
 import sys
 
 from engine import options

@@ -90,16 +90,47 @@ def _data_default(option: str) -> str:
 
 
 def _add_common(parser, project: str, workers: bool = True) -> None:
-    parser.add_argument("--device", default="", help="cpu, mps, a GPU index such as 0, or several such as 0,1; '' chooses")
+    parser.add_argument(
+        "--device", default="", help="cpu, mps, a GPU index such as 0, or several such as 0,1; '' chooses"
+    )
     parser.add_argument("--project", default=project, help="results go to PROJECT/NAME")
     parser.add_argument("--name", default="exp", help="results go to PROJECT/NAME, NAME2, NAME3 ...")
     parser.add_argument("--exist-ok", action="store_true", help="write into PROJECT/NAME even if it exists")
     if workers:
-        parser.add_argument("--workers", type=int, default=8, help="most data-loading processes (per rank); never more than the cores")
+        parser.add_argument(
+            "--workers", type=int, default=8, help="most data-loading processes (per rank); never more than the cores"
+        )
 
 
 def _add_imgsz(parser, help: str, **kwargs) -> None:
     parser.add_argument("--imgsz", "--img", "--img-size", type=int, help=help, **kwargs)
+
+
+def _add_training(parser) -> None:
+    """How train.py optimises."""
+    add = parser.add_argument
+    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer"))
+    add("--sync-bn", action="store_true", help="batch-norm statistics over all ranks (torchrun only)")
+    add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
+    add("--cos-lr", action="store_true", help="cosine learning-rate schedule instead of linear")
+    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
+    add("--patience", type=int, default=100, help="stop after this many epochs without improvement, 0 never")
+    add(
+        "--freeze",
+        nargs="+",
+        default=[0],
+        help="N freezes the first N layers; several numbers or module names freeze those",
+    )
+    add("--save-period", type=int, default=-1, help="keep a checkpoint every so many epochs")
+    add("--seed", type=int, default=0, help="random seed")
+    add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
+    add(
+        "--amp",
+        choices=["auto", "off", "fp16", "bf16"],
+        default="auto",
+        help="mixed precision; auto is fp16 on CUDA and off elsewhere",
+    )
+    add("--local_rank", type=int, default=-1, help="set by torchrun, not by hand")
 
 
 def train_parser() -> Parser:
@@ -111,7 +142,12 @@ def train_parser() -> Parser:
     add("--data", default="data/shapes.yaml", help="dataset YAML")
     add("--hyp", default=None, help=f"hyperparameter YAML {_data_default('hyp')}")
     add("--epochs", type=int, default=None, help=_data_default("epochs"))
-    add("--batch-size", type=int, default=None, help=f"images in a batch over all devices, -1 measures {_data_default('batch_size')}")
+    add(
+        "--batch-size",
+        type=int,
+        default=None,
+        help=f"images in a batch over all devices, -1 measures {_data_default('batch_size')}",
+    )
     _add_imgsz(parser, f"training image size in pixels {_data_default('imgsz')}", default=None)
     add("--rect", action="store_true", help="rectangular batches: images of like shape together, least padding")
     add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
@@ -119,25 +155,23 @@ def train_parser() -> Parser:
     add("--noval", action="store_true", help="validate only after the last epoch")
     add("--noautoanchor", action="store_true", help="keep the model file's anchors")
     add("--noplots", action="store_true", help="draw no pictures")
-    add("--evolve", nargs="?", type=int, const=300, default=None, help="search hyperparameters over this many trainings")
+    add(
+        "--evolve", nargs="?", type=int, const=300, default=None, help="search hyperparameters over this many trainings"
+    )
     add("--evolve_population", default="data/hyps", help="folder of hyperparameter files that the search starts from")
     add("--resume_evolve", default=None, help="evolve.csv of a search to go on with")
-    add("--cache", nargs="?", const="ram", default=None, choices=["ram", "disk"], help="keep decoded images in memory or on disk")
+    add(
+        "--cache",
+        nargs="?",
+        const="ram",
+        default=None,
+        choices=["ram", "disk"],
+        help="keep decoded images in memory or on disk",
+    )
     add("--image-weights", action="store_true", help="draw images of weak classes more often")
     add("--multi-scale", action="store_true", help="vary the image size by +-50 %% from batch to batch")
     add("--single-cls", action="store_true", help="train all classes as one")
-    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer"))
-    add("--sync-bn", action="store_true", help="batch-norm statistics over all ranks (torchrun only)")
-    add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
-    add("--cos-lr", action="store_true", help="cosine learning-rate schedule instead of linear")
-    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
-    add("--patience", type=int, default=100, help="stop after this many epochs without improvement, 0 never")
-    add("--freeze", nargs="+", default=[0], help="N freezes the first N layers; several numbers or module names freeze those")
-    add("--save-period", type=int, default=-1, help="keep a checkpoint every so many epochs")
-    add("--seed", type=int, default=0, help="random seed")
-    add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
-    add("--amp", choices=["auto", "off", "fp16", "bf16"], default="auto", help="mixed precision; auto is fp16 on CUDA and off elsewhere")
-    add("--local_rank", type=int, default=-1, help="set by torchrun, not by hand")
+    _add_training(parser)
     _add_common(parser, "runs/train")
     return parser
 
@@ -146,13 +180,27 @@ def val_parser() -> Parser:
     parser = Parser(prog="val.py", description="Validate a detector: COCO-protocol AP and more.")
     add = parser.add_argument
     add("--data", default="data/shapes.yaml", help="dataset YAML")
-    add("--weights", nargs="+", default=None, help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)")
+    add(
+        "--weights",
+        nargs="+",
+        default=None,
+        help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
+    )
     add("--batch-size", type=int, default=32, help="images in a batch")
-    _add_imgsz(parser, "image size in pixels (default: the checkpoint's training size, else the data file's, else 640)", default=None)
+    _add_imgsz(
+        parser,
+        "image size in pixels (default: the checkpoint's training size, else the data file's, else 640)",
+        default=None,
+    )
     add("--conf-thres", type=float, default=0.001, help="least confidence of a box")
     add("--iou-thres", type=float, default=0.6, help="NMS IoU threshold")
     add("--max-det", type=int, default=300, help="most boxes in an image")
-    add("--task", default="val", choices=["train", "val", "test", "speed", "study"], help="split to validate on, or a speed or size study")
+    add(
+        "--task",
+        default="val",
+        choices=["train", "val", "test", "speed", "study"],
+        help="split to validate on, or a speed or size study",
+    )
     add("--single-cls", action="store_true", help="treat all classes as one")
     add("--augment", action="store_true", help="test-time augmentation")
     add("--verbose", action="store_true", help="a row for each class")
@@ -170,17 +218,38 @@ def val_parser() -> Parser:
 def detect_parser() -> Parser:
     parser = Parser(prog="detect.py", description="Detect objects in images, videos and streams.")
     add = parser.add_argument
-    add("--weights", nargs="+", default=None, help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)")
-    add("--source", default="data/images", help="file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index")
+    add(
+        "--weights",
+        nargs="+",
+        default=None,
+        help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
+    )
+    add(
+        "--source",
+        nargs="+",
+        default="data/images",
+        help="file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index",
+    )
     add("--data", default="data/shapes.yaml", help="dataset YAML, for class names where the model has none")
-    _add_imgsz(parser, "image size: one number, or height and width (default: the checkpoint's training size, else 640)", nargs="+", default=None)
+    _add_imgsz(
+        parser,
+        "image size: one number, or height and width (default: the checkpoint's training size, else 640)",
+        nargs="+",
+        default=None,
+    )
     add("--conf-thres", type=float, default=0.25, help="least confidence of a box")
     add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold")
     add("--max-det", type=int, default=1000, help="most boxes in an image")
     add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
     add("--view-img", action="store_true", help="show the results in a window")
     add("--save-txt", action="store_true", help="write the boxes as text files")
-    add("--save-format", type=int, default=0, choices=[0, 1], help="with --save-txt: 0 YOLO (xywh, normalised), 1 Pascal VOC (xyxy, pixels)")
+    add(
+        "--save-format",
+        type=int,
+        default=0,
+        choices=[0, 1],
+        help="with --save-txt: 0 YOLO (xywh, normalised), 1 Pascal VOC (xyxy, pixels)",
+    )
     add("--save-csv", action="store_true", help="write predictions.csv")
     add("--save-json", action="store_true", help="write predictions.json")
     add("--save-conf", action="store_true", help="with --save-txt: the confidence as last column")

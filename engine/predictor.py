@@ -13,7 +13,7 @@ from engine.sinks import Sinks, Stems, frame_stem
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.frame import Frame
-from utils.general import Profile, check_img_size, default_weights, increment_path
+from utils.general import Profile, check_img_size, counted, default_weights, describe_classes, increment_path
 from utils.logger import LOGGER
 from utils.parallel import prefetch
 from utils.sources import open_source
@@ -42,8 +42,7 @@ class Result:
 
     def summary(self) -> str:
         """'2 persons, 1 bus', or '(no detections)'."""
-        counts = sorted(Counter(self.boxes[:, 5].astype(int).tolist()).items())
-        return ", ".join(f"{n} {self.names[cls]}{'s' * (n > 1)}" for cls, n in counts) or "(no detections)"
+        return describe_classes(self.boxes[:, 5], self.names)
 
     def without_image(self) -> "Result":
         return replace(self, image=None)
@@ -265,7 +264,7 @@ def detections(detector: Detector, source):
 
 def report_failures(errors: list) -> None:
     if errors:
-        LOGGER.error(f"{len(errors)} file{'s' * (len(errors) > 1)} could not be read:")
+        LOGGER.error(f"{counted(len(errors), 'file')} could not be read:")
         for error in errors[:LISTED_FAILURES]:
             LOGGER.error(f"  {error}")
         if len(errors) > LISTED_FAILURES:

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from utils.boxes import xyxy2xywhn
+from utils.general import counted
 from utils.images import write_image
 from utils.logger import LOGGER
 from utils.sources import is_url, suffix_of
@@ -96,7 +97,7 @@ class TxtSink:
         self.files += 1
 
     def close(self) -> None:
-        LOGGER.info(f"{self.files} label file{'s' * (self.files != 1)} in {self.folder}")
+        LOGGER.info(f"{counted(self.files, 'label file')} in {self.folder}")
 
 
 class CsvSink:

@@ -12,7 +12,7 @@ from torch import nn
 
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes, xyxy2xywh
-from utils.general import Profile, increment_path, make_divisible
+from utils.general import Profile, counted, describe_classes, increment_path, make_divisible
 from utils.images import read_image, write_image
 from utils.logger import LOGGER
 from utils.nms import non_max_suppression
@@ -208,7 +208,7 @@ class Detections:
         return self.n
 
     def __repr__(self) -> str:
-        return f"Detections of {self.n} image{'s' * (self.n > 1)}\n{self}"
+        return f"Detections of {counted(self.n, 'image')}\n{self}"
 
     def __str__(self) -> str:
         lines = [
@@ -220,9 +220,7 @@ class Detections:
 
     def _count(self, boxes) -> str:
         """'2 dogs, 1 cat' for one image's boxes."""
-        numbers, counts = boxes[:, 5].unique(return_counts=True)
-        words = [f"{n} {self._name(c)}{'s' * (n > 1)}" for c, n in zip(numbers.tolist(), counts.tolist())]
-        return ", ".join(words) or "(no detections)"
+        return describe_classes(boxes[:, 5].tolist(), self.names)
 
     def _name(self, cls) -> str:
         return str(self.names.get(int(cls), int(cls)))
@@ -279,7 +277,7 @@ class Detections:
         folder = increment_path(save_dir, exist_ok, mkdir=True)
         for im, file in zip(self._drawn(labels), self.files):
             write_image(folder / file, im[..., ::-1])
-        LOGGER.info(f"Saved {self.n} image{'s' * (self.n > 1)} to {folder}")
+        LOGGER.info(f"Saved {counted(self.n, 'image')} to {folder}")
 
     def crop(self, save: bool = True, save_dir="runs/detect/exp", exist_ok: bool = False) -> list:
         """Cut every box out: a list of {"box", "conf", "cls", "label", "im"}, with im uint8 BGR [h, w, 3].
@@ -295,7 +293,7 @@ class Detections:
                 cut = save_one_box(box, im, file=file, save=save)
                 crops.append({"box": box, "conf": conf, "cls": cls, "label": self._label(conf, cls), "im": cut})
         if save:
-            LOGGER.info(f"Saved {len(crops)} crop{'s' * (len(crops) != 1)} to {folder}")
+            LOGGER.info(f"Saved {counted(len(crops), 'crop')} to {folder}")
         return crops
 
 

@@ -140,7 +140,8 @@ def test_ctrl_c_ends_a_stream_and_leaves_a_whole_video(tmp_path, weights):
     assert process.returncode == 130 and "interrupted" in errors, errors
     (video,) = (tmp_path / "out" / "exp").glob("*.mp4")
     capture = cv2.VideoCapture(str(video))
-    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) >= 5 and capture.read()[1].shape == (48, 64, 3)
+    # the frame of the last line may still have been on its way into the file
+    assert capture.get(cv2.CAP_PROP_FRAME_COUNT) >= frames - 1 and capture.read()[1].shape == (48, 64, 3)
 
 
 def test_run_from_python(tmp_path, weights, pictures):

@@ -38,7 +38,9 @@ def setup() -> None:
     cuda = torch.cuda.is_available()
     if cuda:
         if local_rank() >= torch.cuda.device_count():
-            raise ValueError(f"LOCAL_RANK {local_rank()} needs {local_rank() + 1} GPUs, found {torch.cuda.device_count()}")
+            raise ValueError(
+                f"LOCAL_RANK {local_rank()} needs {local_rank() + 1} GPUs, found {torch.cuda.device_count()}"
+            )
         torch.cuda.set_device(local_rank())
     torch.distributed.init_process_group(backend="nccl" if cuda else "gloo")
 

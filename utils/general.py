@@ -8,6 +8,7 @@ import re
 import sys
 import time
 import traceback
+from collections import Counter
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -231,8 +232,8 @@ def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
 
 
 def latest_run(pattern: str = "runs/train/*/weights/last.pt") -> Optional[Path]:
-    """The newest file (by modification time) that matches below the working folder or the root, else None."""
-    files = {file.resolve() for base in (Path.cwd(), ROOT) for file in base.glob(pattern)}
+    """The newest file (by modification time) that matches below the working folder, where runs go, else None."""
+    files = {file.resolve() for file in Path.cwd().glob(pattern)}
     return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
 
 
@@ -303,6 +304,19 @@ def file_size(path) -> float:
     path = Path(path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 2**20
+
+
+def counted(number: int, name: str) -> str:
+    """'1 bus', '2 buses', '3 persons'."""
+    if number == 1:
+        return f"{number} {name}"
+    return f"{number} {name}{'es' if name.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
+
+
+def describe_classes(classes, names: dict) -> str:
+    """'2 persons, 1 bus' for the class numbers [n] of an image's boxes, or '(no detections)'."""
+    counts = sorted(Counter(int(cls) for cls in classes).items())
+    return ", ".join(counted(n, str(names.get(cls, cls))) for cls, n in counts) or "(no detections)"
 
 
 def main_guard(main, *args, **kwargs) -> int:

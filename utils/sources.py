@@ -37,7 +37,7 @@ def open_source(source, vid_stride: int = 1, window: int = 1):
     if not items or not all(items):
         raise ValueError("--source is empty: expected a file, folder, glob, list, URL, stream, screen or webcam index")
     if items[0].lower().split()[0] == "screen" and not Path(items[0]).exists():
-        return ScreenSource(items[0])
+        return ScreenSource(" ".join(items))
     if items[0].endswith(".streams"):
         items = [line for _, line in read_list(items[0])]
         return StreamSource(items, vid_stride)

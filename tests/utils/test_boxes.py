@@ -63,7 +63,7 @@ def test_conversions_are_inverse(rows):
 @few
 @given(st.integers(20, 1500), st.integers(20, 1500), st.sampled_from([320, 640]), st.data())
 def test_scale_boxes_undoes_the_letterbox(height, width, size, data):
-    """Without ratio_pad it takes what letterbox reports for these shapes, so scripts that omit it get detect.py's boxes."""
+    """Without ratio_pad it takes what letterbox reports, so scripts that omit it get the boxes of detect.py."""
     _, (ratio, _), (pad_w, pad_h) = letterbox(np.zeros((height, width, 3), np.uint8), (size, size), auto=False)
     x1, x2 = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
     box = np.array([[x1 * width, 0, x2 * width, height]])

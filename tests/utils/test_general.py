@@ -206,11 +206,12 @@ def test_init_seeds_repeats_all_three_generators():
     assert draws[0] == draws[1] and not set(draws[0]) & set(draws[2])
 
 
-def test_latest_run_is_the_newest_of_root_and_working_folder(small_root):
+def test_latest_run_is_the_newest_below_the_working_folder(small_root):
     assert general.latest_run() is None
     assert general.default_weights() == general.EMBEDDED_WEIGHTS
     cwd = small_root.parent / "cwd"
-    runs = (small_root / "runs/train/a", 100), (cwd / "runs/train/b", 300), (small_root / "runs/train/c", 200)
+    # the one of another folder is newer still, but not of the runs that are made here
+    runs = (cwd / "runs/train/a", 100), (cwd / "runs/train/b", 300), (small_root / "runs/train/c", 400)
     for folder, seconds in runs:
         for name in ("last.pt", "best.pt"):
             (folder / "weights").mkdir(parents=True, exist_ok=True)

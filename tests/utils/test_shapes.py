@@ -113,7 +113,7 @@ def test_labels_are_valid_and_varied():
     assert set(labels[:, 0]) == set(range(len(KINDS)))
     assert 0.02 < np.mean([c == 0 for c in counts]) < 0.15 and max(counts) >= 6 and 3 < np.mean(counts) < 6
     long_side_px = (labels[:, 3:] * [192, 144]).max(1)
-    assert long_side_px.min() < 0.1 * 192 and long_side_px.max() > 0.55 * 192
+    assert long_side_px.min() < 0.15 * 192 and long_side_px.max() > 0.55 * 192
 
 
 def test_objects_stay_visible():

@@ -1,0 +1,43 @@
+"""The README's promises: its commands are what continuous integration runs, and the files it names exist."""
+
+import re
+
+import pytest
+
+from tests.conftest import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
+
+
+def test_readme_gives_two_commands_and_ci_runs_the_second():
+    assert len(COMMANDS) == 2
+    assert COMMANDS[0].endswith("train.py --cfg models/yolov5_edgevit.yaml")  # no other flag
+    assert COMMANDS[1] in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def linked_files() -> list:
+    """Paths of this repository that the README names in code spans, braces spelled out and run folders apart."""
+    spans = re.findall(r"`([\w./-]+\.(?:py|yaml|md|pt))`", README)
+    return sorted({span for span in spans if "/" in span and not span.startswith(("runs/", "../"))})
+
+
+@pytest.mark.parametrize("path", linked_files())
+def test_files_that_the_readme_names_exist(path):
+    assert (ROOT / path).exists()
+
+
+def test_no_placeholder_is_left_in_the_readme():
+    assert not re.search(r"@[A-Z0-9_]+@|TODO|TBD", README)
+
+
+def test_embedded_weights_are_small_and_half_precision():
+    import torch
+
+    from utils.checkpoint import load_checkpoint
+
+    file = ROOT / "weights" / "edgevit_xxs_shapes.pt"
+    assert file.stat().st_size <= 16e6
+    checkpoint = load_checkpoint(file)
+    assert {t.dtype for t in checkpoint.state_dict.values() if t.is_floating_point()} == {torch.float16}
+    assert checkpoint.train_state is None and len(checkpoint.names) >= 8
