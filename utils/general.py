@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Optional
@@ -103,27 +103,44 @@ def save_yaml(path, mapping: dict) -> None:
     Path(path).write_text(text, encoding="utf-8")
 
 
+@contextmanager
+def replacing(path: Path, temporary: Path):
+    """A binary file to write, which takes the place of `path` when the block ends well; else `path` stays as it is."""
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):  # it is gone after success, and cannot be there in a folder that is none
+            temporary.unlink()
+
+
 def write_atomic(path, data: bytes) -> None:
     """Write a file so that, whatever happens, `path` holds either its old content or all of `data`.
 
     OSError (disk full, no permission) with the path and what to do; no temporary file is left then.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
     try:
-        with open(temporary, "wb") as file:
+        # one fixed name, so that a killed process leaves at most one such file, which the next writer takes
+        with replacing(path, path.with_name(path.name + ".tmp")) as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
         old = "the old file is still whole" if path.is_file() else "no file was written"
         hint = f"check the folder and free at least {len(data) / 2**20:.1f} MB on its disk"
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; {old}; {hint}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+def write_cache(path: Path, write) -> None:
+    """Make the cache file `path` by what write(file) puts into it, whole or not at all. OSError if that fails.
+
+    Several processes may do so at once. Nothing waits for the disk: a cache that is lost is made again.
+    """
+    with replacing(path, path.with_name(f"{path.name}.{os.getpid()}.tmp")) as file:
+        write(file)
 
 
 def _sync_folder(folder: Path) -> None:

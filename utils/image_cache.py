@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.labels import is_writable, user_cache_dir, write_atomically
+from utils.general import write_cache
+from utils.labels import is_writable, user_cache_dir
 from utils.logger import LOGGER
 
 THREADS = 8
@@ -87,7 +88,7 @@ class DiskCache:
             image = self.load(i)
         except (OSError, ValueError):
             return  # said by whoever uses the image
-        write_atomically(Path(self.path(i)), lambda file: np.save(file, image))
+        write_cache(Path(self.path(i)), lambda file: np.save(file, image))
 
 
 def _fits(what: str, need: int, free: float, prefix: str) -> bool:

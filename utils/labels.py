@@ -9,7 +9,6 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.boxes import xyxy2xywh
+from utils.general import write_cache
 from utils.images import image_size
 from utils.logger import LOGGER
 
@@ -349,21 +349,9 @@ def _save_cache(path: Path, key: str, im_files: list, scan: LabelScan) -> None:
     }
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: np.savez(file, **arrays))
+        write_cache(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
         LOGGER.warning(f"WARNING the label cache {path} cannot be written ({error}); the next run scans again")
-
-
-def write_atomically(path: Path, write) -> None:
-    """Make or replace the file `path` by what write(file) puts into it, whole or not at all. OSError if that fails."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # it is gone after success, and cannot be there in a folder that is none
-            temporary.unlink()
 
 
 def _load_cache(path: Path, key: str, im_files: list) -> Optional[LabelScan]:
