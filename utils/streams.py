@@ -34,6 +34,11 @@ class Stream:
         self.fps = fps_of(self.capture)
         self.thread = threading.Thread(target=self._run, name=f"stream {address}", daemon=True)
 
+    def join(self) -> None:
+        """Wait for the thread: one that still decodes while Python ends would abort the process."""
+        if self.thread.ident:
+            self.thread.join(2 * OPEN_TIMEOUT_MS / 1000)
+
     def _open(self):
         if self.address.isnumeric():
             return cv2.VideoCapture(int(self.address))
@@ -106,6 +111,8 @@ class StreamSource:
         finally:
             for stream in streams:
                 stream.stop.set()
+            for stream in streams:  # only now: they end at the same time
+                stream.join()
 
     def _round(self, streams: list, changed) -> list:
         """The untaken newest frames, as soon as there is one; [] when every stream has ended."""

@@ -262,6 +262,19 @@ def test_several_streams_at_once_end_together(tmp_path):
         assert frames[0].items == 2 and frames[0].path == str(files[item - 1])
 
 
+def test_a_reader_that_stops_early_leaves_no_thread(tmp_path):
+    """A capture that still decodes while Python ends aborts the process, with whatever exit code it had."""
+    rounds = iter(cameras(tmp_path, frames=500))
+    next(rounds)
+    assert any(thread.name.startswith("stream ") for thread in threading.enumerate())
+    rounds.close()
+    assert not any(thread.name.startswith("stream ") for thread in threading.enumerate())
+
+
+def cameras(folder: Path, frames: int) -> StreamSource:
+    return StreamSource([str(write_video(folder / f"{i}.mp4", frames, fps=50)) for i in range(2)])
+
+
 def test_only_the_newest_frame_is_kept(tmp_path):
     """A reader that is slower than the stream gets the newest frame, not the oldest that it has not seen."""
     source = StreamSource([str(write_video(tmp_path / "a.mp4", 8, fps=50))])
