@@ -264,7 +264,7 @@ def test_several_streams_at_once_end_together(tmp_path):
 
 def test_a_reader_that_stops_early_leaves_no_thread(tmp_path):
     """A capture that still decodes while Python ends aborts the process, with whatever exit code it had."""
-    rounds = iter(cameras(tmp_path, frames=500))
+    rounds = iter(cameras(tmp_path, frames=12))
     next(rounds)
     assert any(thread.name.startswith("stream ") for thread in threading.enumerate())
     rounds.close()
@@ -272,7 +272,7 @@ def test_a_reader_that_stops_early_leaves_no_thread(tmp_path):
 
 
 def cameras(folder: Path, frames: int) -> StreamSource:
-    return StreamSource([str(write_video(folder / f"{i}.mp4", frames, fps=50)) for i in range(2)])
+    return StreamSource([str(write_video(folder / f"{i}.mp4", frames, fps=1)) for i in range(2)])
 
 
 def test_only_the_newest_frame_is_kept(tmp_path):
