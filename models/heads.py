@@ -14,7 +14,6 @@ class Detect(nn.Module):
     precision cannot tell the pixels of a large image apart. With `export`: [B, N, no] alone.
     """
 
-    dynamic = False  # make the grid in each call, for exports whose image size is not fixed
     export = False
 
     def __init__(self, nc: int, anchors, ch, inplace: bool = True):
@@ -33,11 +32,30 @@ class Detect(nn.Module):
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
 
     def forward(self, x):
-        maps = [self._split_anchors(conv(level)) for conv, level in zip(self.m, x)]
+        maps = [conv(level) for conv, level in zip(self.m, x)]
+        if self.export:
+            return torch.cat([self._decode_flat(raw, i) for i, raw in enumerate(maps)], 1)
+        maps = [self._split_anchors(raw) for raw in maps]
         if self.training:
             return maps
-        boxes = torch.cat([self._decode(raw, i) for i, raw in enumerate(maps)], 1)
-        return boxes if self.export else (boxes, maps)
+        return torch.cat([self._decode(raw, i) for i, raw in enumerate(maps)], 1), maps
+
+    def _decode_flat(self, y: torch.Tensor, i: int) -> torch.Tensor:
+        """_decode() for exports: from [B, na * no, ny, nx], with four dimensions at most, and nothing overwritten."""
+        b, _, ny, nx = y.shape
+        y = y.reshape(b, self.na, self.no, ny * nx).float().sigmoid()
+        stride = float(self.stride[i])
+        anchors_px = (self.anchors[i].float() * stride).view(1, self.na, 2, 1)
+        xy = (y[:, :, 0:2] * 2 + self._cells(ny, nx, y.device)) * stride
+        wh = (y[:, :, 2:4] * 2) ** 2 * anchors_px
+        return torch.cat((xy, wh, y[:, :, 4:]), 2).transpose(2, 3).reshape(b, self.na * ny * nx, self.no)
+
+    @staticmethod
+    def _cells(ny, nx, device) -> torch.Tensor:
+        """What is added to twice the sigmoid of x and y: [1, 1, 2, ny * nx]."""
+        rows, columns = torch.arange(ny, device=device), torch.arange(nx, device=device)
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        return torch.stack((x.reshape(-1), y.reshape(-1)))[None, None].float() - 0.5
 
     def _split_anchors(self, y: torch.Tensor) -> torch.Tensor:
         """[B, na * no, ny, nx] -> [B, na, ny, nx, no]"""
@@ -61,11 +79,11 @@ class Detect(nn.Module):
     def _grid(self, y: torch.Tensor, i: int) -> torch.Tensor:
         ny, nx = y.shape[2:4]
         grid = self.grid[i]
-        if self.dynamic or grid.shape[2:4] != (ny, nx) or grid.device != y.device:
+        if grid.shape[2:4] != (ny, nx) or grid.device != y.device:
             with torch.inference_mode(False):  # an inference tensor could not be used with gradients later
                 rows, columns = torch.arange(ny, device=y.device), torch.arange(nx, device=y.device)
                 grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)[None, None].float()
-            if not (self.dynamic or torch.jit.is_tracing()):
+            if not torch.jit.is_tracing():
                 self.grid[i] = grid
         return grid
 

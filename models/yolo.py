@@ -140,12 +140,14 @@ def _listed(value) -> list:
 class BaseModel(nn.Module):
     """A sequence of rows with connections back to earlier rows."""
 
+    export = False  # leave out what would become a needless part of an exported graph
+
     def forward(self, x, profile=False, visualize=False):
         return self._forward_once(x, profile, visualize)
 
     def _forward_once(self, x, profile=False, visualize=False):
         """One pass over the rows. `profile` logs the time of each, `visualize` (a folder) draws their maps."""
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and not self.export:
             x = x.contiguous(memory_format=torch.channels_last)  # every row keeps it; CPUs convolve a fifth faster
         maps = {}
         for row in self.model:

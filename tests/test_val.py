@@ -101,7 +101,7 @@ def test_image_size(options, weights, tiny_dataset, monkeypatch, given, in_check
         ({"task": "vals"}, ValueError, "task"),
         ({"task": "test"}, ValueError, "test"),  # the data file has no test split
         ({"data": "missing.yaml"}, FileNotFoundError, "missing.yaml"),
-        ({"weights": "model.onnx"}, ValueError, "onnx"),
+        ({"weights": "model.bin"}, ValueError, "expected a model file"),
         ({"conf_thres": 2}, ValueError, "conf_thres must be between 0 and 1"),
     ],
 )

@@ -241,6 +241,8 @@ class PatchEmbed(nn.Module):
 class EdgeViT(nn.Module):
     """The four stages: [B, in_chans, H, W] -> maps [B, C_i, H / s_i, W / s_i], strides s_i 4, 8, 16, 32."""
 
+    export = False  # leave out what would become a needless part of an exported graph
+
     def __init__(self, depths, dims, head_dim, in_chans=3, drop_path_rate=0.0):
         super().__init__()
         self.out_channels = list(dims)
@@ -253,15 +255,19 @@ class EdgeViT(nn.Module):
         self.apply(_init_weights)
 
     def forward(self, x):
-        height, width = x.shape[2:]
-        if height % STRIDES[-1] or width % STRIDES[-1]:
-            raise ValueError(f"EdgeViT: expected multiples of {STRIDES[-1]} px, found height {height}, width {width}")
-        x = x.contiguous(memory_format=torch.channels_last)
+        if not self.export:
+            check_size(*x.shape[2:])
+            x = x.contiguous(memory_format=torch.channels_last)
         maps = []
         for i in range(1, len(STRIDES) + 1):
             x = getattr(self, f"blocks{i}")(getattr(self, f"patch_embed{i}")(x))
             maps.append(x)
         return maps
+
+
+def check_size(height: int, width: int) -> None:
+    if height % STRIDES[-1] or width % STRIDES[-1]:
+        raise ValueError(f"EdgeViT: expected multiples of {STRIDES[-1]} px, found height {height}, width {width}")
 
 
 def _init_weights(module):

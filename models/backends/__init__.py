@@ -1,71 +1,227 @@
 """Runtimes by file suffix: the FORMATS table, and DetectMultiBackend, one class that opens any of them.
 
-One file per runtime holds its inference class (a Backend, see base.py). It is imported when a file of its kind is
-opened, so that a runtime that is not installed costs nothing.
+One file per runtime holds its export() and its inference class (a Backend, see base.py). It is imported when a file of
+its kind is written or opened, so that a runtime that is not installed costs nothing. Free of torch.
 """
 
 import importlib
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from models.backends.base import Backend
 
-__all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "format_of"]
+__all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of model file. `key` is also the name of DetectMultiBackend's flag for it."""
+    """A kind of model file."""
 
     title: str
-    key: str
-    suffixes: tuple
+    key: str  # the name for export.py's --include
+    flag: str  # DetectMultiBackend's attribute that tells it, YOLOv5's where that has one
+    suffixes: tuple  # the first is what export.py writes; one that starts with "_" is a folder's
     module: str  # the file in this folder
     backend: str  # its Backend class
+    options: frozenset = frozenset()  # export.py's flags that it has, besides --imgsz and --batch-size
+    packages: tuple = ()  # imported to run it
+    tools: tuple = ()  # imported to write it, besides
+    extra: str = ""  # pip install ".[extra]" brings all of them
+    aliases: tuple = ()  # further names for --include
+    runs_on: str = ""  # where the file runs, if not here
+
+    @property
+    def exports(self) -> bool:
+        return self.key != "pt"
+
+    @property
+    def pip_line(self) -> str:
+        return f'pip install ".[{self.extra}]"' if self.extra else "pip install -r requirements.txt"
+
+    def missing(self, tools: bool = True) -> list:
+        """The packages that are not installed here; with `tools` those for writing too."""
+        return [name for name in (*self.packages, *(self.tools if tools else ())) if not installed(name)]
 
 
-FORMATS = (Format("PyTorch", "pt", (".pt", ".pth"), "pytorch", "PyTorchBackend"),)
+def installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of a dotted name's parent
+        return False
+
+
+def _options(text: str) -> frozenset:
+    return frozenset(text.split())
+
+
+FORMATS = (
+    Format("PyTorch", "pt", "pt", (".pt", ".pth"), "pytorch", "PyTorchBackend", packages=("torch",)),
+    Format(
+        "TorchScript",
+        "torchscript",
+        "jit",
+        (".torchscript",),
+        "torchscript",
+        "TorchScriptBackend",
+        _options("dynamic half nms optimize"),
+        packages=("torch",),
+    ),
+    Format(
+        "ONNX",
+        "onnx",
+        "onnx",
+        (".onnx",),
+        "onnx",
+        "OnnxBackend",
+        _options("dynamic half int8 simplify opset nms embed"),
+        packages=("onnxruntime",),
+        tools=("torch", "onnx", "onnxscript"),
+        extra="onnx",
+    ),
+    Format(
+        "OpenVINO",
+        "openvino",
+        "xml",
+        ("_openvino_model", ".xml"),
+        "openvino",
+        "OpenVinoBackend",
+        _options("dynamic half int8 nms"),
+        packages=("openvino",),
+        tools=("torch", "onnx", "onnxscript", "nncf"),
+        extra="openvino",
+    ),
+    Format(
+        "LiteRT",
+        "litert",
+        "tflite",
+        (".tflite",),
+        "litert",
+        "LiteRtBackend",
+        _options("half int8"),
+        packages=("ai_edge_litert",),
+        tools=("torch", "litert_torch"),
+        extra="litert",
+        aliases=("tflite",),
+    ),
+    Format(
+        "ncnn",
+        "ncnn",
+        "ncnn",
+        ("_ncnn_model", ".param"),
+        "ncnn",
+        "NcnnBackend",
+        _options("half"),
+        packages=("ncnn",),
+        tools=("torch", "pnnx"),
+        extra="ncnn",
+    ),
+    Format(
+        "ExecuTorch",
+        "executorch",
+        "pte",
+        (".pte",),
+        "executorch",
+        "ExecuTorchBackend",
+        packages=("torch", "executorch"),
+        extra="executorch",
+    ),
+    Format(
+        "CoreML",
+        "coreml",
+        "coreml",
+        (".mlpackage",),
+        "coreml",
+        "CoreMlBackend",
+        _options("half int8"),
+        packages=("coremltools",),
+        tools=("torch",),
+        extra="coreml",
+        runs_on="macOS",
+    ),
+    Format(
+        "TensorRT",
+        "engine",
+        "engine",
+        (".engine",),
+        "engine",
+        "TensorRtBackend",
+        _options("dynamic half int8 simplify opset nms"),
+        packages=("torch", "tensorrt"),
+        tools=("onnx", "onnxscript"),
+        extra="tensorrt",
+        aliases=("tensorrt",),
+        runs_on="a computer with an NVIDIA GPU",
+    ),
+)
+# YOLOv5's formats that are not written here -> what replaces them
+REPLACED = {
+    "saved_model": "use litert: TensorFlow's mobile runtime reads .tflite, its server can serve ONNX",
+    "pb": "use onnx: frozen graphs belong to TensorFlow 1",
+    "tfjs": "use onnx: onnxruntime-web runs it in a browser, see examples/web",
+    "edgetpu": "use litert with --int8, then Google's edgetpu_compiler",
+    "paddle": "use onnx: X2Paddle and PaddleLite read it",
+}
+
+
+def find_format(name: str) -> Format:
+    """The row of FORMATS for a name of --include; ValueError for another one, with what replaces it or the nearest."""
+    from difflib import get_close_matches
+
+    known = {key: row for row in FORMATS if row.exports for key in (row.key, *row.aliases)}
+    if name in known:
+        return known[name]
+    if name in REPLACED:
+        raise ValueError(f"--include {name}: this format is not written here; {REPLACED[name]}")
+    nearest = get_close_matches(name, known, n=1)
+    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
+    raise ValueError(f"--include {name}: expected one of {', '.join(known)}{hint}")
 
 
 def format_of(weights) -> Format:
-    """The row of FORMATS for a model file, by its suffix; ValueError if there is none."""
-    suffix = Path(str(weights)).suffix.lower()
+    """The row of FORMATS for a model file or folder, by its suffix; ValueError if there is none."""
+    name = Path(str(weights)).name.lower()
     for row in FORMATS:
-        if suffix in row.suffixes:
+        if name.endswith(row.suffixes):
             return row
     known = ", ".join(f"{row.title} ({' '.join(row.suffixes)})" for row in FORMATS)
-    raise ValueError(
-        f"{weights}: expected a model file of {known}, found suffix '{suffix}'; "
-        "export and other runtimes are not part of this version yet"
-    )
+    raise ValueError(f"{weights}: expected a model file of {known}, found '{Path(str(weights)).suffix or name}'")
 
 
 class DetectMultiBackend:
     """A detector from a model file of any of the FORMATS, or an ensemble from a list of .pt files.
 
-    `data` is a dataset YAML whose names are used where the model has none. fp16 is ignored, with a warning, where
-    the runtime cannot compute in half precision. Call it as forward(); .names .stride .nc .imgsz .fp16 .device are
-    the runtime's (see Backend), and exactly one of .pt .jit .onnx .engine ... tells the format.
+    device is as the flag --device. `data` is a dataset YAML whose names are used where the model has none. fp16 is
+    ignored, with a warning, where the runtime cannot compute in half precision. threads: for the CPU, 0 chooses. Call
+    it as forward(); .names .stride .nc .imgsz .fixed_hw .end2end .fp16 .device are the runtime's (see Backend), and
+    exactly one of .pt .jit .onnx .engine ... tells the format.
     """
 
-    def __init__(self, weights, device="cpu", dnn: bool = False, data=None, fp16: bool = False, fuse: bool = True):
+    def __init__(
+        self, weights, device="", dnn: bool = False, data=None, fp16: bool = False, fuse: bool = True, threads: int = 0
+    ):
         files = list(weights) if isinstance(weights, (list, tuple)) else [weights]
         if not files:
             raise ValueError("weights: expected at least one model file, found an empty list")
         rows = [format_of(file) for file in files]
         if len(files) > 1 and any(row.key != "pt" for row in rows):
             raise ValueError(f"an ensemble takes .pt files only, found {', '.join(map(str, files))}")
-        module = importlib.import_module(f"models.backends.{rows[0].module}")
-        opened = files if len(files) > 1 else files[0]
         self.format = rows[0]
-        self.backend: Backend = getattr(module, rows[0].backend)(opened, device=device, fp16=fp16, fuse=fuse, dnn=dnn)
+        if self.format.exports and not Path(files[0]).exists():
+            raise FileNotFoundError(f"{files[0]}: no such file")
+        if missing := self.format.missing(tools=False):
+            raise ImportError(f"{files[0]}: needs {', '.join(missing)}: {self.format.pip_line}")
+        module = importlib.import_module(f"models.backends.{self.format.module}")
+        options = {"device": device, "fp16": fp16, "fuse": fuse, "dnn": dnn, "threads": threads}
+        opened = files if len(files) > 1 else files[0]
+        self.backend: Backend = getattr(module, self.format.backend)(opened, **options)
         if data and not self.backend.names:
             self.backend.names = names_of(data)
-        for key in {"jit", "onnx", "engine"} | {row.key for row in FORMATS}:
-            setattr(self, key, key == self.format.key)
+        for row in FORMATS:
+            setattr(self, row.flag, row is self.format)
 
     def __getattr__(self, name: str):
-        if name in ("names", "stride", "nc", "imgsz", "fp16", "device", "model", "parallel_map"):
+        if name in ("names", "stride", "nc", "imgsz", "fixed_hw", "end2end", "fp16", "device", "model", "parallel_map"):
             return getattr(self.backend, name)
         raise AttributeError(f"DetectMultiBackend has no attribute '{name}'")
 

@@ -9,6 +9,7 @@ from models.backends.base import Backend
 from models.experimental import attempt_load
 from utils.logger import LOGGER
 from utils.parallel import map_ahead, prefetch
+from utils.torch_utils import select_device
 
 MAX_WORKERS = 4  # beyond it Python's lock is the limit
 
@@ -16,8 +17,10 @@ MAX_WORKERS = 4  # beyond it Python's lock is the limit
 class PyTorchBackend(Backend):
     """The model itself, in `.model`: a DetectionModel, or an Ensemble."""
 
-    def __init__(self, weights, device="cpu", fp16: bool = False, fuse: bool = True, dnn: bool = False):
-        self.device = torch.device(device or "cpu")
+    def __init__(self, weights, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
+        self.device = device if isinstance(device, torch.device) else select_device(device)
+        if threads:
+            torch.set_num_threads(threads)
         self.fp16 = bool(fp16) and self.device.type != "cpu"
         if fp16 and not self.fp16:
             LOGGER.warning("WARNING: half precision needs a GPU, float32 is used on the CPU")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.backends import FORMATS, DetectMultiBackend, format_of
+from models.backends import FORMATS, DetectMultiBackend, find_format, format_of
 from models.backends.base import Backend
 from models.experimental import Ensemble, attempt_load
 from tests.conftest import SHARED, needs_shared
@@ -103,8 +103,8 @@ def test_names_from_the_data_file_where_the_model_has_none(weights, tmp_path, mo
 @pytest.mark.parametrize(
     ("weights", "words"),
     [
-        ("model.onnx", ["model.onnx", "PyTorch (.pt .pth)", "found suffix '.onnx'", "not part of this version yet"]),
-        ("model", ["found suffix ''"]),
+        ("model.bin", ["model.bin", "PyTorch (.pt .pth)", "ONNX (.onnx)", "found '.bin'"]),
+        ("model", ["found 'model'"]),
         ([], ["at least one model file"]),
         (["a.pt", "b.engine"], ["b.engine"]),
     ],
@@ -119,6 +119,26 @@ def test_a_file_of_no_known_format(weights, words):
 def test_format_table():
     suffixes = [suffix for row in FORMATS for suffix in row.suffixes]
     assert len(suffixes) == len(set(suffixes)) and format_of("A.PT") is FORMATS[0]
+    assert format_of("runs/best-int8_openvino_model").key == format_of("x/best.xml").key == "openvino"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("tflight", "did you mean tflite"),
+        ("paddle", "not written here; use onnx"),
+        ("pt", "expected one of torchscript, onnx"),
+    ],
+)
+def test_an_unknown_name_for_include(name, words):
+    assert find_format("tflite") is find_format("litert")
+    with pytest.raises(ValueError, match=words):
+        find_format(name)
+
+
+def test_a_model_file_that_is_not_there():
+    with pytest.raises(FileNotFoundError, match="nothing.onnx: no such file"):
+        DetectMultiBackend("nothing.onnx")
 
 
 @needs_shared

@@ -1,0 +1,131 @@
+"""EdgeViT in the form in which it is exported: the same numbers from operators that every runtime has and runs well.
+
+Maps stay [B, C, H, W] and have at most four dimensions, linear layers are 1x1 convolutions, tokens are picked by a
+strided pooling, and local propagation is a depthwise convolution to r * r values per token that a pixel shuffle lays
+out. The modules are made from fused ones and share their weights.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.backbone.Edgevit import Attention, ChannelNorm, LocalProp, Mlp, PositionEmbed, SelfAttn
+
+
+def plain_convolution(weight, bias, groups=1, padding=0) -> nn.Conv2d:
+    """An nn.Conv2d with these tensors, stride 1."""
+    out, per_group, k, _ = weight.shape
+    conv = nn.Conv2d(per_group * groups, out, k, padding=padding, groups=groups, bias=bias is not None)
+    conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        conv.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return conv
+
+
+def as_convolution(linear) -> nn.Conv2d:
+    """A linear layer, or a 1x1 convolution, as nn.Conv2d."""
+    weight = linear.weight if linear.weight.ndim == 4 else linear.weight[..., None, None]
+    return plain_convolution(weight, linear.bias)
+
+
+class MapNorm(nn.Module):
+    """LayerNorm over the channels of a map, without moving them to the end."""
+
+    def __init__(self, norm: ChannelNorm):
+        super().__init__()
+        self.eps = norm.eps
+        self.weight = None if norm.weight is None else nn.Parameter(norm.weight.detach()[:, None, None], False)
+        self.bias = None if norm.bias is None else nn.Parameter(norm.bias.detach()[:, None, None], False)
+
+    def forward(self, x):
+        centred = x - x.mean(1, keepdim=True)
+        x = centred / torch.sqrt((centred * centred).mean(1, keepdim=True) + self.eps)
+        return x if self.weight is None else x * self.weight + self.bias
+
+
+class Propagation(nn.Module):
+    """LocalProp: [B, C, h, w] -> [B, C, h * r, w * r]."""
+
+    def __init__(self, prop: LocalProp):
+        super().__init__()
+        self.r = prop.stride[0]
+        weight = prop.weight.reshape(-1, 1, 1, 1)  # [C, 1, r, r] -> C * r * r values, those of a channel together
+        self.spread = plain_convolution(weight, prop.bias.repeat_interleave(self.r**2), groups=len(prop.bias))
+
+    def forward(self, x):
+        return F.pixel_shuffle(self.spread(x), self.r)
+
+
+class MapAttention(nn.Module):
+    """Attention whose queries, keys and values stay [channels, tokens], as the convolution leaves them."""
+
+    def __init__(self, attention: Attention):
+        super().__init__()
+        self.heads, self.r = attention.heads, attention.r
+        dim = attention.proj.out_features
+        scale = (dim // self.heads) ** -0.5
+        self.qkv = as_convolution(attention.qkv)
+        with torch.no_grad():  # the scale goes into the queries
+            factor = torch.ones(3 * dim)
+            factor[:dim] = scale
+            self.qkv.weight = nn.Parameter(self.qkv.weight * factor[:, None, None, None], False)
+            self.qkv.bias = nn.Parameter(self.qkv.bias * factor, False)
+        self.proj = as_convolution(attention.proj)
+        if self.r > 1:
+            self.LocalProp = Propagation(attention.LocalProp)
+            self.norm = MapNorm(attention.norm)
+
+    def forward(self, x):
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(x).reshape(b, 3 * self.heads, c // self.heads, h * w).split(self.heads, 1)
+        attention = torch.matmul(q.transpose(2, 3), k).softmax(-1)  # [B, heads, queries, keys]
+        x = torch.matmul(v, attention.transpose(2, 3)).reshape(b, c, h, w)
+        if self.r > 1:
+            x = self.norm(self.LocalProp(x))
+        return self.proj(x)
+
+
+class MapMlp(nn.Module):
+    def __init__(self, mlp: Mlp):
+        super().__init__()
+        self.fc1, self.fc2 = as_convolution(mlp.fc1), as_convolution(mlp.fc2)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class MapSelfAttn(nn.Module):
+    def __init__(self, block: SelfAttn):
+        super().__init__()
+        self.pos_embed, self.norm1, self.attn = block.pos_embed, block.norm1, block.attn
+        self.norm2, self.mlp, self.r = block.norm2, block.mlp, block.attn.r
+
+    def forward(self, x):
+        x = self.pos_embed(x)
+        tokens = F.max_pool2d(x, 1, self.r) if self.r > 1 else x  # the top-left one of every window
+        x = x + self.attn(self.norm1(tokens))
+        return x + self.mlp(self.norm2(x))
+
+
+def exported(module: nn.Module):
+    """The export form of one fused module, or None if it has none of its own."""
+    if isinstance(module, SelfAttn):
+        return MapSelfAttn(module)
+    if isinstance(module, Attention):
+        return MapAttention(module)
+    if isinstance(module, Mlp):
+        return MapMlp(module)
+    if isinstance(module, ChannelNorm):
+        return MapNorm(module)
+    if isinstance(module, PositionEmbed):
+        return plain_convolution(module.weight + module.identity, module.bias, module.groups, padding=1)
+    return None
+
+
+def to_export_form(module: nn.Module) -> None:
+    """Replace EdgeViT's modules inside a fused model by their export forms, in place."""
+    for name, child in list(module.named_children()):
+        form = exported(child)
+        if form is not None:
+            setattr(module, name, form)
+        to_export_form(child if form is None else form)

@@ -1,0 +1,89 @@
+"""What a written model file says about itself. The same fields in every format; plain data, free of torch."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+LICENCE = "Apache-2.0"
+FILE_NAME = "metadata.yaml"  # in the folder of a format that is a folder
+
+
+@dataclass
+class Metadata:
+    """`output` says what comes out of the file:
+
+    raw    [B, N, 5 + nc]: xywh in input pixels, objectness, class scores
+    boxes  [B, max_det, 6]: xyxy in input pixels, confidence, class, after NMS; the rest of the rows is zero
+    image  as boxes with B = 1, from a uint8 RGB image [H, W, 3] of any size, in that image's pixels
+    """
+
+    names: dict  # {class number: name}
+    strides: list  # of each detection layer, px
+    stride: int  # height and width must be multiples of it, px
+    imgsz: list  # [height, width], px
+    batch: int = 1
+    dynamic: bool = False  # batch, height and width may be others
+    output: str = "raw"
+    precision: str = "fp32"  # or fp16, int8
+    limits: dict = field(default_factory=dict)  # of NMS in the file: conf_thres, iou_thres, max_det, agnostic
+    task: str = "detect"
+    model: dict = field(default_factory=dict)  # the model YAML's content
+    licence: str = LICENCE
+    version: str = ""  # of the program that wrote it
+    weights_sha256: str = ""
+    parity: dict = field(default_factory=dict)  # see engine/parity.py
+
+    @property
+    def nc(self) -> int:
+        return len(self.names)
+
+    def to_strings(self) -> dict:
+        """{field: JSON}, for formats that hold strings by key."""
+        return {key: json.dumps(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict, where) -> "Metadata":
+        """From the fields as plain values; ValueError, naming the file `where`, for what is missing or of another kind.
+
+        Unknown keys are passed over: a newer version, or YOLOv5 itself, may have written the file.
+        """
+        known = {f.name for f in fields(cls)}
+        values = {key: value for key, value in values.items() if key in known}
+        names = values.get("names", {})
+        names = dict(enumerate(names)) if isinstance(names, list) else names
+        stride = values.get("stride", 32)
+        if not (isinstance(names, dict) and isinstance(stride, int) and stride > 0):
+            raise ValueError(f"{where}: expected names and a stride as metadata, found {names!r} and {stride!r}")
+        values["names"] = {int(key): str(name) for key, name in names.items()}
+        values["stride"] = stride
+        values.setdefault("strides", [])
+        values.setdefault("imgsz", [])
+        return cls(**values)
+
+    @classmethod
+    def from_strings(cls, strings: dict, where) -> "Metadata":
+        """The reverse of to_strings(). YOLOv5's own files, whose values are Python literals, are read too."""
+        known = {f.name for f in fields(cls)}
+        try:
+            values = {key: yaml.safe_load(text) for key, text in strings.items() if key in known}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{where}: the metadata cannot be read: {error}") from None
+        return cls.from_dict(values, where)
+
+    def save(self, folder: Path) -> None:
+        """Write FILE_NAME into the folder of a format that is a folder."""
+        text = yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
+        (Path(folder) / FILE_NAME).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "Metadata":
+        file = Path(folder) / FILE_NAME
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise ValueError(f"{file}: not a YAML file: {error}") from None
+        if not isinstance(values, dict):
+            raise ValueError(f"{file}: expected a mapping, found {type(values).__name__}")
+        return cls.from_dict(values, file)

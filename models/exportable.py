@@ -1,0 +1,26 @@
+"""The form of a detector that is exported: one tensor in, one tensor out, and a graph without needless operators."""
+
+import copy
+
+import torch
+from torch import nn
+
+from models.backbone.edgevit_export import to_export_form
+
+
+def exportable(model: nn.Module) -> nn.Module:
+    """A copy of a DetectionModel that takes [B, 3, H, W] and gives [B, N, 5 + nc], as its eval mode does.
+
+    It is fused, float32, on the CPU, without gradients, and keeps .names .stride .yaml .imgsz of the original.
+    """
+    model = copy.deepcopy(model).cpu().float().eval().fuse()
+    to_export_form(model)
+    for module in model.modules():
+        if hasattr(module, "export"):
+            module.export = True
+    return model.requires_grad_(False)
+
+
+def example_images(batch: int, imgsz, seed: int = 0) -> torch.Tensor:
+    """Images [batch, 3, *imgsz] of noise to trace a model with."""
+    return torch.rand(batch, 3, *imgsz, generator=torch.Generator().manual_seed(seed))
