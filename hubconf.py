@@ -23,18 +23,17 @@ _MODELS |= {
 
 
 def custom(path, autoshape=True, _verbose=True, device=None):
-    """A model from a file, this project's or an official YOLOv5 checkpoint, or an ensemble from a list of files.
+    """A model from a file of any format of export.py, or an ensemble from a list of checkpoints.
 
     autoshape: take images of any kind, give Detections; else the plain model, not fused, for training.
     """
     from models.autoshape import AutoShape
     from models.backends import DetectMultiBackend
     from utils.logger import setup_logging
-    from utils.torch_utils import select_device
 
     if _verbose:
         setup_logging()
-    runtime = DetectMultiBackend(path, device=select_device(device or ""), fuse=autoshape)
+    runtime = DetectMultiBackend(path, device=device or "", fuse=autoshape)
     model = runtime.model if runtime.pt else runtime
     return AutoShape(model) if autoshape else model
 

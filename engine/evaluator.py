@@ -15,7 +15,7 @@ from utils.boxes import scale_boxes, xywh2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.general import Profile, coco80_to_coco91_class
 from utils.logger import LOGGER
 from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
-from utils.nms import non_max_suppression
+from utils.nms import final_boxes
 
 PLOTTED_BATCHES = 3
 HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
@@ -158,8 +158,9 @@ class Evaluator:
         """NMS; with save_hybrid the true boxes take part."""
         options = self.options
         labels = [targets_px[targets_px[:, 0] == i, 1:] for i in range(len(predictions))] if options.save_hybrid else ()
-        found = non_max_suppression(
+        found = final_boxes(
             predictions,
+            getattr(self.model, "end2end", False),
             options.conf_thres,
             options.iou_thres,
             agnostic=options.single_cls,

@@ -17,12 +17,17 @@ DATA_DEFAULTS = {
     "hyp": ("hyp", "data/hyps/hyp.scratch-low.yaml"),
 }
 OPTIMIZERS = ["SGD", "Adam", "AdamW"]
-# YOLOv5's flags that send data away, and what to say to someone who gives one
+# YOLOv5's flags that send data away or have no meaning here, and what to say to someone who gives one
 REMOVED_FLAGS = {
     "--bucket": "files stay on this machine: copy the run folder to your bucket yourself",
     "--entity": "no Weights & Biases account is used",
     "--upload_dataset": "data sets stay on this machine",
     "--bbox_interval": "no Weights & Biases account is used; predictions are drawn in val_batch*.jpg",
+    "--keras": "TensorFlow's own formats are not written, --include litert gives a .tflite file",
+    "--mlmodel": "CoreML files are .mlpackage, which iOS 15 and later read",
+    "--inplace": "exported models never overwrite their maps",
+    "--per-tensor": "int8 weights are quantised per channel, which loses less",
+    "--topk-per-class": "the most confident boxes of an image count, whatever their class: --topk-all",
 }
 
 
@@ -32,7 +37,9 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args=None, namespace=None):
         args = sys.argv[1:] if args is None else args
         for flag, reason in REMOVED_FLAGS.items():
-            if any(arg == flag or arg.startswith(flag + "=") for arg in args):
+            if flag not in self._option_string_actions and any(
+                arg == flag or arg.startswith(flag + "=") for arg in args
+            ):
                 self.error(f"{flag} does not exist here: {reason}")
         opt, unknown = self.parse_known_args(args, namespace)
         if unknown:
@@ -104,6 +111,10 @@ def _add_common(parser, project: str, workers: bool = True) -> None:
 
 def _add_imgsz(parser, help: str, **kwargs) -> None:
     parser.add_argument("--imgsz", "--img", "--img-size", type=int, help=help, **kwargs)
+
+
+def _add_threads(parser) -> None:
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads for inference, 0 takes all cores")
 
 
 def _add_training(parser) -> None:
@@ -210,6 +221,8 @@ def val_parser() -> Parser:
     add("--save-json", action="store_true", help="write COCO results as predictions.json")
     add("--half", action="store_true", help="fp16 inference (CUDA)")
     add("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
+    add("--square", action="store_true", help="pad images to squares, as model files of one size need them")
+    _add_threads(parser)
     add("--v5-map", action="store_true", help="also print YOLOv5's own P, R and mAP recipe")
     _add_common(parser, "runs/val")
     return parser
@@ -265,9 +278,65 @@ def detect_parser() -> Parser:
     add("--hide-conf", action="store_true", help="draw no confidences")
     add("--half", action="store_true", help="fp16 inference (CUDA)")
     add("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
+    _add_threads(parser)
     add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
     _add_common(parser, "runs/detect", workers=False)
     return parser
 
 
-PARSERS = {"train": train_parser, "val": val_parser, "detect": detect_parser}
+def export_parser() -> Parser:
+    parser = Parser(prog="export.py", description="Export a detector, and prove that the file gives the same boxes.")
+    add = parser.add_argument
+    add(
+        "--weights",
+        default=None,
+        help="checkpoint (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
+    )
+    add(
+        "--include",
+        nargs="+",
+        default=["torchscript"],
+        help="formats: torchscript onnx openvino litert ncnn coreml executorch engine",
+    )
+    add(
+        "--data",
+        default=None,
+        help="dataset YAML: images to compare on (its val split) and to calibrate int8 on (train)",
+    )
+    _add_imgsz(
+        parser,
+        "image size: one number, or height and width (default: the checkpoint's training size, else 640)",
+        nargs="+",
+        default=None,
+    )
+    add("--batch-size", type=int, default=1, help="images in a batch")
+    add("--device", default="cpu", help="cpu, or a GPU index such as 0 (TensorRT)")
+    add("--half", action="store_true", help="half precision (fp16); input and output stay float32")
+    add("--int8", action="store_true", help="8-bit integers, calibrated on --data")
+    add("--max-drop", type=float, default=0.5, help="int8: most points of mAP50-95 (0 to 100) that may be lost on val")
+    add("--dynamic", action="store_true", help="any batch, height and width")
+    add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
+    add("--optimize", action="store_true", help="TorchScript: optimize for mobile")
+    add("--opset", type=int, default=None, help="ONNX operator set (default: see models/backends/onnx.py)")
+    add("--workspace", type=int, default=4, help="TensorRT: working memory in GB")
+    add("--nms", action="store_true", help="NMS in the file: boxes [B, topk-all, 6] come out of it")
+    add("--embed", action="store_true", help="ONNX: one file from a picture of any size to its boxes")
+    add("--agnostic-nms", action="store_true", help="with --nms or --embed: over all classes together")
+    add("--topk-all", type=int, default=100, help="with --nms or --embed: most boxes in an image")
+    add("--iou-thres", type=float, default=0.45, help="with --nms or --embed: NMS IoU threshold")
+    add("--conf-thres", type=float, default=0.25, help="with --nms or --embed: least confidence of a box")
+    add(
+        "--tol",
+        nargs=2,
+        type=float,
+        default=None,
+        metavar=("PX", "SCORE"),
+        help="largest difference to PyTorch that passes, in pixels and in score (default: 0.5 0.001 in fp32)",
+    )
+    _add_threads(parser)
+    add("--workers", type=int, default=8, help="int8: most data-loading processes; never more than the cores")
+    add("--verbose", action="store_true", help="print what the exporters say, and the nodes of the graph")
+    return parser
+
+
+PARSERS = {"train": train_parser, "val": val_parser, "detect": detect_parser, "export": export_parser}

@@ -15,6 +15,7 @@ from utils.boxes import scale_boxes
 from utils.frame import Frame
 from utils.general import Profile, check_img_size, counted, default_weights, describe_classes, increment_path
 from utils.logger import LOGGER
+from utils.nms import as_float32, final_boxes
 from utils.parallel import prefetch
 from utils.sources import open_source
 
@@ -79,6 +80,7 @@ class Detector:
 
     def __post_init__(self):
         self.lock = Lock()
+        self.auto = self.model.fixed_hw is None  # pad no more than needed
         self.seconds = Counter()  # by step, over all pictures
         self.pictures = 0
         self.shape = None  # of the last batch
@@ -99,7 +101,7 @@ class Detector:
     def _prepare(self, frame: Frame, number: int) -> Prepared:
         if frame.error:
             return Prepared(frame, number)
-        padded, ratio_wh, pad_wh = letterbox(frame.image, self.imgsz, stride=self.model.stride, auto=self.model.pt)
+        padded, ratio_wh, pad_wh = letterbox(frame.image, self.imgsz, stride=self.model.stride, auto=self.auto)
         return Prepared(frame, number, cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh))
 
     def detect(self, batch: list) -> list:
@@ -118,15 +120,14 @@ class Detector:
 
     def _boxes(self, batch: list) -> tuple:
         """For each Prepared its boxes, float32 [n, 6], in whole pixels of the original; and seconds of inference."""
-        from utils.nms import non_max_suppression
-
         pictures = np.stack([prepared.picture for prepared in batch])
         with Profile(device=self.model.device) as inference:
             prediction = self.model.predict(pictures, self.augment, self._feature_folder(batch[0].frame))
         with Profile(device=self.model.device) as suppression:
             limits = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
-            found = non_max_suppression(prediction, classes=self.classes, agnostic=self.agnostic_nms, **limits)
-        found = [boxes.cpu().numpy() for boxes in found]
+            limits |= {"classes": self.classes, "agnostic": self.agnostic_nms}
+            found = final_boxes(prediction, self.model.end2end, **limits)
+        found = [as_float32(boxes) for boxes in found]
         for boxes, prepared in zip(found, batch):
             scale_boxes(pictures.shape[1:3], boxes[:, :4], prepared.frame.image.shape[:2], prepared.ratio_pad)
             boxes[:, :4] = boxes[:, :4].round()
@@ -180,28 +181,32 @@ def in_order(groups):
 def load_model(opt):
     """The DetectMultiBackend for the options; prints what was chosen where --weights is not given."""
     from models.backends import DetectMultiBackend
-    from utils.torch_utils import select_device
 
     weights = opt.weights
     if not weights:
         weights = default_weights()
         LOGGER.info(f"weights {weights} (--weights is not given)")
-    device = select_device(opt.device)
-    model = DetectMultiBackend(weights, device=device, dnn=opt.dnn, data=opt.data, fp16=opt.half)
+    model = DetectMultiBackend(weights, opt.device, dnn=opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
     if opt.classes is not None and not all(0 <= cls < model.nc for cls in opt.classes):
         raise ValueError(f"--classes {opt.classes}: expected numbers from 0 to {model.nc - 1}")
     return model
 
 
 def image_size(imgsz, model) -> list:
-    """[height, width] in pixels, multiples of the model's stride: the flag's, else the model's, else DEFAULT_IMGSZ."""
+    """[height, width] in pixels, multiples of the model's stride: the flag's, else the model's, else DEFAULT_IMGSZ.
+
+    ValueError for another size than that of a file that was exported for one alone.
+    """
     if not imgsz:
         imgsz = model.imgsz or DEFAULT_IMGSZ
         LOGGER.info(f"image size {imgsz} ({'of the checkpoint' if model.imgsz else 'default'}; --imgsz is not given)")
     sizes = list(imgsz) if isinstance(imgsz, (list, tuple)) else [imgsz]
     if len(sizes) > 2:
         raise ValueError(f"--imgsz: expected one number, or height and width, found {sizes}")
-    return check_img_size(sizes * (3 - len(sizes)), s=model.stride)
+    sizes = check_img_size(sizes * (3 - len(sizes)), s=model.stride)
+    if model.fixed_hw and list(model.fixed_hw) != sizes:
+        raise ValueError(f"--imgsz {sizes}: the model file was exported for {list(model.fixed_hw)} px alone")
+    return sizes
 
 
 def build_detector(opt) -> Detector:

@@ -3,6 +3,8 @@
 from copy import copy
 from pathlib import Path
 
+import torch
+
 from engine.evaluator import EvalResult, evaluate
 from engine.options import apply_data_defaults
 from models.backends import DetectMultiBackend
@@ -10,7 +12,7 @@ from utils.data_config import check_dataset
 from utils.dataloaders import create_dataloader
 from utils.general import check_img_size, default_weights, increment_path
 from utils.logger import LOGGER, colorize
-from utils.torch_utils import device_summary, select_device
+from utils.torch_utils import device_summary
 
 STUDY_SIZES = range(256, 1536 + 1, 128)  # pixels
 STUDY_COLUMNS = ("imgsz", "P", "R", "mAP50", "mAP50-95", "pre_ms", "inference_ms", "nms_ms")
@@ -80,13 +82,14 @@ def open_all(opt, split: str, weights=None):
     """(options with what was left open, model, data file); ValueError if the classes of model and data do not fit."""
     opt = copy(opt)
     opt.weights = weights or chosen_weights(opt)
-    opt.device = select_device(opt.device, opt.batch_size)
     data = check_dataset(opt.data, required=(split,))
-    model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half)
+    model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
+    opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
     check_classes(opt, model, data)
     choose_size(opt, model, data)
     opt.split = split
-    LOGGER.info(f"{device_summary(opt.device)}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
+    device = device_summary(opt.device) if model.device == opt.device else f"{model.format.title} on {model.device}"
+    LOGGER.info(f"{device}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
     return opt, model, data
 
 
@@ -106,9 +109,11 @@ def check_classes(opt, model, data) -> None:
 
 def choose_size(opt, model, data) -> None:
     """Set opt.imgsz to the flag, else the checkpoint's, else the data file's, else the default; print the choice."""
+    if model.fixed_hw and opt.imgsz not in (None, max(model.fixed_hw)):
+        raise ValueError(f"--imgsz {opt.imgsz}: the model file was exported for {list(model.fixed_hw)} px alone")
     if opt.imgsz is None and model.imgsz:
-        opt.imgsz = int(model.imgsz)
-        LOGGER.info(f"image size {opt.imgsz} (from the checkpoint)")
+        opt.imgsz = max(model.imgsz) if isinstance(model.imgsz, list) else int(model.imgsz)
+        LOGGER.info(f"image size {opt.imgsz} (from the model file)")
     for line in apply_data_defaults(opt, data):
         LOGGER.info(line)
     opt.imgsz = check_img_size(opt.imgsz, model.stride)
@@ -119,7 +124,8 @@ def make_folder(opt) -> Path:
 
 
 def measure(opt, model, data, callbacks=None, rect=True, **options) -> EvalResult:
-    """Evaluate on data[opt.split] at opt.imgsz; rect: batches of like shape instead of squares."""
+    """Evaluate on data[opt.split] at opt.imgsz; rect: batches of like shape, where the model takes any, not squares."""
+    rect = rect and not opt.square and model.fixed_hw is None
     loader, _ = create_dataloader(
         data[opt.split],
         opt.imgsz,
@@ -132,8 +138,9 @@ def measure(opt, model, data, callbacks=None, rect=True, **options) -> EvalResul
         prefix=f"{opt.split}: ",
         nc=data["nc"],
         names=data["names"],
+        fixed_hw=model.fixed_hw,
     )
-    model.warmup(imgsz=(opt.batch_size, 3, opt.imgsz, opt.imgsz))
+    model.warmup(imgsz=(opt.batch_size, 3, *(model.fixed_hw or (opt.imgsz, opt.imgsz))))
     same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose")
     options.update({key: getattr(opt, key) for key in same})
     names = data["names"]

@@ -15,7 +15,7 @@ from utils.boxes import scale_boxes, xyxy2xywh
 from utils.general import Profile, counted, describe_classes, increment_path, make_divisible
 from utils.images import read_image, write_image
 from utils.logger import LOGGER
-from utils.nms import non_max_suppression
+from utils.nms import final_boxes
 from utils.plots import Annotator, colors, save_one_box
 
 URL_TIMEOUT_S = 10
@@ -40,7 +40,8 @@ class AutoShape(nn.Module):
         self.classes = None
         self.max_det = 1000
         self.amp = False
-        self.pt = isinstance(model, nn.Module) or model.pt  # else the runtime's input shape may be fixed
+        self.fixed_hw = getattr(model, "fixed_hw", None)  # of a file that was exported for one size alone
+        self.end2end = getattr(model, "end2end", False)
         self.model = model.eval()
         self.names = dict(model.names)
         self.imgsz = getattr(model, "imgsz", None) or DEFAULT_IMGSZ_PX
@@ -63,21 +64,22 @@ class AutoShape(nn.Module):
         with timers[0]:
             images, files = load_images(ims)
             shapes_hw = [image.shape[:2] for image in images]
-            shape = batch_shape(shapes_hw, self.imgsz if size is None else size, self.stride, fixed=not self.pt)
+            shape = self.fixed_hw or batch_shape(shapes_hw, self.imgsz if size is None else size, self.stride)
             padded, ratios_wh, pads_wh = zip(*(letterbox(image, shape, auto=False) for image in images))
             batch = torch.from_numpy(np.stack(padded)).permute(0, 3, 1, 2).contiguous().to(self._device()) / 255
         with timers[1]:
             output = self._infer(batch, augment, profile)
         with timers[2]:
-            nms = (self.conf, self.iou, self.classes, self.agnostic, self.multi_label)
-            boxes_per_image = non_max_suppression(output, *nms, max_det=self.max_det)
+            options = {"agnostic": self.agnostic, "multi_label": self.multi_label, "max_det": self.max_det}
+            boxes_per_image = final_boxes(output, self.end2end, self.conf, self.iou, self.classes, **options)
             for boxes, image, ratio_wh, pad_wh in zip(boxes_per_image, images, ratios_wh, pads_wh):
                 scale_boxes(shape, boxes[:, :4], image.shape, (ratio_wh[::-1], pad_wh))
         return Detections(images, boxes_per_image, files, [timer.t for timer in timers], self.names, tuple(batch.shape))
 
     def _device(self) -> torch.device:
         parameter = next(self.parameters(), None)
-        return torch.device(self.model.device) if parameter is None else parameter.device
+        device = getattr(self.model, "device", None) if parameter is None else parameter.device
+        return device if isinstance(device, torch.device) else torch.device("cpu")
 
     def _infer(self, batch, augment, profile):
         if not batch.is_floating_point():
@@ -90,17 +92,15 @@ class AutoShape(nn.Module):
             return self.model(batch.to(device, dtype), augment=augment, profile=profile)
 
 
-def batch_shape(shapes_hw, size, stride: int, fixed: bool = False):
+def batch_shape(shapes_hw, size, stride: int):
     """(height, width) of the smallest batch for images of `shapes_hw` with their longest side scaled to `size`.
 
-    Both are multiples of stride. size: pixels, or (height, width). fixed: `size` itself, as two numbers.
+    Both are multiples of stride. size: pixels, or (height, width).
     """
     size_hw = (size, size) if isinstance(size, int) else tuple(size)
     if len(size_hw) != 2 or min(size_hw) <= 0:
         raise ValueError(f"size must be a positive number or (height, width), found {size!r}")
-    sides = [size_hw]
-    if not fixed:
-        sides = [[int(side * max(size_hw) / max(shape)) for side in shape] for shape in shapes_hw]
+    sides = [[int(side * max(size_hw) / max(shape)) for side in shape] for shape in shapes_hw]
     return tuple(max(stride, make_divisible(max(side), stride)) for side in zip(*sides))
 
 

@@ -18,9 +18,23 @@ def exportable(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "export"):
             module.export = True
+    head = model.head
+    head._buffers.pop("stride")  # as numbers, that no tracer takes for data
+    head.stride = model.stride.tolist()
     return model.requires_grad_(False)
 
 
 def example_images(batch: int, imgsz, seed: int = 0) -> torch.Tensor:
     """Images [batch, 3, *imgsz] of noise to trace a model with."""
     return torch.rand(batch, 3, *imgsz, generator=torch.Generator().manual_seed(seed))
+
+
+class HalfPrecision(nn.Module):
+    """An exportable model that computes in float16, decoded boxes apart, with float32 input and output."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = copy.deepcopy(model).half()
+
+    def forward(self, images):
+        return self.model(images.half())

@@ -44,9 +44,10 @@ class LoadImagesAndLabels(Dataset):
 
     def __init__(
         self, path, img_size=640, batch_size=16, augment=False, hyp=None, rect=False, image_weights=False,
-        cache_images=None, single_cls=False, stride=32, pad=0.0, prefix="", rank=-1, seed=0, nc=None,
+        cache_images=None, single_cls=False, stride=32, pad=0.0, prefix="", rank=-1, seed=0, nc=None, fixed_hw=None,
     ):  # fmt: skip
         self.path, self.img_size, self.stride, self.augment, self.seed = path, img_size, stride, augment, seed
+        self.fixed_hw = fixed_hw and tuple(fixed_hw)
         self.hyp = dict(hyp or {})
         self.image_weights = image_weights
         self.rect = rect and not image_weights
@@ -172,7 +173,7 @@ class LoadImagesAndLabels(Dataset):
         """(image, labels [n, 5] class, xyxy in pixels, Polygons in pixels, shapes) of one image, not augmented."""
         image, labels, polygons = self._raw(i)
         (h, w), (w0, h0) = image.shape[:2], self.shapes[i].tolist()
-        target_hw = tuple(self.batch_shapes[self.batch[i]].tolist()) if self.rect else self.img_size
+        target_hw = tuple(self.batch_shapes[self.batch[i]].tolist()) if self.rect else self.fixed_hw or self.img_size
         boxed, ratio, pad = aug.letterbox(image, target_hw, auto=False, scaleup=self.augment)
         w, h = w * ratio[0], h * ratio[1]
         left, top = round(pad[0] - 0.1), round(pad[1] - 0.1)
@@ -289,18 +290,20 @@ class EpochSampler(Sampler):
 def create_dataloader(
     path, imgsz, batch_size, stride, single_cls=False, hyp=None, augment=False, cache=None, pad=0.0, rect=False,
     rank=-1, workers=8, image_weights=False, quad=False, prefix="", shuffle=False, seed=0, nc=None, names=None,
+    fixed_hw=None,
 ):  # fmt: skip
     """(loader, dataset) for a folder, a list file or a list of these.
 
     batch_size is the rank's; imgsz the square side or the longer side in pixels; cache None, "ram" or "disk"; pad the
-    extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file.
+    extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file;
+    fixed_hw (height, width) of a batch that is neither rect nor square.
     A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes).
     Call loader.sampler.set_epoch(epoch) before each epoch.
     """
     nc = len(names) if nc is None and names else nc
     dataset = LoadImagesAndLabels(
         path, imgsz, batch_size, augment, hyp, rect, image_weights,
-        cache, single_cls, stride, pad, prefix, rank, seed, nc,
+        cache, single_cls, stride, pad, prefix, rank, seed, nc, fixed_hw,
     )  # fmt: skip
     batch_size = min(batch_size, len(dataset))
     workers = min(workers, _usable_cores(), -(-len(dataset) // batch_size))

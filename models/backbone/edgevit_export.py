@@ -33,14 +33,21 @@ class MapNorm(nn.Module):
 
     def __init__(self, norm: ChannelNorm):
         super().__init__()
-        self.eps = norm.eps
+        self.eps, self.shape = norm.eps, norm.normalized_shape
         self.weight = None if norm.weight is None else nn.Parameter(norm.weight.detach()[:, None, None], False)
         self.bias = None if norm.bias is None else nn.Parameter(norm.bias.detach()[:, None, None], False)
 
     def forward(self, x):
+        if torch.onnx.is_in_onnx_export():
+            return self._as_operator(x)
         centred = x - x.mean(1, keepdim=True)
         x = centred / torch.sqrt((centred * centred).mean(1, keepdim=True) + self.eps)
         return x if self.weight is None else x * self.weight + self.bias
+
+    def _as_operator(self, x):
+        """ONNX has an operator for it, which onnxruntime runs faster and float16 does not make less exact."""
+        affine = (None, None) if self.weight is None else (self.weight.flatten(), self.bias.flatten())
+        return F.layer_norm(x.permute(0, 2, 3, 1), self.shape, *affine, self.eps).permute(0, 3, 1, 2)
 
 
 class Propagation(nn.Module):

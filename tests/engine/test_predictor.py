@@ -86,7 +86,7 @@ def test_in_order_waits_for_the_next_number():
 def test_a_batch_runs_together_and_errors_keep_their_place(weights):
     model = DetectMultiBackend(weights)
     calls = []
-    spy = types.SimpleNamespace(stride=32, pt=True, names=model.names, device=model.device)
+    spy = types.SimpleNamespace(stride=32, fixed_hw=None, end2end=False, names=model.names, device="cpu")
     spy.predict = lambda x, *args: calls.append(x.shape) or model.predict(x, *args)
     frames = [Frame(f"{i}", np.full((48, 64, 3), 9 * i, np.uint8)) for i in range(5)]
     frames.insert(2, Frame("broken", error="broken: no image"))
@@ -144,7 +144,14 @@ def test_wrong_options(tmp_path, weights, pictures, flags, words):
     ],
 )
 def test_image_size(flag, of_model, expected):
-    assert image_size(flag, types.SimpleNamespace(imgsz=of_model, stride=32)) == expected
+    assert image_size(flag, types.SimpleNamespace(imgsz=of_model, stride=32, fixed_hw=None)) == expected
+
+
+def test_image_size_of_a_file_that_takes_one_alone():
+    model = types.SimpleNamespace(imgsz=[96, 128], stride=32, fixed_hw=(96, 128))
+    assert image_size(None, model) == image_size([96, 128], model) == [96, 128]
+    with pytest.raises(ValueError, match=r"--imgsz \[128, 128\]: the model file was exported for \[96, 128\] px alone"):
+        image_size(128, model)
 
 
 def test_defaults_are_printed(tmp_path, weights, pictures, monkeypatch, caplog):

@@ -195,10 +195,6 @@ def test_batch_shape(shapes, size, expected):
     assert batch_shape(shapes, size, 32) == expected
 
 
-def test_batch_shape_of_a_fixed_runtime_is_the_size():
-    assert batch_shape([(10, 999)], (320, 640), 32, fixed=True) == (320, 640)
-
-
 @pytest.mark.parametrize("size", [0, -32, (640,), (0, 640)])
 def test_wrong_size_is_an_error(size):
     with pytest.raises(ValueError, match="size must be a positive number"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.boxes import box_iou, xywh2xyxy
-from utils.nms import MAX_CANDIDATES, non_max_suppression
+from utils.nms import MAX_CANDIDATES, final_boxes, non_max_suppression
 
 
 def reference(rows, conf_thres, iou_thres, classes=None, agnostic=False, multi_label=False, max_det=300, nm=0):
@@ -112,6 +112,24 @@ def test_no_candidates_and_a_tuple_of_a_batch():
     p = torch.cat([random_predictions(0), torch.zeros_like(random_predictions(0))])
     found = non_max_suppression((p, ["raw maps"]), 0.25)
     assert len(found) == 2 and len(found[0]) > 0 and found[1].shape == (0, 6)
+
+
+def test_arrays_give_arrays():
+    p = random_predictions(0)
+    (array,), (tensor,) = non_max_suppression(p.numpy(), 0.25), non_max_suppression(p, 0.25)
+    assert isinstance(array, np.ndarray) and array.dtype == np.float32
+    np.testing.assert_array_equal(array, tensor.numpy())
+
+
+def test_final_boxes_of_a_model_with_its_own_nms():
+    rows = torch.tensor([[1, 2, 3, 4, 0.9, 1], [1, 2, 3, 4, 0.8, 0], [5, 6, 7, 8, 0.3, 2], [0, 0, 0, 0, 0, 0]])
+    table = [({}, [0.9, 0.8, 0.3]), ({"conf_thres": 0.5}, [0.9, 0.8]), ({"classes": [0, 2]}, [0.8, 0.3])]
+    for options, expected in [*table, ({"max_det": 1}, [0.9]), ({"classes": []}, [])]:
+        for batch in (rows[None], rows[None].numpy()):
+            (found,) = final_boxes(batch, True, **{"conf_thres": 0.1, "iou_thres": 0.5, **options})
+            assert found[:, 4].tolist() == pytest.approx(expected), options
+    with pytest.raises(ValueError, match="export it without --nms"):
+        final_boxes(rows[None], True, 0.1, 0.5, labels=[torch.zeros(0, 5)])
 
 
 def test_multi_label_counts_every_class():

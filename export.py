@@ -1,0 +1,43 @@
+"""Export a detector for other runtimes, and prove that each file gives the same boxes.
+
+    python export.py --include onnx                                     the newest run, else the embedded weights
+    python export.py --weights best.pt --include onnx openvino ncnn     several formats
+    python export.py --weights best.pt --include onnx --dynamic         any batch, height and width
+    python export.py --weights best.pt --include onnx --embed           one file from a picture of any size to its boxes
+    python export.py --weights best.pt --include onnx --int8 --data my.yaml    8 bits, at most 0.5 points of mAP lost
+
+Formats: torchscript onnx openvino litert ncnn coreml executorch engine. Each file is compared with the PyTorch model
+on 32 images of --data (without it: data/images) and renamed *.rejected if it differs by more than --tol.
+The exit code is 1 if an export failed. Files are written beside the checkpoint.
+"""
+
+import sys
+
+from engine import options
+
+
+def run(**kwargs) -> list:
+    """Export from Python: run(weights="best.pt", include=["onnx"]); the options are those of export.py.
+
+    Returns an engine.exporter.Exported for each format: file, parity figures, or error.
+    """
+    from engine.exporter import export_formats
+
+    return export_formats(options.from_kwargs("export", kwargs))
+
+
+def main(opt) -> int:
+    from engine.exporter import export_formats, report
+    from utils.logger import setup_logging
+
+    setup_logging()
+    results = export_formats(opt)
+    report(results)
+    return int(any(result.error for result in results))
+
+
+if __name__ == "__main__":
+    opt = options.parse("export")
+    from utils.general import main_guard
+
+    sys.exit(main_guard(main, opt))

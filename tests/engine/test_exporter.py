@@ -1,0 +1,121 @@
+"""engine/exporter.py: names, metadata, and that what fails says so and leaves nothing behind."""
+
+import hashlib
+import json
+
+import pytest
+
+import engine.exporter
+from engine import options
+from engine.exporter import evenly, export_formats, reason, replace, summary
+from models.backends import DetectMultiBackend, find_format
+from tests.tiny_detector import write_tiny_weights
+from utils.general import VERSION
+
+
+@pytest.fixture
+def weights(tmp_path, tiny_model_cfg):
+    return write_tiny_weights(tmp_path / "best.pt", tiny_model_cfg)
+
+
+def export(weights, **flags):
+    return export_formats(options.from_kwargs("export", {"weights": weights, **flags}))
+
+
+def test_metadata_of_a_written_file(weights, tiny_dataset):
+    (result,) = export(weights, data=str(tiny_dataset), imgsz=[64, 96], batch_size=2)
+    assert result.file == weights.with_name("best.torchscript") and result.error == ""
+    model = DetectMultiBackend(result.file)
+    metadata = model.backend.metadata
+    assert metadata.names == {0: "box", 1: "disc"} and metadata.strides == [8, 16] and metadata.stride == 32
+    assert (metadata.imgsz, metadata.batch, metadata.dynamic) == ([64, 96], 2, False)
+    assert (metadata.output, metadata.precision, metadata.task) == ("raw", "fp32", "detect")
+    assert (metadata.licence, metadata.version) == ("Apache-2.0", VERSION)
+    assert metadata.weights_sha256 == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert metadata.model["backbone"][0][2] == "Conv"
+    assert metadata.parity == result.parity and metadata.parity["images"] == 4
+    assert model.jit and not model.pt and model.fixed_hw == (64, 96)
+
+
+def test_pictures_of_the_project_without_data(weights, caplog):
+    caplog.set_level("INFO")
+    (result,) = export(weights)
+    assert result.parity["images"] == 4 and "comparing on data/images (--data is not given)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"include": ["onx"]}, "did you mean onnx"),
+        ({"include": ["paddle"]}, "X2Paddle"),
+        ({"half": True, "int8": True}, "exclude each other"),
+        ({"int8": True}, "--int8 needs --data"),
+        ({"batch_size": 0}, "--batch-size: expected a whole number from 1, found 0"),
+        ({"imgsz": [64, 64, 64]}, "expected one number, or height and width"),
+        ({"weights": ["a.pt", "b.pt"]}, "expected one checkpoint, found 2"),
+    ],
+)
+def test_options_that_cannot_be(weights, flags, words):
+    with pytest.raises(ValueError, match=words):
+        export(**{"weights": weights, **flags})
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ({"include": ["ncnn"], "nms": True}, "--nms is not for this format"),
+        (
+            {"include": ["executorch"], "half": True, "dynamic": True},
+            "--dynamic --half is not for this format, which has",
+        ),
+    ],
+)
+def test_an_option_that_the_format_does_not_have(weights, flags, words, monkeypatch):
+    monkeypatch.setattr("models.backends.Format.missing", lambda self, tools=True: [])
+    (result,) = export(weights, **flags)
+    assert words in result.error and result.file is None
+
+
+def test_a_missing_package_names_the_pip_line_and_the_others_go_on(weights, monkeypatch):
+    monkeypatch.setattr("models.backends.installed", lambda package: package != "pnnx")
+    failed, written = export(weights, include=["ncnn", "torchscript"])
+    assert failed.error.endswith('needs pnnx: pip install ".[ncnn]"')
+    assert written.error == "" and written.file.is_file()
+    assert "failed" in summary([failed, written]) and str(written.file) in summary([failed, written])
+
+
+def test_a_failing_exporter_leaves_the_old_file_and_no_other(weights, monkeypatch):
+    old = weights.with_name("best.torchscript")
+    old.write_bytes(b"old")
+    monkeypatch.setattr(engine.exporter, "exportable", lambda model: None)
+    (result,) = export(weights)
+    assert result.error and old.read_bytes() == b"old"
+    assert sorted(file.name for file in weights.parent.iterdir()) == ["best.pt", "best.torchscript"]
+
+
+def test_replace(tmp_path):
+    new, old, foreign = (tmp_path / name for name in ("new", "old", "foreign"))
+    for folder, name in ((new, "metadata.yaml"), (old, "metadata.yaml"), (foreign, "holiday.jpg")):
+        folder.mkdir()
+        (folder / name).write_text(folder.name)
+    with pytest.raises(FileExistsError, match="expected an earlier export, found another folder"):
+        replace(new, foreign)
+    assert (foreign / "holiday.jpg").is_file()
+    assert (replace(new, old) / "metadata.yaml").read_text() == "new"
+
+
+def test_evenly():
+    assert evenly(list(range(10)), 3) == [0, 3, 6] and evenly([1, 2], 3) == [1, 2]
+
+
+def test_reason_of_a_foreign_error():
+    assert (
+        reason(RuntimeError("\nUnsupported: aten::foo\n at line 3")) == "RuntimeError: Unsupported: aten::foo at line 3"
+    )
+    assert reason(ValueError("plain")) == "plain" and reason(KeyError()) == "KeyError: KeyError"
+
+
+def test_formats_have_names_of_their_own(weights):
+    names = {find_format(key).suffixes[0] for key in ("torchscript", "onnx", "openvino", "litert", "ncnn", "coreml")}
+    assert len(names) == 6
+    assert json.dumps(sorted(names))
