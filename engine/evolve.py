@@ -15,10 +15,11 @@ from engine.progress import NonFiniteLossError
 from engine.runfolder import METRIC_COLUMNS, create_run_folder, summary
 from engine.trainer import Trainer
 from utils.data_config import check_dataset
-from utils.general import ROOT, save_yaml, write_atomic
+from utils.general import ROOT, write_atomic
 from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from utils.logger import LOGGER, colorize
 from utils.metrics import fitness
+from utils.yaml_files import save_yaml
 
 METRICS = (*METRIC_COLUMNS, "val/box_loss", "val/obj_loss", "val/cls_loss")  # the first columns of evolve.csv
 PARENTS = 5  # the best so many trials have children

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from utils import dist
-from utils.general import increment_path, save_yaml, write_atomic
+from utils.general import increment_path, write_atomic
+from utils.yaml_files import save_yaml
 
 METRIC_COLUMNS = ("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95")
 LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")

@@ -20,7 +20,7 @@ from models import registry
 from models.backbone import SLOTS, backbones, is_backbone, load_backbone_weights, slots
 from models.common import BATCH_NORM
 from models.heads import Detect
-from utils.general import ROOT, check_yaml, load_yaml, main_guard
+from utils.general import ROOT, check_yaml, main_guard
 from utils.logger import LOGGER, setup_logging
 from utils.torch_utils import (
     evaluating,
@@ -31,6 +31,7 @@ from utils.torch_utils import (
     select_device,
     time_sync,
 )
+from utils.yaml_files import load_yaml
 
 MODEL_KEYS = (
     "nc ch names anchors depth_multiple width_multiple channel_multiple activation inplace backbone head".split()

@@ -9,8 +9,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from utils.general import ROOT, check_yaml, load_yaml
+from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
+from utils.yaml_files import load_yaml
 
 SPLITS = ("train", "val", "test")
 # Optional defaults of a dataset for the command line: key -> what its value must be

@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.general import find_file, load_yaml
+from utils.general import find_file
+from utils.yaml_files import load_yaml
 
 
 class Hyperparameter(NamedTuple):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
 IMG_FORMATS = {"bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"}  # suffixes, lower case
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
@@ -85,6 +84,8 @@ def image_size(path) -> tuple[int, int]:
 
     Raises FileNotFoundError, or ValueError with the path and the reason if it is no image, or a truncated one.
     """
+    from PIL import Image
+
     try:
         with open(path, "rb") as file, Image.open(file) as image:
             _check_samples(image)
@@ -133,6 +134,10 @@ def _needs_pillow(data: np.ndarray) -> bool:
 def _decode_with_pillow(path) -> np.ndarray:
     """The slow second try: reads some rare formats, and says what is wrong with a broken file."""
     try:
+        from PIL import Image, ImageOps
+    except ImportError:  # it is not among the packages for exported files
+        raise ValueError(_broken(path, "OpenCV cannot decode it, and Pillow is not installed to try")) from None
+    try:
         with Image.open(path) as image:
             _check_samples(image)
             rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
@@ -143,7 +148,7 @@ def _decode_with_pillow(path) -> np.ndarray:
     return np.ascontiguousarray(rgb[..., ::-1])
 
 
-def _check_samples(image: Image.Image) -> None:
+def _check_samples(image) -> None:
     """32-bit samples have no agreed range, so they cannot be brought to 8 bits. (Pillow calls a 16-bit PNG "I".)"""
     if image.format == "TIFF" and image.mode in ("F", "I"):
         raise ValueError("expected 8 or 16 bits per sample, found 32")
@@ -157,5 +162,5 @@ def _is_whole_jpeg(file) -> bool:
     return starts and file.read() == JPEG_END
 
 
-def _broken(path, error: Exception) -> str:
+def _broken(path, error) -> str:
     return f"{path}: broken image: {error}"

@@ -69,7 +69,7 @@ class MapAttention(nn.Module):
     def __init__(self, attention: Attention):
         super().__init__()
         self.heads, self.r = attention.heads, attention.r
-        dim = attention.proj.out_features
+        self.dim = dim = attention.proj.out_features
         scale = (dim // self.heads) ** -0.5
         self.qkv = as_convolution(attention.qkv)
         with torch.no_grad():  # the scale goes into the queries
@@ -83,10 +83,10 @@ class MapAttention(nn.Module):
             self.norm = MapNorm(attention.norm)
 
     def forward(self, x):
-        b, c, h, w = x.shape
-        q, k, v = self.qkv(x).reshape(b, 3 * self.heads, c // self.heads, h * w).split(self.heads, 1)
+        b, _, h, w = x.shape
+        q, k, v = self.qkv(x).reshape(b, 3 * self.heads, self.dim // self.heads, h * w).split(self.heads, 1)
         attention = torch.matmul(q.transpose(2, 3), k).softmax(-1)  # [B, heads, queries, keys]
-        x = torch.matmul(v, attention.transpose(2, 3)).reshape(b, c, h, w)
+        x = torch.matmul(v, attention.transpose(2, 3)).reshape(b, self.dim, h, w)
         if self.r > 1:
             x = self.norm(self.LocalProp(x))
         return self.proj(x)

@@ -246,7 +246,8 @@ class DetectMultiBackend:
 
 def names_of(data) -> dict:
     """{number: name} from a dataset YAML (a path or bare name)."""
-    from utils.general import check_yaml, load_yaml
+    from utils.general import check_yaml
+    from utils.yaml_files import load_yaml
 
     names = load_yaml(check_yaml(data)).get("names", {})
     return dict(names) if isinstance(names, dict) else dict(enumerate(names))

@@ -1,13 +1,12 @@
 """What a written model file says about itself. The same fields in every format; plain data, free of torch."""
 
+import ast
 import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-import yaml
-
 LICENCE = "Apache-2.0"
-FILE_NAME = "metadata.yaml"  # in the folder of a format that is a folder
+FILE_NAME = "metadata.yaml"  # in the folder of a format that is a folder; JSON, which is YAML too and needs no package
 
 
 @dataclass
@@ -66,24 +65,31 @@ class Metadata:
     def from_strings(cls, strings: dict, where) -> "Metadata":
         """The reverse of to_strings(). YOLOv5's own files, whose values are Python literals, are read too."""
         known = {f.name for f in fields(cls)}
-        try:
-            values = {key: yaml.safe_load(text) for key, text in strings.items() if key in known}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{where}: the metadata cannot be read: {error}") from None
-        return cls.from_dict(values, where)
+        return cls.from_dict({key: parsed(text) for key, text in strings.items() if key in known}, where)
 
     def save(self, folder: Path) -> None:
         """Write FILE_NAME into the folder of a format that is a folder."""
-        text = yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True)
-        (Path(folder) / FILE_NAME).write_text(text, encoding="utf-8")
+        values = asdict(self) | {"names": list(self.names.values())}
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        (Path(folder) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "Metadata":
         file = Path(folder) / FILE_NAME
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise ValueError(f"{file}: not a YAML file: {error}") from None
+            values = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{file}: expected the JSON that export.py writes: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"{file}: expected a mapping, found {type(values).__name__}")
         return cls.from_dict(values, file)
+
+
+def parsed(text: str):
+    """The value of a JSON text or a Python literal, else the text itself."""
+    for read in (json.loads, ast.literal_eval):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError):
+            continue
+    return text
