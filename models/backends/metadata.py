@@ -76,13 +76,24 @@ class Metadata:
     @classmethod
     def load(cls, folder: Path) -> "Metadata":
         file = Path(folder) / FILE_NAME
+        text = file.read_text(encoding="utf-8")
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{file}: expected the JSON that export.py writes: {error}") from None
+            values = json.loads(text)
+        except ValueError:
+            values = parsed_yaml(text, file)
         if not isinstance(values, dict):
             raise ValueError(f"{file}: expected a mapping, found {type(values).__name__}")
         return cls.from_dict(values, file)
+
+
+def parsed_yaml(text: str, where):
+    """The content of a YAML text, as YOLOv5 writes it; ours is JSON, which needs no package."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: not a YAML file: {error}") from None
 
 
 def parsed(text: str):

@@ -1,5 +1,6 @@
 """ONNX: written through torch, run by onnxruntime or, with `dnn`, by OpenCV. Reading a file needs no torch."""
 
+import io
 import warnings
 from pathlib import Path
 
@@ -7,14 +8,17 @@ import numpy as np
 
 from models.backends.base import ExportedBackend, ExportSpec, require
 from models.backends.metadata import Metadata
+from utils.general import write_atomic
 from utils.logger import LOGGER
 
-# YOLOv5's default too. It is the oldest set with LayerNormalization as an operator (EdgeViT takes a tenth less time with
-# it), and known to all runtimes since 2023: onnxruntime 1.12 and its web build, TensorRT 8.6, OpenCV 4.8.
+# YOLOv5's default too, and the oldest with LayerNormalization as an operator, which saves EdgeViT a tenth of its time.
+# All runtimes since 2023 know it: onnxruntime 1.12 and its web build, TensorRT 8.6, OpenCV 4.8.
 OPSET = 17
+OPSETS = range(11, 21)  # what torch can write without a warning, from NPU toolchains' oldest
 FOLDED_VALUES = 2**20  # constants of at most so many values are computed when the file is written
 INPUT, OUTPUT = "images", "output0"  # YOLOv5's names
 IMAGE_AXES = {0: "batch", 2: "height", 3: "width"}
+NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
 def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
@@ -22,8 +26,6 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
     int8 is not done here: the file is float32 then. ValueError for an opset that cannot be written.
     """
-    import onnx
-
     graph = traced(model, spec)
     if spec.simplify:
         graph = require("onnxslim", "onnx", "--simplify").slim(graph)
@@ -35,52 +37,56 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
         from models.backends.onnx_graph import add_nms
 
         graph = add_nms(graph, spec)
-    onnx.helper.set_model_props(graph, metadata.to_strings())
     if spec.verbose:
         counts = node_counts(graph)
         LOGGER.info(f"{file.name}: {sum(counts.values())} nodes: " + ", ".join(f"{n} {op}" for op, n in counts.items()))
-    onnx.save(graph, str(file))
+    _save(graph, file, metadata)
+
+
+def _save(graph, file: Path, metadata: Metadata) -> None:
+    import onnx
+
+    onnx.helper.set_model_props(graph, metadata.to_strings())
+    write_atomic(file, graph.SerializeToString())
 
 
 def traced(model, spec: ExportSpec):
-    """The onnx.ModelProto of `model`, with its constants folded.
-
-    torch has two exporters. This is the older one: it takes a second and not up to a minute where sizes are dynamic,
-    can write OPSET (the other one nothing below 18, so no file that older runtimes read), and after the folding its
-    graph has the same nodes. torch 2.4 knows no other one that works, and 2.14 still has it.
-    """
-    import io
-
+    """The onnx.ModelProto of `model` with its constants folded: "images" [B, 3, H, W] -> "output0" [B, N, 5 + nc]."""
     import onnx
-    import torch
     from onnxscript import optimizer
+
+    opset = spec.opset or OPSET
+    if opset not in OPSETS:
+        raise ValueError(f"--opset: expected a number from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
+    with warnings.catch_warnings():
+        if not spec.verbose:
+            warnings.simplefilter("ignore")
+        graph = onnx.load_from_string(_torch_export(model, spec, opset))
+        graph = optimizer.optimize(graph, input_size_limit=FOLDED_VALUES)
+    graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 5 + len(model.names)
+    del graph.graph.value_info[:]  # half known shapes of maps, which onnxslim takes for equal ones
+    return graph
+
+
+def _torch_export(model, spec: ExportSpec, opset: int) -> bytes:
+    """The ONNX file that torch writes.
+
+    Of torch's two exporters this is the older one. It takes a second, not up to a minute as the other one for dynamic
+    sizes, and writes any of OPSETS, the other one only 18 and later. Once their constants are folded, both have the
+    same nodes. It is deprecated, but every torch from 2.4 to 2.14 has it.
+    """
+    import torch
 
     from models.exportable import HalfPrecision, example_images
 
     dynamic = spec.dynamic or spec.embed
-    axes = {INPUT: IMAGE_AXES, OUTPUT: {0: "batch", 1: "boxes"}} if dynamic else None
-    images = example_images(2 if dynamic else spec.batch, spec.imgsz)
+    images = example_images(spec.batch, spec.imgsz)
     model = HalfPrecision(model) if spec.half else model
+    axes = {INPUT: IMAGE_AXES, OUTPUT: {0: "batch", 1: "boxes"}} if dynamic else None
+    names = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_axes": axes}
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        if not spec.verbose:
-            warnings.simplefilter("ignore")
-        try:
-            torch.onnx.export(
-                model,
-                (images,),
-                buffer,
-                dynamo=False,
-                opset_version=spec.opset or OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes=axes,
-            )
-        except (ValueError, torch.onnx.errors.OnnxExporterError) as error:
-            raise ValueError(f"--opset {spec.opset or OPSET}: torch cannot write it: {error}") from error
-        graph = optimizer.optimize(onnx.load_from_string(buffer.getvalue()), input_size_limit=FOLDED_VALUES)
-    del graph.graph.value_info[:]  # half known shapes of maps, which onnxslim takes for equal ones
-    return graph
+    torch.onnx.export(model, (images,), buffer, dynamo=False, opset_version=opset, **names)
+    return buffer.getvalue()
 
 
 def node_counts(graph) -> dict:
@@ -94,39 +100,196 @@ def write_metadata(file: Path, metadata: Metadata) -> None:
     """Replace the metadata in an ONNX file."""
     import onnx
 
-    graph = onnx.load(str(file))
-    onnx.helper.set_model_props(graph, metadata.to_strings())
-    onnx.save(graph, str(file))
+    _save(onnx.load(str(file)), file, metadata)
 
 
 class OnnxBackend(ExportedBackend):
-    """An ONNX file of ours or of YOLOv5's, run by onnxruntime; with `dnn` by OpenCV's DNN module on the CPU."""
+    """An ONNX file of ours or of YOLOv5's, run by onnxruntime; with `dnn` by OpenCV's DNN module on the CPU.
+
+    device: "" (a GPU if onnxruntime has one), "cpu", or a GPU's index. output_classes: the number of classes by the
+    width of the output, 0 if it does not tell; for files without names.
+    """
 
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
-        self.runner = OnnxRuntime(path, device, threads)
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        self.runner = OpenCvDnn(path, threads) if dnn else OnnxRuntime(path, device, threads)
         super().__init__(path, Metadata.from_strings(self.runner.strings, path))
-        if fp16:
-            LOGGER.warning(f"WARNING: {path}: --half: the precision of an ONNX file is chosen when it is exported")
         self.device = self.runner.device
+        self.output_classes = 0
+        if self.metadata.output == "image":
+            self.fixed_hw = self.batch = None
+        else:
+            self._fit_to_graph(self.runner.input_shape, self.runner.output_shape)
+        if fp16 and self.metadata.precision != "fp16":
+            LOGGER.warning(f"WARNING: {path}: --half: the file decides, and it is {self.metadata.precision}")
+
+    def _fit_to_graph(self, inputs: list, outputs: list) -> None:
+        """Batch, image size and number of classes from the graph: others' metadata do not have them all."""
+        if len(inputs) != 4 or inputs[1] not in (3, None):
+            raise ValueError(f"{self.path}: expected an input [B, 3, H, W], found {inputs}")
+        self.batch, hw = inputs[0], inputs[2:]
+        self.fixed_hw = tuple(hw) if all(hw) else None
+        self.imgsz = self.imgsz or (hw if all(hw) else None)
+        if self.end2end or not outputs or not outputs[-1]:
+            return
+        self.output_classes = outputs[-1] - 5
+        if len(outputs) != 3 or self.output_classes < 1 or (self.names and self.output_classes != self.nc):
+            expected = f"5 + {self.nc}" if self.names else "5 + classes"
+            raise ValueError(f"{self.path}: expected an output [B, N, {expected}], found {outputs}")
+
+    def predict(self, images: np.ndarray, augment: bool = False, visualize=False):
+        if self.metadata.output == "image" and not (augment or visualize):
+            return self._run_images(images)
+        return super().predict(images, augment, visualize)
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        return self.runner.run(images)
+        if self.metadata.output == "image":
+            return self._run_images((images.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8))
+        if any(side % self.stride for side in images.shape[2:]):
+            found = "x".join(map(str, images.shape[2:]))
+            raise ValueError(f"{self.path}: expected sides that are multiples of {self.stride} px, found {found}")
+        return self.runner.run(images)[0].astype(np.float32, copy=False)
+
+    def _run_images(self, images: np.ndarray) -> np.ndarray:
+        """Boxes [B, n, 6] of uint8 RGB images [B, H, W, 3], which the file takes one by one."""
+        found = [np.column_stack(self.runner.run(np.ascontiguousarray(image))) for image in images]
+        boxes = np.zeros((len(found), max(map(len, found), default=0), 6), np.float32)
+        for rows, image_boxes in zip(boxes, found):
+            rows[: len(image_boxes)] = image_boxes
+        return boxes
 
 
 class OnnxRuntime:
-    """A session of onnxruntime: metadata as `strings`, `input_shape` with None for what is dynamic, and run()."""
+    """A session of onnxruntime.
+
+    strings: the metadata. input_shape, output_shape: of the first ones, None for what is dynamic.
+    """
 
     def __init__(self, path, device="", threads: int = 0):
-        import onnxruntime
-
+        onnxruntime = require("onnxruntime", "onnx", f"{path}")
+        onnxruntime.disable_telemetry_events()  # only its builds for Windows have any
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self.device = "cpu"
+        options.enable_mem_pattern = False  # takes a fifth less memory, and as long
+        # Threads that wait at work, as they do by default, take the processor from whatever else the program does
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3  # errors
+        providers = providers_for(device, onnxruntime.get_available_providers())
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except load_errors() as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ValueError(f"{path}: expected an ONNX file that onnxruntime can run: {reason}") from None
+        self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
+        if str(device) and self.device == "cpu" and len(providers) > 1:
+            raise ValueError(f"--device {device}: onnxruntime could not start CUDA; use --device cpu")
         self.strings = self.session.get_modelmeta().custom_metadata_map
         self.input = self.session.get_inputs()[0]
-        self.input_shape = [n if isinstance(n, int) else None for n in self.input.shape]
+        self.dtype = np.dtype(NUMPY_TYPES.get(self.input.type, np.float32))
+        self.input_shape, self.output_shape = map(_known, (self.input.shape, self.session.get_outputs()[0].shape))
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        return self.session.run(None, {self.input.name: images})[0]
+    def run(self, array: np.ndarray) -> list:
+        """All outputs."""
+        return self.session.run(None, {self.input.name: array.astype(self.dtype, copy=False)})
+
+
+def _known(shape) -> list:
+    return [n if isinstance(n, int) and n > 0 else None for n in shape]
+
+
+def load_errors() -> tuple:
+    """The classes of onnxruntime's errors, which have no common one of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    return tuple(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception))
+
+
+def providers_for(device, available: list) -> list:
+    """onnxruntime's execution providers for a --device value; ValueError if they are not `available`."""
+    name = str(device).strip().lower().removeprefix("cuda").removeprefix(":")
+    has_cuda = "CUDAExecutionProvider" in available
+    if name == "cpu" or (not str(device) and not has_cuda):
+        return ["CPUExecutionProvider"]
+    if not has_cuda or not (name.isdigit() or name == ""):
+        raise ValueError(f"--device {device}: this onnxruntime offers {', '.join(available)}; use --device cpu")
+    return [("CUDAExecutionProvider", {"device_id": int(name or 0)}), "CPUExecutionProvider"]
+
+
+class OpenCvDnn:
+    """The same, by OpenCV on the CPU. It takes plain static files; one of its versions may know fewer operators."""
+
+    device = "cpu"
+
+    def __init__(self, path, threads: int = 0):
+        import cv2
+
+        data = Path(path).read_bytes()
+        if threads:
+            cv2.setNumThreads(threads)
+        try:
+            self.net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
+            self.strings, self.input_shape, self.output_shape = read_graph(data)
+        except (cv2.error, IndexError) as error:
+            raise ValueError(f"{path}: --dnn: OpenCV {cv2.__version__} cannot read it: {_gist(error)}") from None
+        self.path, self.error = path, cv2.error
+
+    def run(self, array: np.ndarray) -> list:
+        """All outputs."""
+        try:
+            self.net.setInput(array)
+            return [self.net.forward()]
+        except self.error as error:
+            raise ValueError(f"{self.path}: --dnn: OpenCV cannot run it: {_gist(error)}") from None
+
+
+def _gist(error: Exception) -> str:
+    """The gist of OpenCV's errors, without its own source files."""
+    return str(getattr(error, "err", error)).strip() or type(error).__name__
+
+
+def read_graph(data: bytes) -> tuple:
+    """Metadata, and the shapes of the first input and output, of an ONNX file's bytes, without the package onnx.
+
+    The numbers are those of the fields in ONNX's published onnx.proto. IndexError if the bytes are cut off.
+    """
+    strings, graph = {}, []
+    for number, value in _fields(data):
+        if number == 14:  # ModelProto.metadata_props: StringStringEntryProto
+            entry = dict(_fields(value))
+            strings[bytes(entry.get(1, b"")).decode()] = bytes(entry.get(2, b"")).decode()
+        elif number == 7:  # ModelProto.graph: GraphProto
+            graph = _fields(value)
+    shapes = {}
+    for number, value in graph:
+        if number in (11, 12) and number not in shapes:  # GraphProto.input, output: ValueInfoProto
+            tensor = dict(_fields(dict(_fields(dict(_fields(value))[2]))[1]))  # .type, TypeProto.tensor_type
+            dims = [dict(_fields(dim)).get(1) for _, dim in _fields(tensor.get(2, b""))]  # .shape, .dim_value
+            shapes[number] = _known(dims)
+    return strings, shapes.get(11, []), shapes.get(12, [])
+
+
+def _fields(data):
+    """(number, value) of each field of a protobuf message; value: an int, or the bytes of a string or message."""
+    data, at = memoryview(data), 0
+    while at < len(data):
+        key, at = _varint(data, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(data, at)
+        else:
+            size, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
+            value, at = data[at : at + size], at + size
+        yield key >> 3, value
+
+
+def _varint(data, at: int) -> tuple:
+    """The number at this place, seven bits a byte, and the place behind it."""
+    value, shift = 0, 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at

@@ -43,6 +43,44 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
         save_graph(graph, file, metadata, half=spec.half)
 
 
+def complete(folder: Path, spec: ExportSpec, metadata: Metadata) -> None:
+    """Put NMS behind the raw predictions of a written folder, if spec.nms; as export() does, which int8 comes after."""
+    if not spec.nms:
+        return
+    openvino = load_openvino()
+    file = graph_path(folder)
+    network = openvino.Core().read_model(file)
+    nms = _nms_graph(openvino, network.output(0).get_partial_shape(), spec)
+    raw = network.get_results()[0].input_value(0)
+    for reader in nms.get_parameters()[0].output(0).get_target_inputs():
+        reader.replace_source_output(raw)
+    joined = openvino.Model(nms.get_results(), network.get_parameters())
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".nms-") as temporary:
+        new_folder = Path(temporary) / folder.name
+        save_graph(joined, new_folder, metadata)
+        del network, joined  # they have the old weights mapped into memory
+        for new_file in new_folder.iterdir():
+            new_file.replace(folder / (file.stem + new_file.suffix if new_file.suffix != ".yaml" else FILE_NAME))
+
+
+def _nms_graph(openvino, raw_shape, spec: ExportSpec):
+    """The openvino.Model of NMS alone, from raw predictions of this shape [B, N, 5 + nc]."""
+    import onnx
+
+    from models.backends.onnx import OPSET, OUTPUT
+    from models.backends.onnx_graph import add_nms
+
+    dims = [None if dim.is_dynamic else dim.get_length() for dim in raw_shape]
+    values = [onnx.helper.make_tensor_value_info(name, 1, dims) for name in ("raw", OUTPUT)]
+    identity = onnx.helper.make_node("Identity", ["raw"], [OUTPUT])
+    graph = onnx.helper.make_graph([identity], "raw", values[:1], values[1:])
+    opset = onnx.helper.make_opsetid("", OPSET)
+    model = add_nms(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=8), spec)
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, f"{folder}/nms.onnx")
+        return openvino.convert_model(f"{folder}/nms.onnx")
+
+
 def save_graph(graph, folder: Path, metadata: Metadata, half: bool = False) -> None:
     """Write an openvino.Model and the metadata as the folder `folder`; half: with weights of 16 bits."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,8 +174,7 @@ def read_metadata(file: Path, graph) -> Metadata:
     shape = graph.input(0).get_partial_shape()
     if shape.rank.is_dynamic or len(shape) != 4 or (shape[1].is_static and shape[1].get_length() != 3):
         raise ValueError(f"{file}: expected an input of shape [B, 3, H, W], found {shape}")
-    is_saved = (file.parent / FILE_NAME).is_file()
-    metadata = Metadata.load(file.parent) if is_saved else Metadata({}, [], 32, [])
+    metadata = _saved_metadata(file.parent)
     if not metadata.imgsz:
         if shape.is_dynamic:
             metadata.dynamic = True
@@ -146,10 +183,24 @@ def read_metadata(file: Path, graph) -> Metadata:
     return metadata
 
 
+def _saved_metadata(folder: Path) -> Metadata:
+    """metadata.yaml, ours or YOLOv5's, which is YAML of another style; without names where there is none."""
+    if not (folder / FILE_NAME).is_file():
+        return Metadata({}, [], 32, [])
+    try:
+        return Metadata.load(folder)
+    except ValueError:
+        from utils.yaml_files import load_yaml  # needs PyYAML, which files of ours do not
+
+        return Metadata.from_dict(load_yaml(folder / FILE_NAME), folder / FILE_NAME)
+
+
 def find_device(core, device) -> str:
     """The name of an OpenVINO device for a --device value; ValueError with what there is if it is not here."""
     name = str(device).strip().upper() or "CPU"
     name = f"GPU.{name}" if name.isdigit() else name
+    if name == "CPU":
+        return name  # is always there; looking for the others takes a while
     kind, available = name.split(":")[0].split(".")[0], core.available_devices
     if kind not in CHOOSING and kind not in {known.split(".")[0] for known in available}:
         raise ValueError(f"--device {device}: OpenVINO has no such device here, only {', '.join(available)}")

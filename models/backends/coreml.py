@@ -1,0 +1,182 @@
+"""CoreML: an ML Program (.mlpackage) for iPhones and Macs. Any system can write it, only macOS can run it."""
+
+import contextlib
+import io
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from models.backends.base import ExportedBackend, ExportSpec, require
+from models.backends.metadata import Metadata
+from utils.general import write_atomic
+from utils.logger import LOGGER
+
+INPUT, OUTPUT = "image", "predictions"
+COMPUTE_UNITS = {"": "ALL", "cpu": "CPU_ONLY", "mps": "CPU_AND_GPU"}  # ALL: the neural engine too
+
+
+def load_coremltools():
+    """The coremltools package; ImportError with the pip line if it is missing."""
+    with quiet():  # it has something to say about the version of every other package
+        return require("coremltools", "coreml", "CoreML")
+
+
+@contextlib.contextmanager
+def quiet(verbose: bool = False):
+    """Without the notes, warnings and progress bars of what is called inside; errors are raised as ever."""
+    if verbose:
+        yield
+        return
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
+    """Write the package `file`, for iOS 16 and macOS 13 or newer, from an exportable() model.
+
+    Its input is `image`, an RGB picture (of several: float32 [B, 3, H, W], 0 to 1), its output `predictions`, float32
+    [B, N, 5 + nc]. half: float16 but for the decoding of the boxes. int8: the weights alone are int8, one scale for
+    each output channel, and so need no calibration. ImportError if a package is missing.
+    """
+    ct = load_coremltools()
+    with quiet(spec.verbose):
+        program = ct.convert(
+            exported_program(model, spec),
+            inputs=[image_input(ct, spec)],
+            outputs=[ct.TensorType(name=OUTPUT, dtype=np.float32)],
+            convert_to="mlprogram",
+            compute_precision=mixed_precision(ct) if spec.half else ct.precision.FLOAT32,
+            minimum_deployment_target=ct.target.iOS16,  # the first that has weights of 8 bits
+            skip_model_load=True,
+        )
+        if spec.int8:
+            config = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
+            config = ct.optimize.coreml.OptimizationConfig(global_config=config)
+            program = ct.optimize.coreml.linear_quantize_weights(program, config)
+        program.short_description = f"Object detector of {len(metadata.names)} classes"
+        program.license, program.version = metadata.licence, metadata.version
+        program.save(str(file))
+    (file / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # coremltools' own, of no use to CoreML
+    write_metadata(file, metadata)
+
+
+def exported_program(model, spec: ExportSpec):
+    """torch.export's graph of the model. (A trace has arithmetic on sizes, over which coremltools 9 stumbles.)"""
+    import torch
+
+    from models.exportable import example_images
+
+    with torch.no_grad():
+        program = torch.export.export(model, (example_images(spec.batch, spec.imgsz),), strict=False)
+        return program.run_decompositions({})
+
+
+def image_input(ct, spec: ExportSpec):
+    """A picture, as apps have it; CoreML takes several at once as numbers only."""
+    shape = (spec.batch, 3, *spec.imgsz)
+    if spec.batch > 1:
+        return ct.TensorType(name=INPUT, shape=shape, dtype=np.float32)
+    return ct.ImageType(name=INPUT, shape=shape, scale=1 / 255, color_layout=ct.colorlayout.RGB)
+
+
+def mixed_precision(ct):
+    """float16, and float32 behind the last convolution: half precision cannot tell a large image's pixels apart."""
+    feeds_convolution = {}
+
+    def is_half(operation) -> bool:
+        if operation not in feeds_convolution:
+            users = [user for output in operation.outputs for user in output.child_ops]
+            feeds_convolution[operation] = any(user.op_type == "conv" or is_half(user) for user in users)
+        return operation.op_type == "conv" or feeds_convolution[operation]
+
+    return ct.transform.FP16ComputePrecision(op_selector=is_half)
+
+
+def specification_file(package: Path) -> Path:
+    """The file in a package that holds everything but the weights. OSError or ValueError if it is no such package."""
+    manifest = Path(package) / "Manifest.json"
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8"))
+        return Path(package) / "Data" / entries["itemInfoEntries"][entries["rootModelIdentifier"]]["path"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{manifest}: not the manifest of a CoreML package: {error!r}") from None
+
+
+def read_specification(package: Path):
+    """The package's protobuf message; OSError or ValueError if it cannot be read."""
+    load_coremltools()
+    from coremltools.proto import Model_pb2
+    from google.protobuf.message import DecodeError
+
+    file = specification_file(package)
+    try:
+        return Model_pb2.Model.FromString(file.read_bytes())
+    except DecodeError as error:
+        raise ValueError(f"{file}: not a CoreML specification: {error}") from None
+
+
+def write_metadata(file, metadata: Metadata) -> None:
+    """Replace the metadata in the package `file`."""
+    specification = read_specification(file)
+    specification.description.metadata.userDefined.update(metadata.to_strings())
+    write_atomic(specification_file(file), specification.SerializeToString())
+
+
+def read_metadata(file) -> Metadata:
+    return Metadata.from_strings(dict(read_specification(file).description.metadata.userDefined), file)
+
+
+def runs_here() -> bool:
+    return sys.platform == "darwin"
+
+
+class CoreMlBackend(ExportedBackend):
+    """A .mlpackage, on macOS; elsewhere an OSError.
+
+    device: "" leaves the choice to CoreML, neural engine included, "cpu" is the CPU alone, "mps" the GPU too.
+    """
+
+    def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
+        if not runs_here():
+            raise OSError(
+                f"{path}: CoreML files are written on any system but run on macOS only, not on {sys.platform}"
+            )
+        self.device = str(device).lower()
+        if self.device not in COMPUTE_UNITS:
+            raise ValueError(f"--device {device}: CoreML has '' (it chooses), cpu and mps")
+        ct = load_coremltools()
+        super().__init__(path, read_metadata(path))
+        if fp16:
+            LOGGER.warning("WARNING: --half has no effect on CoreML files: export with --half instead")
+        if dnn:
+            LOGGER.warning("WARNING: --dnn is for ONNX files, CoreML is used")
+        units = ct.ComputeUnit[COMPUTE_UNITS[self.device]]
+        self.model = ct.models.MLModel(str(path), compute_units=units)
+        description = self.model.get_spec().description
+        if len(description.input) != 1 or len(description.output) != 1:
+            found = f"{len(description.input)} inputs and {len(description.output)} outputs"
+            raise ValueError(f"{path}: expected a detector with one input and one output, found {found}")
+        self._input, self._output = description.input[0].name, description.output[0].name
+        self._takes_picture = description.input[0].type.WhichOneof("Type") == "imageType"
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Predictions, float32, of float32 RGB images [B, 3, H, W], 0 to 1; a picture's values become whole 255ths."""
+        value = picture(images[0]) if self._takes_picture else images
+        return np.asarray(self.model.predict({self._input: value})[self._output], np.float32)
+
+
+def picture(image: np.ndarray):
+    """A PIL image of float32 RGB [3, H, W], 0 to 1."""
+    from PIL import Image
+
+    return Image.fromarray(np.rint(image.transpose(1, 2, 0) * 255).astype(np.uint8))

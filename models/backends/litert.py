@@ -1,0 +1,214 @@
+"""LiteRT (.tflite), which was TensorFlow Lite: for Android, iOS and small Linux boards. Files run without torch.
+
+The image goes in as [B, H, W, 3], as cameras and image classes have it. The metadata is an archive behind the model,
+see appended.py.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from models.backends.appended import read_member, read_metadata, write_metadata
+from models.backends.base import ExportedBackend, ExportSpec, require
+from models.backends.metadata import Metadata, parsed_yaml
+from utils.logger import LOGGER
+
+__all__ = ["LiteRtBackend", "export", "write_metadata"]
+
+SIGNATURE, IMAGES = "serving_default", "args_0"  # litert_torch's names of the graph and of its input
+YOLOV5_MEMBER = "meta.txt"  # what YOLOv5 puts behind the model: a mapping with stride and names
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
+# What int8 is for besides the convolutions. Attention, GELU and what is only moved for them stay in float: XNNPACK has
+# no int8 operator for most of it, and each change of the type costs more than the operator itself.
+INT8_OPERATORS = ("ADD", "MUL", "LOGISTIC", "CONCATENATION", "MAX_POOL_2D", "PAD", "RESIZE_NEAREST_NEIGHBOR")
+# Names of results that stay in float: a scale for pixels leaves nothing of scores, one for sums of squares nothing of
+# the small ones.
+FLOAT_RESULTS = r"heads\.Detect|serving_default_output|Norm"
+_output_lock = threading.Lock()
+
+
+def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
+    """Write `model`, as models.exportable gives it, to `file`. half: see to_half(). int8: see to_int8()."""
+    if spec.int8 and spec.calibration is None:
+        raise ValueError(f"{file}: int8 needs images to calibrate with, found none")
+    with messages(spec.verbose):
+        require("litert_torch", "litert", f"{file}:")
+        content = convert(model, spec)
+    if spec.int8:
+        content = to_int8(content, spec)
+    elif spec.half:
+        content = to_half(content, spec)
+    Path(file).write_bytes(content)
+    write_metadata(file, metadata)
+
+
+def convert(model, spec: ExportSpec) -> bytes:
+    """The model as a float32 .tflite file's content; images [B, H, W, 3] go in."""
+    import litert_torch
+
+    from models.exportable import example_images
+
+    images = example_images(spec.batch, spec.imgsz).permute(0, 2, 3, 1).contiguous()
+    channels_last = litert_torch.to_channel_last_io(model, args=[0]).eval()
+    return litert_torch.convert(channels_last, (images,)).model_content()
+
+
+def to_half(content: bytes, spec: ExportSpec) -> bytes:
+    """The convolutions' weights as float16. CPUs compute in float32 with them, GPUs in float16."""
+    with messages(spec.verbose):
+        from ai_edge_quantizer import qtyping
+        from ai_edge_quantizer.algorithm_manager import AlgorithmName
+        from ai_edge_quantizer.recipe_manager import RecipeManager
+
+        recipe = RecipeManager()
+        weights = qtyping.TensorQuantizationConfig(num_bits=16, dtype=qtyping.TensorDataType.FLOAT)
+        precision = qtyping.ComputePrecision.FLOAT
+        config = qtyping.OpQuantizationConfig(weight_tensor_config=weights, compute_precision=precision)
+        for name in CONVOLUTIONS:
+            recipe.add_quantization_config(".*", qtyping.TFLOperationName[name], config, AlgorithmName.FLOAT_CASTING)
+        return rewritten(content, recipe)
+
+
+def to_int8(content: bytes, spec: ExportSpec) -> bytes:
+    """Weights per channel and activations per tensor as int8, with ranges from spec.calibration(); float32 in and out.
+
+    The head, layer norms, attention and GELU compute in float32.
+    """
+    with messages(spec.verbose):
+        from ai_edge_quantizer.algorithm_manager import AlgorithmName
+        from ai_edge_quantizer.calibrator import Calibrator
+        from ai_edge_quantizer.qtyping import TFLOperationName
+        from ai_edge_quantizer.recipe_manager import RecipeManager
+
+        recipe = RecipeManager()
+        for name in (*CONVOLUTIONS, *INT8_OPERATORS):
+            recipe.add_static_config(".*", TFLOperationName[name], activation_num_bits=8, weight_num_bits=8)
+        recipe.add_quantization_config(
+            FLOAT_RESULTS, TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
+        )
+        calibrator = Calibrator(content, num_threads=physical_cores())
+    for image in spec.calibration():
+        batch = np.repeat(image.transpose(0, 2, 3, 1), spec.batch, 0)
+        with messages(spec.verbose):
+            calibrator.calibrate({SIGNATURE: [{IMAGES: batch}]}, recipe)
+    with messages(spec.verbose):
+        return rewritten(content, recipe, calibrator.get_model_qsvs())
+
+
+def rewritten(content: bytes, recipe, ranges=None) -> bytes:
+    """A .tflite file's content as a recipe of ai_edge_quantizer has it, with the calibrated ranges of its tensors."""
+    from ai_edge_quantizer.quantizer import Quantizer
+
+    quantizer = Quantizer(content, recipe.get_quantization_recipe())
+    return bytes(quantizer.quantize(ranges, enable_progress_report=False).quantized_model)
+
+
+class LiteRtBackend(ExportedBackend):
+    """A .tflite file on the CPU (XNNPACK). run() may be called by several threads, one waits for the other.
+
+    Files without our metadata are taken for YOLOv5's: their boxes are fractions of the image, and int8 or uint8 ones
+    have scales at input and output.
+    """
+
+    def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
+        interpreter_class = require("ai_edge_litert.interpreter", "litert", f"{path}:").Interpreter
+        if str(device).lower() not in ("", "cpu"):
+            LOGGER.warning(f"WARNING: {path}: LiteRT files run on the CPU here, not on {device}")
+        if fp16:
+            LOGGER.warning(f"WARNING: {path}: --half: the precision of a LiteRT file is chosen when it is exported")
+        if dnn:
+            LOGGER.warning("WARNING: --dnn is for ONNX files, LiteRT is used")
+        try:
+            with messages(False):
+                self._interpreter = interpreter_class(str(path), num_threads=threads or physical_cores())
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{path}: not a LiteRT model, or one that cannot be run: {reason}") from None
+        self._lock = threading.Lock()
+        self._input, self._output = self._tensors(path)
+        shape = [int(n) for n in self._input["shape"]]
+        self._channels_first = shape[1] == 3 and shape[3] != 3
+        height, width = shape[2:] if self._channels_first else shape[1:3]
+        metadata = read_metadata(path)
+        self._box_scale = None if metadata else np.float32([width, height, width, height])
+        super().__init__(path, metadata or yolov5_metadata(path, [height, width], shape[0]))
+
+    def _tensors(self, path) -> tuple:
+        """The interpreter's descriptions of its input, an image, and of its output, predictions."""
+        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        dimensions = [len(tensor["shape"]) for tensor in (*inputs, *outputs)]
+        if dimensions != [4, 3]:
+            raise ValueError(
+                f"{path}: expected a detector with one input of 4 dimensions and one output of 3, found {len(inputs)} "
+                f"inputs and {len(outputs)} outputs of {dimensions}"
+            )
+        return inputs[0], outputs[0]
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        images = images if self._channels_first else images.transpose(0, 2, 3, 1)
+        with self._lock:
+            self._interpreter.set_tensor(self._input["index"], quantized(images, self._input))
+            self._interpreter.invoke()
+            output = dequantized(self._interpreter.get_tensor(self._output["index"]), self._output)
+        if self._box_scale is not None:
+            output[..., :4] *= self._box_scale
+        return output
+
+
+def quantized(values: np.ndarray, tensor: dict) -> np.ndarray:
+    """float32 values as the type of a runtime's tensor."""
+    scale, zero = tensor["quantization"]
+    if not scale:
+        return values.astype(tensor["dtype"], copy=False)
+    limits = np.iinfo(tensor["dtype"])
+    return np.rint(values / np.float32(scale) + zero).clip(limits.min, limits.max).astype(tensor["dtype"])
+
+
+def dequantized(values: np.ndarray, tensor: dict) -> np.ndarray:
+    """The reverse of quantized()."""
+    scale, zero = tensor["quantization"]
+    values = values.astype(np.float32, copy=False)
+    return (values - zero) * np.float32(scale) if scale else values
+
+
+def yolov5_metadata(path, imgsz: list, batch: int) -> Metadata:
+    """Metadata of a file that YOLOv5 wrote; without names if it has none."""
+    text = read_member(path, YOLOV5_MEMBER) or "{}"
+    values = parsed_yaml(text, f"{path}: {YOLOV5_MEMBER} behind the model")
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a mapping in {YOLOV5_MEMBER} behind the model, found {values!r}")
+    return Metadata.from_dict({**values, "imgsz": imgsz, "batch": batch}, path)
+
+
+def physical_cores() -> int:
+    """Cores of this computer; two that share one's units count once, where Linux tells."""
+    siblings = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
+    return len({file.read_text() for file in siblings}) or os.cpu_count() or 1
+
+
+@contextmanager
+def messages(shown: bool):
+    """Unless they are to be shown, nothing that is printed meanwhile appears, not even what C++ libraries print."""
+    if shown:
+        yield
+        return
+    with _output_lock, tempfile.TemporaryFile() as nowhere:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+        try:
+            for descriptor in kept:
+                os.dup2(nowhere.fileno(), descriptor)
+            yield
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, old in kept.items():
+                os.dup2(old, descriptor)
+                os.close(old)
