@@ -101,6 +101,8 @@ class Job:
                 )
         if opt.half and opt.int8:
             raise ValueError("--half and --int8 exclude each other")
+        if opt.int8 and (opt.nms or opt.embed):
+            raise ValueError("--int8 cannot be combined with --nms or --embed yet: 8 bits would round their pixels")
         if opt.int8 and not opt.data:
             raise ValueError("--int8 needs --data: images to calibrate on and to measure the loss of accuracy on")
         same = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed", "agnostic_nms", "optimize")

@@ -104,7 +104,7 @@ class Gate:
         if self.output == "image":
             for boxes, (image, original, ratio_pad) in zip(expected, batch):
                 scale_boxes(image.shape[:2], boxes[:, :4], original.shape[:2], ratio_pad)
-            outputs = np.concatenate([as_float32(self.exported.predict(original[None])) for _, original, _ in batch])
+            outputs = [as_float32(self.exported.predict(original[None]))[0] for _, original, _ in batch]
         else:
             outputs = as_float32(self.exported.predict(padded))
         found = final_boxes(outputs, self.output != "raw", **self.limits)

@@ -15,7 +15,8 @@ class Metadata:
 
     raw    [B, N, 5 + nc]: xywh in input pixels, objectness, class scores
     boxes  [B, max_det, 6]: xyxy in input pixels, confidence, class, after NMS; the rest of the rows is zero
-    image  as boxes with B = 1, from a uint8 RGB image [H, W, 3] of any size, in that image's pixels
+    image  boxes [n, 4] xyxy, scores [n], classes [n] (int64), n <= max_det, from a uint8 RGB image [H, W, 3] of any
+           size, in that image's pixels
     """
 
     names: dict  # {class number: name}

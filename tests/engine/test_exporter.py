@@ -50,6 +50,7 @@ def test_pictures_of_the_project_without_data(weights, caplog):
         ({"include": ["paddle"]}, "X2Paddle"),
         ({"half": True, "int8": True}, "exclude each other"),
         ({"int8": True}, "--int8 needs --data"),
+        ({"int8": True, "embed": True, "data": "x.yaml"}, "--int8 cannot be combined with --nms or --embed"),
         ({"batch_size": 0}, "--batch-size: expected a whole number from 1, found 0"),
         ({"imgsz": [64, 64, 64]}, "expected one number, or height and width"),
         ({"weights": ["a.pt", "b.pt"]}, "expected one checkpoint, found 2"),
@@ -102,6 +103,18 @@ def test_replace(tmp_path):
         replace(new, foreign)
     assert (foreign / "holiday.jpg").is_file()
     assert (replace(new, old) / "metadata.yaml").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("flag", "name", "output"), [("nms", "best.onnx", "boxes"), ("embed", "best-embed.onnx", "image")]
+)
+def test_final_boxes_come_out_of_the_file(weights, tiny_dataset, flag, name, output):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    (result,) = export(weights, include="onnx", data=str(tiny_dataset), topk_all=1000, **{flag: True})
+    assert result.error == "" and result.file.name == name and result.parity["boxes"] > 0
+    model = DetectMultiBackend(result.file)
+    assert model.end2end and model.backend.metadata.output == output
 
 
 def test_evenly():
