@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 
 import pytest
 
@@ -10,7 +11,7 @@ from engine import options
 from engine.exporter import evenly, export_formats, reason, replace, summary
 from models.backends import DetectMultiBackend, find_format
 from tests.tiny_detector import write_tiny_weights
-from utils.general import VERSION
+from utils.general import EMBEDDED_WEIGHTS, VERSION
 
 
 @pytest.fixture
@@ -108,11 +109,12 @@ def test_replace(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "name", "output"), [("nms", "best.onnx", "boxes"), ("embed", "best-embed.onnx", "image")]
 )
-def test_final_boxes_come_out_of_the_file(weights, tiny_dataset, flag, name, output):
+def test_final_boxes_come_out_of_the_file(tmp_path, flag, name, output):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    (result,) = export(weights, include="onnx", data=str(tiny_dataset), topk_all=1000, **{flag: True})
-    assert result.error == "" and result.file.name == name and result.parity["boxes"] > 0
+    weights = shutil.copy(EMBEDDED_WEIGHTS, tmp_path / "best.pt")
+    (result,) = export(weights, include="onnx", **{flag: True})
+    assert result.error == "" and result.file.name == name and result.parity["boxes"] > 4
     model = DetectMultiBackend(result.file)
     assert model.end2end and model.backend.metadata.output == output
 
