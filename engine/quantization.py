@@ -54,9 +54,6 @@ class Steps:
     rows: list = field(default_factory=list)
     chosen: Optional[Step] = None
 
-    def within_budget(self, step: Step) -> bool:
-        return step.drop <= self.max_drop
-
     def __str__(self) -> str:
         rows = [COLUMNS, *(step.row() for step in self.rows)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
@@ -84,7 +81,9 @@ def quantize_within_budget(
     file `table`. ValueError, and no file, if nothing loses so little.
     """
     module, name = QUANTIZERS[format_key]
-    quantizer = getattr(importlib.import_module(f"models.backends.{module}"), name)(Path(fp32_file), calibration)
+    batch = DetectMultiBackend(fp32_file, "cpu").backend.batch or 1
+    make_quantizer = getattr(importlib.import_module(f"models.backends.{module}"), name)
+    quantizer = make_quantizer(Path(fp32_file), lambda: in_batches(calibration(), batch))
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".int8-") as folder:
         search = Search(quantizer, Path(fp32_file), file.name, Path(folder), calibration, measure, max_drop)
         found = search.run()
@@ -102,6 +101,13 @@ def quantize_within_budget(
     return steps
 
 
+def in_batches(images, size: int):
+    """Arrays [size, 3, H, W] from arrays [1, 3, H, W]; in the last one images are repeated to fill it."""
+    images = iter(images)
+    while part := list(islice(images, size)):
+        yield np.concatenate((part * size)[:size])
+
+
 class Search:
     """The files of one network, in `folder`; see quantize_within_budget()."""
 
@@ -111,10 +117,12 @@ class Search:
         self.groups = {}
 
     def run(self) -> Optional[Path]:
-        """The smallest file within the budget, or None."""
+        """The file within the budget with the fewest groups in float, or None."""
+        file = self._new_file()
+        self.quantizer.write(file, ())
+        self.groups = group_nodes(self.quantizer.nodes, self.quantizer.quantizable_nodes(file))
         self._measure_float()
-        file, step = self._measure_without("int8", ())
-        if not self.steps.within_budget(step):
+        if not self._is_within_budget(file, "int8", ()):
             file = self._fewest_groups(self._ranked())
         return file
 
@@ -124,24 +132,23 @@ class Search:
             raise ValueError("the val split has no labels: what int8 loses cannot be measured")
         if ap == 0:
             LOGGER.warning("WARNING: the float32 model finds nothing in the val split, so int8 has nothing to lose")
-        nodes = len(self.quantizer.nodes)
+        nodes = len(self._nodes_of(self.groups))
         self.steps.rows.append(Step("fp32", nodes, ap, 0.0, file_size(self.fp32_file), ms))
 
-    def _measure_without(self, title: str, kept: tuple):
-        """(file, Step) with these groups in float."""
-        file = self._new_file()
-        float_nodes = {name for group in kept for name in self.groups[group]}
-        self.quantizer.write(file, float_nodes)
-        if not self.groups:  # what the runtime quantises if it may is what there is to choose from
-            self.groups = group_nodes(self.quantizer.nodes, self.quantizer.quantized_nodes(file))
+    def _nodes_of(self, groups) -> set:
+        return {name for group in groups for name in self.groups[group]}
+
+    def _is_within_budget(self, file: Path, title: str, kept: tuple) -> bool:
+        """Measure a file that has these groups in float."""
         ap, ms = self.measure(file)
         drop = (self.steps.rows[0].ap - ap) * 100
-        step = Step(title, len(float_nodes), ap, drop, file_size(file), ms, kept)
+        step = Step(title, len(self._nodes_of(kept)), ap, drop, file_size(file), ms, kept)
         self.steps.rows.append(step)
         LOGGER.info(f"int8 with {len(kept)} of {len(self.groups)} groups in float: mAP50-95 {ap:.4f}, {drop:.2f} lost")
-        if self.steps.within_budget(step):
-            self.steps.chosen = step
-        return file, step
+        if drop > self.steps.max_drop:
+            return False
+        self.steps.chosen = step
+        return True
 
     def _new_file(self) -> Path:
         """A path of its own for each file: a runtime may still have the one before mapped into memory."""
@@ -151,7 +158,7 @@ class Search:
         """The names of the groups, the most harmful one first."""
         images = list(islice(self.calibration(), DAMAGE_IMAGES))
         expected = self._predictions(self.fp32_file, images)
-        every_node = {name for group in self.groups.values() for name in group}
+        every_node = self._nodes_of(self.groups)
         damages = {}
         for group, names in self.groups.items():
             file = self._new_file()
@@ -172,8 +179,9 @@ class Search:
         found, low, high = None, 1, self._most_groups(ranked)
         while low <= high:
             n = (low + high) // 2
-            file, step = self._measure_without(f"step {len(self.steps.rows) - 1}", tuple(ranked[:n]))
-            if self.steps.within_budget(step):
+            kept, file = tuple(ranked[:n]), self._new_file()
+            self.quantizer.write(file, self._nodes_of(kept))
+            if self._is_within_budget(file, f"step {len(self.steps.rows) - 1}", kept):
                 found, high = file, n - 1
             else:
                 low = n + 1

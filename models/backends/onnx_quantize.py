@@ -54,13 +54,13 @@ class OnnxQuantizer:
         onnx.helper.set_model_props(quantized, metadata.to_strings())
         onnx.save(quantized, str(file))
 
-    def quantized_nodes(self, file: Path) -> set:
-        """Names of the nodes that a file of write() computes in int8."""
+    def quantizable_nodes(self, file: Path) -> set:
+        """Names of the nodes that are in int8 in a file of write() without float_nodes."""
         import onnx
 
         graph = onnx.load(str(file)).graph
         restored = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-        known = {node.name for node in self.nodes}
+        known = {node.name for node in self.nodes if node.op in _quantizable_ops()}
         return {node.name for node in graph.node if node.name in known and restored & set(node.input)}
 
     def _find_ranges(self, calibration):

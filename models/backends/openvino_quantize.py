@@ -1,6 +1,8 @@
 """INT8 for OpenVINO models: static quantisation with nncf, any nodes of the graph kept in float."""
 
+import io
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +11,6 @@ from models.backends.metadata import Metadata
 from models.backends.node_groups import CONSTANT, IMAGE, Node
 from models.backends.openvino import graph_path, load_openvino, save_graph, silence_telemetry
 
-# OpenVINO's names of operators -> ONNX's
 LAYERS = ("Convolution", "GroupConvolution", "MatMul")
 MOVEMENTS = (  # operators that let values through
     "Concat",
@@ -22,6 +23,7 @@ MOVEMENTS = (  # operators that let values through
     "Transpose",
     "VariadicSplit",
 )
+# OpenVINO's names of operators -> ONNX's
 ONNX_NAMES = {"Convolution": "Conv", "GroupConvolution": "Conv", "Multiply": "Mul", "Subtract": "Sub", "Divide": "Div"}
 DRAFT_IMAGES = 16
 
@@ -56,20 +58,21 @@ class OpenVinoQuantizer:
         """
         nncf = self.nncf
         images = Images(self.calibration, DRAFT_IMAGES if draft else None)
-        quantized = nncf.quantize(
-            self._graph(),
-            nncf.Dataset(images),
-            preset=nncf.QuantizationPreset.MIXED,
-            subset_size=len(images),
-            ignored_scope=nncf.IgnoredScope(names=sorted(float_nodes), validate=False) if float_nodes else None,
-            advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=draft),
-        )
+        with redirect_stdout(io.StringIO()):  # no progress bars
+            quantized = nncf.quantize(
+                self._graph(),
+                nncf.Dataset(images),
+                preset=nncf.QuantizationPreset.MIXED,
+                subset_size=len(images),
+                ignored_scope=nncf.IgnoredScope(names=sorted(float_nodes), validate=False) if float_nodes else None,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(disable_bias_correction=draft),
+            )
         metadata = Metadata.load(self.folder)
         metadata.precision = "int8"
         save_graph(quantized, folder, metadata)
 
-    def quantized_nodes(self, folder: Path) -> set:
-        """Names of the nodes that a folder of write() computes in int8."""
+    def quantizable_nodes(self, folder: Path) -> set:
+        """Names of the nodes that are in int8, or read int8 values, in a folder of write() without float_nodes."""
         graph = self.openvino.Core().read_model(graph_path(folder))
         names, rounded = set(), set()  # rounded: nodes whose values have passed through 8 bits
         for op in graph.get_ordered_ops():
