@@ -19,7 +19,7 @@ def exportable(model: nn.Module) -> nn.Module:
         if hasattr(module, "export"):
             module.export = True
     head = model.head
-    head._buffers.pop("stride")  # as numbers, that no tracer takes for data
+    head._buffers.pop("stride", None)  # as numbers, that no tracer takes for data
     head.stride = model.stride.tolist()
     return model.requires_grad_(False)
 

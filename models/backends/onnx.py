@@ -116,6 +116,8 @@ class OnnxBackend(ExportedBackend):
         self.runner = OpenCvDnn(path, threads) if dnn else OnnxRuntime(path, device, threads)
         super().__init__(path, Metadata.from_strings(self.runner.strings, path))
         self.device = self.runner.device
+        if dnn and self.end2end:
+            raise ValueError(f"{path}: --dnn: OpenCV does not run files that were exported with --nms or --embed")
         self.output_classes = 0
         if self.metadata.output == "image":
             self.fixed_hw = self.batch = None
@@ -180,7 +182,7 @@ class OnnxRuntime:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except load_errors() as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = str(error).strip().splitlines()[0].split(" : ", 3)[-1]  # without the name and number of the error
             raise ValueError(f"{path}: expected an ONNX file that onnxruntime can run: {reason}") from None
         self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
         if str(device) and self.device == "cpu" and len(providers) > 1:
@@ -231,7 +233,7 @@ class OpenCvDnn:
         try:
             self.net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
             self.strings, self.input_shape, self.output_shape = read_graph(data)
-        except (cv2.error, IndexError) as error:
+        except (cv2.error, LookupError) as error:
             raise ValueError(f"{path}: --dnn: OpenCV {cv2.__version__} cannot read it: {_gist(error)}") from None
         self.path, self.error = path, cv2.error
 
@@ -252,7 +254,7 @@ def _gist(error: Exception) -> str:
 def read_graph(data: bytes) -> tuple:
     """Metadata, and the shapes of the first input and output, of an ONNX file's bytes, without the package onnx.
 
-    The numbers are those of the fields in ONNX's published onnx.proto. IndexError if the bytes are cut off.
+    The numbers are those of the fields in ONNX's published onnx.proto. LookupError if it is no such file.
     """
     strings, graph = {}, []
     for number, value in _fields(data):
