@@ -94,7 +94,7 @@ def quantize_within_budget(
         if found is None:
             least = min(step.drop for step in steps.rows[1:])
             raise ValueError(
-                f"int8 loses at least {least:.2f} points of mAP50-95 and --max-drop allows {max_drop:g}: allow more, "
+                f"int8 loses at least {least:.3f} points of mAP50-95 and --max-drop allows {max_drop:g}: allow more, "
                 "or export with --half"
             )
         shutil.move(found, file)

@@ -1,6 +1,7 @@
 """INT8 for OpenVINO models: static quantisation with nncf, any nodes of the graph kept in float."""
 
 import io
+import logging
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from itertools import islice
@@ -32,7 +33,7 @@ def load_nncf():
     """The nncf package, without its telemetry and its messages; ImportError with the pip line if missing."""
     silence_telemetry()
     nncf = require("nncf", "openvino", "int8 OpenVINO")
-    nncf.set_log_level(40)
+    logging.getLogger("nncf").setLevel(logging.ERROR)  # nncf.set_log_level() would change everyone's handlers
     return nncf
 
 
