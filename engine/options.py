@@ -24,7 +24,7 @@ REMOVED_FLAGS = {
     "--upload_dataset": "data sets stay on this machine",
     "--bbox_interval": "no Weights & Biases account is used; predictions are drawn in val_batch*.jpg",
     "--keras": "TensorFlow's own formats are not written, --include litert gives a .tflite file",
-    "--mlmodel": "CoreML files are .mlpackage, which iOS 15 and later read",
+    "--mlmodel": "CoreML files are .mlpackage, which iOS 16 and later read",
     "--inplace": "exported models never overwrite their maps",
     "--per-tensor": "int8 weights are quantised per channel, which loses less",
     "--topk-per-class": "the most confident boxes of an image count, whatever their class: --topk-all",
@@ -339,4 +339,48 @@ def export_parser() -> Parser:
     return parser
 
 
-PARSERS = {"train": train_parser, "val": val_parser, "detect": detect_parser, "export": export_parser}
+def benchmark_parser() -> Parser:
+    parser = Parser(
+        prog="benchmarks.py", description="Benchmark a detector in every format: size, accuracy, time and memory."
+    )
+    add = parser.add_argument
+    add(
+        "--weights",
+        default=None,
+        help="checkpoint (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
+    )
+    add("--data", default="data/shapes.yaml", help="dataset YAML: mAP is measured on its val split")
+    _add_imgsz(parser, "image size in pixels (default: the checkpoint's training size, else 640)", default=None)
+    add("--batch-size", type=int, default=1, help="images in a batch, in the files and in the measurement")
+    add(
+        "--include",
+        nargs="+",
+        default=None,
+        help="formats besides PyTorch (default: all); for --hard-fail a missing package is then a failure",
+    )
+    add("--half", action="store_true", help="half precision (fp16), where a format has it")
+    add("--int8", action="store_true", help="8-bit integers, where a format has them, calibrated on the train split")
+    add("--test", action="store_true", help="only see whether the exports work")
+    add("--pt-only", action="store_true", help="measure the checkpoint alone")
+    add(
+        "--hard-fail",
+        nargs="?",
+        type=float,
+        const=0.0,
+        default=None,
+        metavar="AP",
+        help="exit code 1 if a format fails or, with a number, if the mAP50-95 (0 to 1) of one is lower",
+    )
+    _add_threads(parser)
+    _add_common(parser, "runs/benchmarks")
+    parser.set_defaults(device="cpu")  # every format runs there, so that the rows compare
+    return parser
+
+
+PARSERS = {
+    "train": train_parser,
+    "val": val_parser,
+    "detect": detect_parser,
+    "export": export_parser,
+    "benchmarks": benchmark_parser,
+}

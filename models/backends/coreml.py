@@ -45,8 +45,8 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
     """Write the package `file`, for iOS 16 and macOS 13 or newer, from an exportable() model.
 
     Its input is `image`, an RGB picture (of several: float32 [B, 3, H, W], 0 to 1), its output `predictions`, float32
-    [B, N, 5 + nc]. half: float16 but for the decoding of the boxes. int8: the weights alone are int8, one scale for
-    each output channel, and so need no calibration. ImportError if a package is missing.
+    [B, N, 5 + nc]. half: float16 but for the decoding of the boxes. int8: the weights alone are int8, with scale
+    and zero point for each output channel, and so need no calibration. ImportError if a package is missing.
     """
     ct = load_coremltools()
     with quiet(spec.verbose):
@@ -60,7 +60,8 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
             skip_model_load=True,
         )
         if spec.int8:
-            config = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear_symmetric", dtype="int8")
+            # with a zero point, as weights are seldom symmetric: it costs nothing when the file runs
+            config = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear", dtype="int8")
             config = ct.optimize.coreml.OptimizationConfig(global_config=config)
             program = ct.optimize.coreml.linear_quantize_weights(program, config)
         program.short_description = f"Object detector of {len(metadata.names)} classes"
