@@ -1,5 +1,6 @@
 """What several tests share: the project root, the optional real data, and a data set of a few drawn images."""
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,14 @@ def tiny_model_cfg() -> dict:
         ],
         "head": [[-1, 1, "Conv", [32, 3, 2]], [-1, 1, "SPPF", [32, 5]], [[3, 5], 1, "Detect", ["nc", "anchors"]]],
     }
+
+
+@pytest.fixture(autouse=True)
+def _child_signal():
+    """Put back the SIGCHLD handler that torch's data loader leaves behind.
+
+    With torch 2.14 the process crashes when a child ends after it and after an ONNX export with OpenVINO loaded.
+    """
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    signal.signal(signal.SIGCHLD, before)
