@@ -105,7 +105,7 @@ class Job:
             raise ValueError("--int8 cannot be combined with --nms or --embed yet: 8 bits would round their pixels")
         if opt.int8 and not opt.data:
             raise ValueError("--int8 needs --data: images to calibrate on and to measure the loss of accuracy on")
-        same = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed", "agnostic_nms", "optimize")
+        same = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed", "agnostic_nms")
         same += ("conf_thres", "iou_thres", "verbose", "device")
         return ExportSpec(
             imgsz=self.imgsz,
@@ -172,7 +172,7 @@ class Job:
         """ImportError for a missing package, ValueError for an option that the format does not have."""
         if missing := row.missing():
             raise ImportError(f"needs {', '.join(missing)}: {row.pip_line}")
-        asked = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed", "optimize")
+        asked = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed")
         wrong = [f"--{name}" for name in asked if getattr(self.spec, name) and name not in row.options]
         if wrong:
             known = ", ".join(f"--{name}" for name in sorted(row.options)) or "none"

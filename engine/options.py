@@ -25,6 +25,7 @@ REMOVED_FLAGS = {
     "--bbox_interval": "no Weights & Biases account is used; predictions are drawn in val_batch*.jpg",
     "--keras": "TensorFlow's own formats are not written, --include litert gives a .tflite file",
     "--mlmodel": "CoreML files are .mlpackage, which iOS 16 and later read",
+    "--optimize": "torch's mobile optimizer has no XNNPACK any more: use --include executorch",
     "--inplace": "exported models never overwrite their maps",
     "--per-tensor": "int8 weights are quantised per channel, which loses less",
     "--topk-per-class": "the most confident boxes of an image count, whatever their class: --topk-all",
@@ -316,7 +317,6 @@ def export_parser() -> Parser:
     add("--max-drop", type=float, default=0.5, help="int8: most points of mAP50-95 (0 to 100) that may be lost on val")
     add("--dynamic", action="store_true", help="any batch, height and width")
     add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
-    add("--optimize", action="store_true", help="TorchScript: optimize for mobile")
     add("--opset", type=int, default=None, help="ONNX operator set (default: see models/backends/onnx.py)")
     add("--workspace", type=int, default=4, help="TensorRT: working memory in GB")
     add("--nms", action="store_true", help="NMS in the file: boxes [B, topk-all, 6] come out of it")

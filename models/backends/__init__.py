@@ -64,7 +64,7 @@ FORMATS = (
         (".torchscript",),
         "torchscript",
         "TorchScriptBackend",
-        _options("dynamic half nms optimize"),
+        _options("dynamic half nms"),
         packages=("torch",),
     ),
     Format(
@@ -159,7 +159,7 @@ REPLACED = {
     "saved_model": "use litert: TensorFlow's mobile runtime reads .tflite, its server can serve ONNX",
     "pb": "use onnx: frozen graphs belong to TensorFlow 1",
     "tfjs": "use onnx: onnxruntime-web runs it in a browser, see examples/web",
-    "edgetpu": "use litert with --int8, then Google's edgetpu_compiler",
+    "edgetpu": "use litert with --int8; the head, and EdgeViT's norms and attention, stay on the CPU",
     "paddle": "use onnx: X2Paddle and PaddleLite read it",
 }
 

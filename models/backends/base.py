@@ -26,7 +26,6 @@ class ExportSpec:
     opset: Optional[int] = None  # None: the backend's own default
     nms: bool = False
     embed: bool = False
-    optimize: bool = False
     agnostic_nms: bool = False
     conf_thres: float = 0.25
     iou_thres: float = 0.45

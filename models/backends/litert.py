@@ -5,16 +5,14 @@ see appended.py.
 """
 
 import os
-import sys
-import tempfile
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from models.backends.appended import read_member, read_metadata, write_metadata
 from models.backends.base import ExportedBackend, ExportSpec, require
+from models.backends.messages import messages
 from models.backends.metadata import Metadata, parsed_yaml
 from utils.logger import LOGGER
 
@@ -29,7 +27,6 @@ INT8_OPERATORS = ("ADD", "MUL", "LOGISTIC", "CONCATENATION", "MAX_POOL_2D", "PAD
 # Names of results that stay in float: a scale for pixels leaves nothing of scores, one for sums of squares nothing of
 # the small ones.
 FLOAT_RESULTS = r"heads\.Detect|serving_default_output|Norm"
-_output_lock = threading.Lock()
 
 
 def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
@@ -128,7 +125,7 @@ class LiteRtBackend(ExportedBackend):
         if dnn:
             LOGGER.warning("WARNING: --dnn is for ONNX files, LiteRT is used")
         try:
-            with messages(False):
+            with messages():
                 self._interpreter = interpreter_class(str(path), num_threads=threads or physical_cores())
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -191,28 +188,7 @@ def yolov5_metadata(path, imgsz: list, batch: int) -> Metadata:
 
 
 def physical_cores() -> int:
-    """Cores of this computer; two that share one's units count once, where Linux tells."""
+    """Cores that this process may use; two that share one's units count once, where Linux tells."""
     siblings = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
-    return len({file.read_text() for file in siblings}) or os.cpu_count() or 1
-
-
-@contextmanager
-def messages(shown: bool):
-    """Unless they are to be shown, nothing that is printed meanwhile appears, not even what C++ libraries print."""
-    if shown:
-        yield
-        return
-    with _output_lock, tempfile.TemporaryFile() as nowhere:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
-        try:
-            for descriptor in kept:
-                os.dup2(nowhere.fileno(), descriptor)
-            yield
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, old in kept.items():
-                os.dup2(old, descriptor)
-                os.close(old)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(len({file.read_text() for file in siblings}) or usable, usable)

@@ -1,0 +1,61 @@
+"""Metadata behind a file: written, replaced and read, whatever stands before it."""
+
+import zipfile
+
+import pytest
+
+from models.backends.appended import read_member, read_metadata, write_metadata
+from models.backends.metadata import Metadata
+
+MODEL = b"\x1c\x00\x00\x00TFL3" + bytes(range(256)) * 20
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "a.tflite"
+    path.write_bytes(MODEL)
+    return path
+
+
+def described(**fields) -> Metadata:
+    return Metadata({0: "röd", 1: "box"}, [8.0, 16.0], 32, [64, 96], model={"nc": 2}, **fields)
+
+
+def test_what_was_written_last_is_read(file):
+    assert read_metadata(file) is None
+    for metadata in (described(parity={"images": 3, "box_px": 0.25}), described(), described(precision="int8")):
+        write_metadata(file, metadata)
+        assert read_metadata(file) == metadata
+        with zipfile.ZipFile(file) as archive:
+            assert archive.namelist() == ["metadata.json"]
+        assert file.read_bytes().startswith(MODEL)
+
+
+def test_the_same_metadata_is_the_same_bytes(file):
+    write_metadata(file, described())
+    first = file.read_bytes()
+    write_metadata(file, described(version="2"))
+    write_metadata(file, described())
+    assert file.read_bytes() == first
+
+
+def test_members_are_found_by_the_end_of_their_path(file):
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("temp/meta.txt", "{'stride': 32}")
+    assert read_member(file, "meta.txt") == "{'stride': 32}" and read_member(file, "other") is None
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "not JSON"),
+        (b"[1]", "expected a mapping"),
+        (b"\xff\xfe", "cannot be read"),
+        (b'{"names": 3}', "expected names"),
+    ],
+)
+def test_damaged_metadata(file, content, message):
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("metadata.json", content)
+    with pytest.raises(ValueError, match=f"a.tflite.*{message}"):
+        read_metadata(file)

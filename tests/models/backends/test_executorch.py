@@ -1,0 +1,162 @@
+"""ExecuTorch files: the model's own numbers, metadata behind the program, from several threads."""
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("executorch")
+
+from models.backends import DetectMultiBackend
+from models.backends import executorch as backend
+from models.backends.appended import read_metadata
+from models.backends.base import ExportSpec
+from models.backends.metadata import Metadata
+from models.experimental import attempt_load
+from models.exportable import example_images, exportable
+from models.yolo import DetectionModel
+from tests.conftest import SHARED, needs_shared
+from tests.tiny_detector import write_tiny_weights
+
+EDGEVIT = {  # without a neck: what is converted is the backbone
+    "nc": 2,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
+    "backbone": [[-1, 1, "edgevit_xxs", []]],
+    "head": [[[3, 4], 1, "Detect", ["nc", "anchors"]]],
+}
+WRITTEN = {}  # {name: content}; writing is slow
+
+
+def confident(cfg, folder) -> torch.nn.Module:
+    """An exportable() detector of random weights whose predictions depend on the picture."""
+    return exportable(attempt_load(write_tiny_weights(folder / "m.pt", cfg), fuse=False))
+
+
+def written(model, file, imgsz, batch=1):
+    metadata = Metadata(model.names, [8.0, 16.0], 32, list(imgsz), batch)
+    backend.export(model, file, ExportSpec(imgsz, batch), metadata)
+    return file
+
+
+def assert_equal_predictions(exported, model, imgsz, limits=(0.05, 1e-4), batch=1):
+    """limits: the most that boxes (px) and scores may differ."""
+    images = example_images(batch, imgsz)
+    with torch.no_grad():
+        expected = model(images)
+    found = exported(images)
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    difference = (found - expected).abs()
+    assert difference[..., :4].max() < limits[0] and difference[..., 4:].max() < limits[1]
+
+
+@pytest.fixture(scope="module")
+def edgevit(tmp_path_factory):
+    model = confident(EDGEVIT, tmp_path_factory.mktemp("edgevit"))
+    backbone = model.model[0]
+    backbone.blocks2, backbone.blocks3 = backbone.blocks2[:0], backbone.blocks3[:0]
+    backbone.blocks4 = backbone.blocks4[:1]  # left are one block with every 16th token and one with all
+    return model
+
+
+@pytest.fixture
+def tiny(tiny_model_cfg, tmp_path):
+    return confident(tiny_model_cfg, tmp_path)
+
+
+@pytest.fixture
+def tiny_file(tiny, tmp_path):
+    file = tmp_path / "tiny.pte"
+    if "tiny" not in WRITTEN:
+        WRITTEN["tiny"] = written(tiny, file, (64, 96)).read_bytes()
+    file.write_bytes(WRITTEN["tiny"])
+    return file
+
+
+def test_edgevit(edgevit, tmp_path, capfd):
+    exported = DetectMultiBackend(written(edgevit, tmp_path / "m.pte", (64, 96)))
+    assert exported.pte and exported.fixed_hw == (64, 96) and exported.stride == 32 and exported.device == "cpu"
+    assert exported.names == {0: "box", 1: "disc"}
+    assert capfd.readouterr() == ("", "")
+    assert_equal_predictions(exported, edgevit, (64, 96))
+
+
+def test_layer_norms_of_convolutions_give_the_same(edgevit):
+    images = example_images(1, (64, 96))
+    expected = edgevit(images)
+    model = backend.xnnpack_form(copy.deepcopy(edgevit))
+    assert not any(isinstance(module, backend.MapNorm) for module in model.modules())
+    torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_convolutional_model_in_batches(tiny, tmp_path):
+    tiny.to(memory_format=torch.channels_last)  # see xnnpack_form()
+    exported = DetectMultiBackend(written(tiny, tmp_path / "m.pte", (64, 64), batch=2))
+    assert_equal_predictions(exported, tiny, (64, 64), batch=3)
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("imgsz", [(640, 640), (480, 640)])
+def test_an_official_checkpoint(tmp_path, imgsz):
+    model = exportable(attempt_load(SHARED / "weights" / "yolov5n.pt", fuse=False))
+    file = written(model, tmp_path / "m.pte", imgsz)
+    assert_equal_predictions(DetectMultiBackend(file), model, imgsz, (0.5, 1e-3))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", ["yolov5_edgevit.yaml", "yolov5_edgevit_xs.yaml", "yolov5_edgevit_s.yaml"])
+def test_every_edgevit_at_a_large_size(tmp_path, cfg):
+    model = confident({**DetectionModel(cfg).yaml, "nc": 2}, tmp_path)
+    file = written(model, tmp_path / "m.pte", (480, 640))
+    assert_equal_predictions(DetectMultiBackend(file), model, (480, 640), (0.5, 1e-3))
+
+
+def test_metadata_is_replaced_and_the_file_still_runs(tiny, tiny_file):
+    metadata = read_metadata(tiny_file)
+    metadata.parity = {"images": 3}
+    backend.write_metadata(tiny_file, metadata)
+    exported = DetectMultiBackend(tiny_file, threads=1)
+    assert exported.backend.metadata == metadata
+    assert_equal_predictions(exported, tiny, (64, 96))
+
+
+def test_a_file_without_metadata(tiny, tiny_file):
+    content = tiny_file.read_bytes()
+    tiny_file.write_bytes(content[: content.index(b"PK\x03\x04")])
+    exported = DetectMultiBackend(tiny_file)
+    assert (exported.names, exported.fixed_hw, exported.backend.batch) == ({}, (64, 96), 1)
+    assert_equal_predictions(exported, tiny, (64, 96))
+
+
+def test_several_threads_at_once(tiny_file):
+    exported = DetectMultiBackend(tiny_file)
+    pictures = [np.random.default_rng(seed).integers(0, 256, (1, 64, 96, 3), dtype=np.uint8) for seed in range(16)]
+    expected = [exported.predict(picture) for picture in pictures]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(exported.predict, pictures))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("damage", ["half", "empty", "text", "noise", "hole"])
+def test_a_damaged_file(tiny_file, damage):
+    content = tiny_file.read_bytes()
+    damaged = {
+        "half": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"no model at all" * 9,
+        "noise": np.random.default_rng(0).bytes(100_000),
+        "hole": content[:100] + bytes(len(content) - 200) + content[-100:],
+    }
+    tiny_file.write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match=r"tiny\.pte: not an ExecuTorch program"):
+        DetectMultiBackend(tiny_file)
+
+
+def test_options_that_have_no_effect_are_told(tiny_file, caplog):
+    DetectMultiBackend(tiny_file, device="0", fp16=True, dnn=True)
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * 3
