@@ -114,6 +114,11 @@ def _add_imgsz(parser, help: str, **kwargs) -> None:
     parser.add_argument("--imgsz", "--img", "--img-size", type=int, help=help, **kwargs)
 
 
+def _add_imgsz_hw(parser) -> None:
+    help = "image size: one number, or height and width (default: the checkpoint's training size, else 640)"
+    _add_imgsz(parser, help, nargs="+", default=None)
+
+
 def _add_threads(parser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for inference, 0 takes all cores")
 
@@ -245,12 +250,7 @@ def detect_parser() -> Parser:
         help="file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index",
     )
     add("--data", default="data/shapes.yaml", help="dataset YAML, for class names where the model has none")
-    _add_imgsz(
-        parser,
-        "image size: one number, or height and width (default: the checkpoint's training size, else 640)",
-        nargs="+",
-        default=None,
-    )
+    _add_imgsz_hw(parser)
     add("--conf-thres", type=float, default=0.25, help="least confidence of a box")
     add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold")
     add("--max-det", type=int, default=1000, help="most boxes in an image")
@@ -304,12 +304,7 @@ def export_parser() -> Parser:
         default=None,
         help="dataset YAML: images to compare on (its val split) and to calibrate int8 on (train)",
     )
-    _add_imgsz(
-        parser,
-        "image size: one number, or height and width (default: the checkpoint's training size, else 640)",
-        nargs="+",
-        default=None,
-    )
+    _add_imgsz_hw(parser)
     add("--batch-size", type=int, default=1, help="images in a batch")
     add("--device", default="cpu", help="cpu, or a GPU index such as 0 (TensorRT)")
     add("--half", action="store_true", help="half precision (fp16); input and output stay float32")

@@ -18,6 +18,9 @@ def exportable(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if hasattr(module, "export"):
             module.export = True
+    for tensor in (*model.parameters(), *model.buffers()):
+        # channels-last weights stop ExecuTorch, and litert_torch 0.10 mixes them up (google-ai-edge/litert-torch#1061)
+        tensor.data = tensor.data.contiguous()
     head = model.head
     head._buffers.pop("stride", None)  # as numbers, that no tracer takes for data
     head.stride = model.stride.tolist()

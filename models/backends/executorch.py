@@ -40,9 +40,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
 
 def xnnpack_form(model: nn.Module) -> nn.Module:
-    """The model with its layer norms as XNNPACK's operators alone, in place, and weights in the order it reads."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.contiguous()  # weights in channels_last stop the lowering with an error
+    """The model with its layer norms as XNNPACK's operators alone, in place."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, MapNorm):

@@ -50,10 +50,6 @@ def convert(model, spec: ExportSpec) -> bytes:
 
     from models.exportable import example_images
 
-    # litert_torch 0.10 takes weights for equal whose contiguous copies lie at one address, one after the other
-    # (google-ai-edge/litert-torch#1061); contiguous ones need no copy.
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.contiguous()
     images = example_images(spec.batch, spec.imgsz).permute(0, 2, 3, 1).contiguous()
     channels_last = litert_torch.to_channel_last_io(model, args=[0]).eval()
     return litert_torch.convert(channels_last, (images,)).model_content()

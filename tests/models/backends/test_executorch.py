@@ -93,7 +93,7 @@ def test_layer_norms_of_convolutions_give_the_same(edgevit):
 
 
 def test_a_convolutional_model_in_batches(tiny, tmp_path):
-    tiny.to(memory_format=torch.channels_last)  # see xnnpack_form()
+    tiny = exportable(tiny.to(memory_format=torch.channels_last))  # as loaded for inference
     exported = DetectMultiBackend(written(tiny, tmp_path / "m.pte", (64, 64), batch=2))
     assert_equal_predictions(exported, tiny, (64, 64), batch=3)
 

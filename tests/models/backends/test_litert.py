@@ -118,7 +118,7 @@ def test_edgevit(edgevit, tmp_path, convert_once, capfd, precision):
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_convolutional_model_in_batches(tiny, tmp_path, convert_once, precision):
     convert_once("batch")
-    tiny.to(memory_format=torch.channels_last)  # see convert()
+    tiny = exportable(tiny.to(memory_format=torch.channels_last))  # as loaded for inference
     file = written(tiny, tmp_path / "m.tflite", (64, 96), precision, batch=2, calibration=calibration)
     found = differences(DetectMultiBackend(file), tiny, (64, 96), batch=3, of=torch.mean)
     assert found[0] < MEAN[precision][0] and found[1] < MEAN[precision][1]

@@ -28,25 +28,6 @@ SIZES = ((1, 64, 96), (3, 32, 160), (5, 96, 64))
 NOT_NEEDED = "BatchNormalization ConvTranspose Identity Cast Constant Shape Gather Range Expand Where Unsqueeze".split()
 
 
-@pytest.fixture(scope="module")
-def edgevit():
-    torch.manual_seed(0)
-    return exportable(DetectionModel("yolov5_edgevit.yaml", nc=3).eval())
-
-
-@pytest.fixture
-def tiny(tiny_model_cfg):
-    """A detector of random boxes of all sizes and confidences."""
-    torch.manual_seed(0)
-    model = DetectionModel(tiny_model_cfg).eval()
-    with torch.no_grad():
-        for conv in model.head.m:
-            conv.weight.mul_(50)
-            conv.bias.zero_()
-    model.names = {0: "box", 1: "disc"}
-    return exportable(model)
-
-
 def written(model, file, spec: ExportSpec):
     """The path of the exported file."""
     dynamic = spec.dynamic or spec.embed

@@ -13,8 +13,7 @@ import torch
 from models.backends import DetectMultiBackend
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
-from models.exportable import example_images, exportable
-from models.yolo import DetectionModel
+from models.exportable import example_images
 from tests.conftest import ROOT
 from utils.nms import non_max_suppression
 
@@ -24,24 +23,6 @@ pytest.importorskip("onnxscript")
 from models.backends import openvino as backend  # noqa: E402
 
 PX = (64, 96)
-
-
-@pytest.fixture(scope="module")
-def edgevit():
-    torch.manual_seed(0)
-    return exportable(DetectionModel("yolov5_edgevit.yaml", nc=3).eval())
-
-
-@pytest.fixture
-def tiny(tiny_model_cfg):
-    """A detector of random boxes of all sizes and confidences."""
-    torch.manual_seed(0)
-    model = DetectionModel(tiny_model_cfg).eval()
-    with torch.no_grad():
-        for conv in model.head.m:
-            conv.weight.mul_(50)
-            conv.bias.zero_()
-    return exportable(model)
 
 
 def written(model, folder, spec: ExportSpec, **options) -> DetectMultiBackend:

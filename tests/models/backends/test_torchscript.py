@@ -13,30 +13,11 @@ from models.backends import torchscript as backend
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
 from models.exportable import example_images, exportable
-from models.yolo import DetectionModel
 from tests.conftest import SHARED, needs_shared
 from utils.nms import non_max_suppression
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")  # deprecated, and used here to look into the files
 EDGEVIT_PX, TINY_PX = (64, 96), (64, 64)
-
-
-@pytest.fixture(scope="module")
-def edgevit():
-    torch.manual_seed(0)
-    return exportable(DetectionModel("yolov5_edgevit.yaml", nc=3).eval())
-
-
-@pytest.fixture
-def tiny(tiny_model_cfg):
-    """A detector of random boxes of all sizes and confidences."""
-    torch.manual_seed(0)
-    model = DetectionModel(tiny_model_cfg).eval()
-    with torch.no_grad():
-        for conv in model.head.m:
-            conv.weight.mul_(50)
-            conv.bias.zero_()
-    return exportable(model)
 
 
 def written(model, file, spec: ExportSpec) -> DetectMultiBackend:
