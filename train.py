@@ -23,27 +23,9 @@ def parse_opt(argv=None) -> argparse.Namespace:
 
 def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
     """Train (or search hyperparameters) with `opt`; returns it with `save_dir`, the run folder."""
-    from engine.evolve import evolve
-    from engine.resume import given_options, resume
-    from engine.trainer import Trainer
-    from utils import dist
-    from utils.general import print_args
-    from utils.logger import setup_logging
+    from engine.training import train
 
-    setup_logging(verbose=dist.is_main())
-    print_args(given_options(opt), prefix="train")
-    if opt.evolve:
-        return evolve(opt, callbacks)
-    checkpoint = folder = None
-    if opt.resume:
-        opt, checkpoint, folder = resume(opt)
-    dist.setup()
-    try:
-        trainer = Trainer(opt, callbacks, resumed=checkpoint, folder=folder)
-        trainer.fit()
-    finally:
-        dist.cleanup()
-    return trainer.opt
+    return train(opt, callbacks)
 
 
 def run(**kwargs) -> argparse.Namespace:

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from models.backbone.pretrained import load_backbone_weights
 from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
-from utils.dataloaders import create_dataloader
 from utils.general import check_yaml
 from utils.logger import LOGGER
 from utils.torch_utils import select_device
@@ -141,52 +140,6 @@ def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
     if choice == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ValueError("--amp bf16: this GPU has no bfloat16; use fp16")
     return AMP_DTYPES[choice]
-
-
-def build_loaders(opt: argparse.Namespace, hyp: dict, data: dict, stride: int):
-    """(training loader, its dataset, validation loader); the validation loader is None in all but the main process."""
-    per_rank = opt.batch_size // dist.world_size()
-    shared = {
-        "single_cls": opt.single_cls,
-        "hyp": hyp,
-        "workers": opt.workers,
-        "seed": opt.seed,
-        "nc": data["nc"],
-        "names": data["names"],
-    }
-    with dist.main_first():
-        loader, dataset = create_dataloader(
-            data["train"],
-            opt.imgsz,
-            per_rank,
-            stride,
-            augment=True,
-            cache=opt.cache,
-            rect=opt.rect,
-            rank=dist.rank(),
-            image_weights=opt.image_weights,
-            quad=opt.quad,
-            prefix="train: ",
-            shuffle=True,
-            **shared,
-        )
-    val_loader = None
-    if dist.is_main():
-        val_loader, _ = create_dataloader(
-            data["val"],
-            opt.imgsz,
-            per_rank * 2,
-            stride,
-            cache=None if opt.noval else opt.cache,
-            rect=True,
-            rank=-1,
-            pad=0.5,
-            prefix="val: ",
-            **shared,
-        )
-    if opt.close_mosaic > 0:
-        dataset.mosaic_until = max(opt.epochs - opt.close_mosaic, 0)
-    return loader, dataset, val_loader
 
 
 def parallelize(model: nn.Module, device: torch.device) -> nn.Module:

@@ -1,4 +1,7 @@
-"""Validation: run a detector over a loader, score it, write what was asked for. The loop of val.py and the trainer."""
+"""Validation: run a model over a loader, score it, write what was asked for. The loop of val.py and the trainer.
+
+Evaluator is the loop that all tasks share, DetectionEvaluator what detection adds to it.
+"""
 
 import json
 import random
@@ -55,17 +58,19 @@ class EvalResult(DetectionResult):
     speed_ms: tuple = (0.0, 0.0, 0.0)  # per image: pre-process, inference, NMS
 
 
-def evaluate(model, loader, *, names, device, compute_loss=None, callbacks=None, **options) -> EvalResult:
-    """Validate a DetectionModel or DetectMultiBackend and print YOLOv5's table.
+def evaluate(model, loader, *, names, device, evaluator=None, compute_loss=None, callbacks=None, **options):
+    """Validate a model or DetectMultiBackend and print YOLOv5's table; returns the result of the `evaluator`'s kind.
 
-    loader yields (images uint8 [B, 3, H, W] RGB, targets [n, 6] = image, class, xywhn, paths, shapes), names is
-    {number: name}. compute_loss(maps, targets) -> (loss, items [3]) adds the validation losses. options: the fields of
-    EvalOptions. The model, its mode and every random state are left as they were.
+    loader yields (images uint8 [B, 3, H, W] RGB, targets, paths, shapes), names is {number: name}. evaluator: a kind of
+    Evaluator, by default that of detection (EvalResult). compute_loss(outputs, targets) -> (loss, items) adds the
+    validation losses. options: the fields of EvalOptions. The model, its mode and every random state are left as they
+    were.
     """
     options = EvalOptions(**options)
     names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
+    run = (evaluator or DetectionEvaluator)(model, names, torch.device(device), options, compute_loss, callbacks)
     with undisturbed(model), torch.no_grad():
-        return Evaluator(model, names, torch.device(device), options, compute_loss, callbacks).run(loader)
+        return run.run(loader)
 
 
 @contextmanager
@@ -89,53 +94,95 @@ def undisturbed(model):
 
 
 class Evaluator:
-    """One validation run; see evaluate()."""
+    """The loop over a loader, its times, losses and hooks. A task's evaluator adds what is not implemented here."""
+
+    header = ""  # of the table
+    loss_names = ()  # as the task has them
+    timed = ("pre-process", "inference", "post-process")
 
     def __init__(self, model, names, device, options, compute_loss=None, callbacks=None):
         self.model, self.device, self.options, self.compute_loss = model, device, options, compute_loss
         self.names = {0: names[0] if len(names) == 1 else "object"} if options.single_cls else names
-        self.metrics = DetectionMetrics(len(self.names))
-        self.confusion_matrix = ConfusionMatrix(len(self.names))
-        self.files = PredictionFiles(options, self.names)
         self.fire = callbacks.run if callbacks is not None else lambda *args: None
-        self.timers = [Profile(device=device) for _ in range(3)]
-        self.losses = torch.zeros(3, device=device)
+        self.timers = [Profile(device=device) for _ in self.timed]
+        self.losses = torch.zeros(len(self.loss_names), device=device)
+        self.images = 0
 
-    def run(self, loader) -> EvalResult:
+    def run(self, loader):
         self.fire("on_val_start")
-        LOGGER.info(HEADER)
+        LOGGER.info(self.header)
         hide = None if self.options.progress else True  # None: only where there is no terminal
         for i, batch in enumerate(tqdm(loader, desc="validating", leave=False, disable=hide)):
             self.fire("on_val_batch_start")
+            self.images += len(batch[0])
             self.step(i, *batch)
-        result = EvalResult(
-            **vars(self.metrics.compute()),
+        result = self.compute(
             losses=tuple((self.losses / max(len(loader), 1)).tolist()),
-            speed_ms=tuple(timer.t * 1000 / max(len(self.metrics), 1) for timer in self.timers),
+            speed_ms=tuple(timer.t * 1000 / max(self.images, 1) for timer in self.timers),
         )
         self.report(result)
         if self.options.plots:
-            plot_result(result, self.confusion_matrix, self.names, self.options.save_dir)
-        self.files.close()
-        counts = result.n_targets, result.true_positives, result.false_positives
-        scores = result.p, result.r, result.f1_per_class, result.ap, result.ap50, result.classes
-        self.fire("on_val_end", *counts, *scores, self.confusion_matrix)
+            self.plot(result)
+        self.close(result)
         return result
 
     def step(self, batch_i, images, targets, paths, shapes) -> None:
         """Predict one batch and record every image of it."""
+        raise NotImplementedError
+
+    def compute(self, losses: tuple, speed_ms: tuple):
+        """The result; losses are the means over the batches, speed_ms the milliseconds per image of `timed`."""
+        raise NotImplementedError
+
+    def report(self, result) -> None:
+        """Print the rows of the table."""
+        raise NotImplementedError
+
+    def plot(self, result) -> None:
+        """Draw the curves and matrices of the result."""
+        raise NotImplementedError
+
+    def close(self, result) -> None:
+        """Finish files, fire the last hook."""
+
+    def to_input(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 -> 0 to 1 on the device, in the model's precision."""
+        images = images.to(self.device, non_blocking=True)
+        return images.half() / 255 if getattr(self.model, "fp16", False) else images.float() / 255
+
+    def precision(self):
+        """float16 autocast with the option half, on CUDA alone."""
+        return torch.autocast(self.device.type, torch.float16, enabled=self.options.half and self.device.type == "cuda")
+
+    def add_losses(self, outputs, targets) -> None:
+        if self.compute_loss is not None and outputs is not None:
+            self.losses += self.compute_loss(outputs, targets)[1]
+
+
+class DetectionEvaluator(Evaluator):
+    """Boxes: COCO-protocol AP, curves, confusion matrix. Targets are [n, 6]: image, class, xywh normalised."""
+
+    header = HEADER
+    loss_names = ("box_loss", "obj_loss", "cls_loss")
+    timed = ("pre-process", "inference", "NMS")
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.metrics = DetectionMetrics(len(self.names))
+        self.confusion_matrix = ConfusionMatrix(len(self.names))
+        self.files = PredictionFiles(self.options, self.names)
+
+    def step(self, batch_i, images, targets, paths, shapes) -> None:
         options, (pre_process, inference, suppression) = self.options, self.timers
         with pre_process:
-            images = images.to(self.device, non_blocking=True)
+            inputs = self.to_input(images)
             targets = targets.to(self.device)
             if options.single_cls:
                 targets = targets * targets.new_tensor([1, 0, 1, 1, 1, 1])
-            inputs = images.half() / 255 if getattr(self.model, "fp16", False) else images.float() / 255
         with inference, self.precision():
             output = self.model(inputs, augment=options.augment)
         predictions, maps = output if isinstance(output, (tuple, list)) else (output, None)
-        if self.compute_loss is not None and maps is not None:
-            self.losses += self.compute_loss(maps, targets)[1]
+        self.add_losses(maps, targets)
 
         height, width = images.shape[2:]
         targets_px = targets * targets.new_tensor([1, 1, width, height, width, height])
@@ -150,12 +197,8 @@ class Evaluator:
             plot_batch(batch_i, images, targets, found, paths, self.names, options.save_dir)
         self.fire("on_val_batch_end", batch_i, images, targets_px, paths, shapes, found)
 
-    def precision(self):
-        """float16 autocast with the option half, on CUDA alone."""
-        return torch.autocast(self.device.type, torch.float16, enabled=self.options.half and self.device.type == "cuda")
-
-    def suppress(self, predictions, targets_px) -> list:
-        """NMS; with save_hybrid the true boxes take part."""
+    def suppress(self, predictions, targets_px, masks: int = 0) -> list:
+        """NMS; with save_hybrid the true boxes take part. masks: mask coefficients of a prediction, kept behind it."""
         options = self.options
         labels = [targets_px[targets_px[:, 0] == i, 1:] for i in range(len(predictions))] if options.save_hybrid else ()
         found = final_boxes(
@@ -167,6 +210,7 @@ class Evaluator:
             multi_label=True,
             labels=labels,
             max_det=options.max_det,
+            nm=masks,
         )
         if options.single_cls:
             for boxes in found:
@@ -188,6 +232,9 @@ class Evaluator:
         self.files.write(native.numpy(), native_hw, Path(path))
         return native
 
+    def compute(self, losses: tuple, speed_ms: tuple) -> EvalResult:
+        return EvalResult(**vars(self.metrics.compute()), losses=losses, speed_ms=speed_ms)
+
     def report(self, result: EvalResult) -> None:
         if result.targets == 0:
             LOGGER.warning("WARNING: the images have no labels, so nothing can be measured")
@@ -199,6 +246,15 @@ class Evaluator:
             columns = result.classes, result.n_images, result.n_targets, result.p, result.r, result.ap50, result.ap
             for cls, *row in zip(*columns):
                 LOGGER.info(ROW % (self.names[int(cls)], *row))
+
+    def plot(self, result: EvalResult) -> None:
+        plot_result(result, self.confusion_matrix, self.names, self.options.save_dir)
+
+    def close(self, result: EvalResult) -> None:
+        self.files.close()
+        counts = result.n_targets, result.true_positives, result.false_positives
+        scores = result.p, result.r, result.f1_per_class, result.ap, result.ap50, result.classes
+        self.fire("on_val_end", *counts, *scores, self.confusion_matrix)
 
 
 class PredictionFiles:

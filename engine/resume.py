@@ -12,16 +12,17 @@ from utils.general import latest_run
 MAY_CHANGE = ("resume", "device", "workers", "local_rank")
 
 
-def resume(opt: argparse.Namespace) -> tuple[argparse.Namespace, Checkpoint, Path]:
+def resume(opt: argparse.Namespace, task) -> tuple[argparse.Namespace, Checkpoint, Path]:
     """The options of the interrupted run, its checkpoint and its run folder.
 
-    `opt.resume` is True (the newest runs/train/*/weights/last.pt) or a path. Of the other options only those in
-    MAY_CHANGE may differ from the checkpoint's. FileNotFoundError without a checkpoint, ValueError if the training
-    is finished or another option was given.
+    `opt.resume` is True (the newest last.pt below the task's default folder) or a path. Of the other options only
+    those in MAY_CHANGE may differ from the checkpoint's. FileNotFoundError without a checkpoint, ValueError if the
+    training is finished or another option was given.
     """
-    path = latest_run() if opt.resume is True else Path(opt.resume)
+    pattern = f"{default_options(task)['project']}/*/weights/last.pt"
+    path = latest_run(pattern) if opt.resume is True else Path(opt.resume)
     if path is None:
-        raise FileNotFoundError("--resume: no runs/train/*/weights/last.pt here; give the path of a last.pt")
+        raise FileNotFoundError(f"--resume: no {pattern} here; give the path of a last.pt")
     if not path.is_file():
         raise FileNotFoundError(f"--resume: no file {path}")
     if path.resolve().parent.name != "weights":
@@ -32,19 +33,25 @@ def resume(opt: argparse.Namespace) -> tuple[argparse.Namespace, Checkpoint, Pat
             f"--resume: {path} holds no training state: its training is finished, or it is not a last.pt. "
             f"To train it further, start a new run with --weights {path}"
         )
-    return merge_options(opt, checkpoint.opt or {}), checkpoint, path.parent.parent
+    if checkpoint.task != task.name:
+        raise ValueError(f"--resume: {path} is a training for '{checkpoint.task}', expected one for '{task.name}'")
+    return merge_options(opt, checkpoint.opt or {}, task), checkpoint, path.parent.parent
 
 
-def given_options(opt: argparse.Namespace) -> dict:
+def default_options(task) -> dict:
+    return vars(options.from_kwargs(f"{task.scripts}train", {}))
+
+
+def given_options(opt: argparse.Namespace, task) -> dict:
     """The training options that differ from their defaults."""
-    defaults = vars(options.from_kwargs("train", {}))
+    defaults = default_options(task)
     return {key: value for key, value in vars(opt).items() if key in defaults and value != defaults[key]}
 
 
-def merge_options(opt: argparse.Namespace, saved: dict) -> argparse.Namespace:
+def merge_options(opt: argparse.Namespace, saved: dict, task) -> argparse.Namespace:
     """The saved options with a given --device or --workers put over them; ValueError if another one was changed."""
-    defaults = vars(options.from_kwargs("train", {}))
-    given = given_options(opt)
+    defaults = default_options(task)
+    given = given_options(opt, task)
     changed = [key for key in given if key not in MAY_CHANGE and given[key] != saved.get(key)]
     if changed:
         flags = ", ".join(f"--{key.replace('_', '-')}" for key in changed)

@@ -9,26 +9,21 @@ from utils import dist
 from utils.general import increment_path, write_atomic
 from utils.yaml_files import save_yaml
 
-METRIC_COLUMNS = ("metrics/precision", "metrics/recall", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95")
 LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")
 NOT_SAVED = ("resume", "save_dir", "local_rank")  # options that say where or how a run was started, not what it is
 
 
 class RunFolder:
-    """Paths and files of a run. `loss_names`: such as ("box_loss", "obj_loss", "cls_loss")."""
+    """Paths and files of a run of a task (engine.task.Task)."""
 
-    def __init__(self, folder: Path, loss_names: tuple[str, ...]):
+    def __init__(self, folder: Path, task):
         self.folder = Path(folder)
         self.weights = self.folder / "weights"
         self.last = self.weights / "last.pt"
         self.best = self.weights / "best.pt"
         self.results_csv = self.folder / "results.csv"
-        self.columns = (
-            *(f"train/{name}" for name in loss_names),
-            *METRIC_COLUMNS,
-            *(f"val/{name}" for name in loss_names),
-            *LR_COLUMNS,
-        )
+        names = [f"train/{name}" for name in task.loss_names] + [f"metrics/{name}" for name in task.metric_names]
+        self.columns = (*names, *(f"val/{name}" for name in task.loss_names), *LR_COLUMNS)
 
     def write_options(self, opt: argparse.Namespace, hyp: dict) -> None:
         """Write hyp.yaml and opt.yaml, and make room for the checkpoints."""
@@ -41,11 +36,6 @@ class RunFolder:
         lines = [",".join(("epoch", *self.columns))]
         lines += [",".join([f"{row[0]:d}", *(f"{value:.5g}" for value in row[1:])]) for row in rows]
         write_atomic(self.results_csv, ("\n".join(lines) + "\n").encode())
-
-
-def summary(result) -> list[float]:
-    """precision, recall, mAP50, mAP50-95 and the losses of a validation, the order of results.csv."""
-    return [float(v) for v in (result.precision, result.recall, result.map50, result.map, *result.losses)]
 
 
 def create_run_folder(opt: argparse.Namespace) -> Path:

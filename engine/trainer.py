@@ -18,20 +18,16 @@ import torch
 from torch import nn
 
 from engine import build, pictures
-from engine.options import apply_data_defaults
 from engine.progress import EpochProgress, MeanLosses
-from engine.runfolder import RunFolder, create_run_folder, summary
-from engine.schedule import Schedule, multi_scale_size, scaled_loss_gains, scaled_weight_decay
-from engine.task import DETECT
+from engine.runfolder import RunFolder, create_run_folder
+from engine.schedule import Schedule, multi_scale_size, scaled_weight_decay
+from engine.task import DETECT, apply_defaults
 from engine.trainstate import TrainState, pack, restore
 from utils import dist
-from utils.autoanchor import check_anchors
 from utils.autobatch import check_train_batch_size
 from utils.callbacks import Callbacks
 from utils.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer
-from utils.data_config import check_dataset
-from utils.general import check_img_size, init_seeds, labels_to_class_weights, labels_to_image_weights
-from utils.hyperparameters import load_hyp
+from utils.general import check_img_size, init_seeds
 from utils.logger import LOGGER, colorize
 from utils.torch_utils import EarlyStopping, ModelEMA, device_summary, smart_optimizer
 
@@ -109,18 +105,15 @@ class Trainer:
     def read_options(self) -> None:
         """Starting weights, data file and the defaults that it gives, hyperparameters, device and precision."""
         opt = self.opt
-        source = self.resumed.hyp if self.resumed else self.given_hyp or opt.hyp
-        if source is not None:
-            load_hyp(source)  # a mistake in it is told before data are downloaded
+        source = self.resumed.hyp if self.resumed else self.given_hyp
+        if source or opt.hyp:
+            self.task.read_hyp(opt, source)  # a mistake in it is told before data are downloaded
         with dist.main_first():
-            self.start = None if self.resumed else build.load_start(opt)
-            self.data = check_dataset(opt.data)
+            self.start = None if self.resumed else self.task.load_start(opt)
+            self.data = self.task.read_data(opt)
         before = dict(vars(opt))
-        for line in apply_data_defaults(opt, self.data):
-            LOGGER.info(f"data default: {line}")
-        self.hyp = load_hyp(source or opt.hyp)
-        if opt.label_smoothing:
-            self.hyp["label_smoothing"] = opt.label_smoothing
+        apply_defaults(opt, self.data)
+        self.hyp = self.task.read_hyp(opt, source)
         LOGGER.info("hyperparameters: " + ", ".join(f"{key}={value}" for key, value in self.hyp.items()))
         if opt.single_cls and self.data["nc"] > 1:
             self.data.update(nc=1, names={0: "item"})
@@ -140,7 +133,7 @@ class Trainer:
 
     def build_model(self) -> None:
         opt = self.opt
-        model = build.build_model(opt, self.hyp, self.data["nc"], self.task, self.start, self.resumed)
+        model = self.task.build_model(opt, self.hyp, self.data, self.start, self.resumed)
         self.model = model.to(self.device, memory_format=self.memory_format)
         frozen = build.freeze_layers(self.model, opt.freeze)
         if frozen:
@@ -156,13 +149,11 @@ class Trainer:
         if dist.is_main() and not opt.evolve:
             LOGGER.info(self.model.layer_table())
             self.model.info(img_size=opt.imgsz)
-        head = self.model.model[-1]
         self.model.names = self.names
         self.model.imgsz = opt.imgsz
-        self.model.hyp = scaled_loss_gains(self.hyp, head.nl, self.data["nc"], opt.imgsz)
 
     def open_run_folder(self) -> RunFolder:
-        run = RunFolder(self.folder or create_run_folder(self.opt), self.task.loss_names)
+        run = RunFolder(self.folder or create_run_folder(self.opt), self.task)
         self.opt.save_dir = str(run.folder)
         if dist.is_main() and not self.opt.evolve:
             if self.resumed is None:
@@ -171,17 +162,9 @@ class Trainer:
         return run
 
     def load_data(self) -> None:
-        self.loader, self.dataset, self.val_loader = build.build_loaders(self.opt, self.hyp, self.data, self.stride)
-        self.class_weights = labels_to_class_weights(self.dataset.labels, self.data["nc"])
-        self.model.class_weights = torch.from_numpy(self.class_weights).to(self.device)
-        self.state.maps = [0.0] * self.data["nc"]
-        self.state.images, self.state.ranks = len(self.dataset), dist.world_size()
-        if self.resumed is None and dist.is_main():
-            if not self.opt.noautoanchor:
-                check_anchors(self.dataset, model=self.model, thr=self.hyp["anchor_t"], imgsz=self.opt.imgsz)
-            if not self.opt.noplots:
-                pictures.draw_labels(self.dataset.labels, self.names, self.run.folder)
-        self.callbacks.run("on_pretrain_routine_end", np.concatenate(list(self.dataset.labels)), self.names)
+        self.loader, self.val_loader = self.task.build_loaders(self.opt, self.hyp, self.data, self.stride)
+        self.state.images, self.state.ranks = len(self.loader.dataset), dist.world_size()
+        self.task.prepare(self)
 
     def build_optimizer(self) -> None:
         opt, hyp = self.opt, self.hyp
@@ -212,7 +195,7 @@ class Trainer:
         epoch, total = self.state.epoch, len(self.loader)
         self.train_model.train()
         self.callbacks.run("on_train_epoch_start")
-        self.loader.sampler.set_epoch(epoch, self.image_weights())
+        self.loader.sampler.set_epoch(epoch, self.task.image_weights(self))
         batches = iter(self.loader)
         # only now: making the iterator draws from the same generator, a new one more often than a used one
         init_seeds(build.epoch_seed(self.opt.seed, epoch, dist.rank()), deterministic=True)
@@ -240,10 +223,10 @@ class Trainer:
             self.optimizer_step()
         self.train_losses = losses.values(f"epoch {epoch}")
 
-    def step(self, images: torch.Tensor, targets: torch.Tensor, iteration: int, is_last: bool) -> torch.Tensor:
+    def step(self, images: torch.Tensor, targets, iteration: int, is_last: bool) -> torch.Tensor:
         """Gradients of one batch, and where enough are gathered (or none will follow) an optimizer step.
 
-        images [B, 3, H, W] in 0..1; targets [n, 6]: image, class, xywh (normalised). Returns the loss terms.
+        images [B, 3, H, W] in 0..1; targets as the task's loader gives them. Returns the loss terms.
         """
         settings = self.schedule.at(iteration)
         self.apply_settings(settings)
@@ -286,13 +269,6 @@ class Trainer:
             images = build.resize_batch(images, multi_scale_size(self.opt.imgsz, self.stride, rng), self.stride)
         return images
 
-    def image_weights(self):
-        """The chance of each image with --image-weights: more where classes are rare or their AP is low."""
-        if not self.opt.image_weights:
-            return None
-        missing = np.clip(1 - np.array(self.state.maps), 1e-3, None) ** 2
-        return labels_to_image_weights(self.dataset.labels, self.data["nc"], self.class_weights * missing)
-
     def end_epoch(self) -> None:
         """Validate, record, decide whether to stop, and save."""
         epoch = self.state.epoch
@@ -329,14 +305,15 @@ class Trainer:
         """Note the epoch's figures (nan where there was no validation); True if the model is the best so far."""
         state = self.state
         lrs = [group["lr"] for group in self.optimizer.param_groups]
-        figures = summary(result) if result else [math.nan] * (4 + len(self.train_losses))
+        unknown = [math.nan] * (len(self.task.metric_names) + len(self.task.loss_names))
+        figures = self.summary(result) if result else unknown
         values = [*self.train_losses, *figures, *lrs]
         state.rows.append([epoch, *values])
         is_best = result is not None and (state.best_fitness is None or result.fitness >= state.best_fitness)
         if is_best:
             state.best_fitness = float(result.fitness)
         if result is not None:
-            state.maps = [float(value) for value in result.maps]
+            state.maps = self.task.class_scores(result)
         if not self.opt.evolve:
             self.run.write_results(state.rows)
         if self.board is not None:
@@ -344,6 +321,10 @@ class Trainer:
         fitness = result.fitness if result else math.nan
         self.callbacks.run("on_fit_epoch_end", values, epoch, state.best_fitness, fitness)
         return is_best
+
+    def summary(self, result) -> list[float]:
+        """The metrics and the losses of a validation, the order of results.csv."""
+        return [*self.task.figures(result), *map(float, result.losses)]
 
     def save(self, is_best: bool = False, fitness: float = 0.0) -> None:
         """Write the checkpoints; last.pt is the last of them, so that a kill between them repeats the epoch."""
@@ -366,7 +347,7 @@ class Trainer:
         """Strip the final checkpoints, validate the best one, draw the curves and say where everything is."""
         opt, state, run = self.opt, self.state, self.run
         if opt.evolve:
-            self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, summary(self.result))
+            self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, self.summary(self.result))
             return self.result
         final = run.best if state.has_best and run.best.is_file() else run.last
         if final == run.best:
@@ -377,7 +358,7 @@ class Trainer:
         model = self.task.model_class.from_checkpoint(load_checkpoint(final)).to(self.device)
         result = self.validate(model, plots=not opt.noplots, verbose=True)
         strip_optimizer(run.last)  # only now: until here --resume can go on
-        self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, summary(result))
+        self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, self.summary(result))
         if self.board is not None:
             self.board.write_pictures(state.epoch - 1)
         LOGGER.info(f"Results saved to {colorize(str(run.folder), 'good')}")
@@ -393,5 +374,5 @@ class Trainer:
         else:
             LOGGER.info(
                 f"\nInterrupted in epoch {self.state.epoch}. {self.run.last} holds the state before it; go on with:\n"
-                f"    python train.py --resume {self.run.last}"
+                f"    python {self.task.scripts}train.py --resume {self.run.last}"
             )

@@ -61,7 +61,7 @@ def pack(trainer) -> Checkpoint:
             "ema_updates": trainer.ema.updates,
             "optimizer": trainer.optimizer.state_dict(),
             "scaler": trainer.scaler.state_dict(),
-            "balance": list(trainer.criterion.balance),
+            "balance": list(getattr(trainer.criterion, "balance", ())),  # of a detection loss
             "stopper": trainer.stopper.state_dict(),
         },
         meta={"version": VERSION, "licence": "Apache-2.0", "data": str(trainer.data.get("yaml_file") or "")},
@@ -77,7 +77,8 @@ def restore(trainer, checkpoint: Checkpoint) -> None:
     trainer.optimizer.load_state_dict(saved["optimizer"])
     match_memory_formats(trainer.optimizer)
     trainer.scaler.load_state_dict(saved["scaler"])
-    trainer.criterion.balance = list(saved["balance"])
+    if saved["balance"]:
+        trainer.criterion.balance = list(saved["balance"])
     trainer.stopper.load_state_dict(saved["stopper"])
     images = trainer.state.images
     trainer.state = TrainState(**{f.name: saved[f.name] for f in fields(TrainState)})

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import torch
 
-from engine.evaluator import EvalResult, evaluate
 from engine.options import apply_data_defaults
+from engine.task import DETECT
 from models.backends import DetectMultiBackend
-from utils.data_config import check_dataset
-from utils.dataloaders import create_dataloader
 from utils.general import check_img_size, default_weights, increment_path
 from utils.logger import LOGGER, colorize
 from utils.torch_utils import device_summary
@@ -19,16 +17,19 @@ STUDY_COLUMNS = ("imgsz", "P", "R", "mAP50", "mAP50-95", "pre_ms", "inference_ms
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}  # as in use, not as for AP
 
 
-def validate(opt, callbacks=None) -> EvalResult:
-    """--task train, val, test: measure one model (or ensemble) on that split, with all files and pictures."""
-    opt, model, data = open_all(opt, split=opt.task)
+def validate(opt, callbacks=None, task=DETECT):
+    """--task train, val, test: measure one model (or ensemble) on that split, with all files and pictures.
+
+    Returns the result of the task's evaluator.
+    """
+    opt, model, data = open_all(opt, opt.task, task)
     save_dir = make_folder(opt)
     opt.save_txt |= opt.save_hybrid
     if opt.save_hybrid:
         LOGGER.warning("WARNING: --save-hybrid puts true boxes among the predictions: the figures below say nothing")
     files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
-    result = measure(opt, model, data, callbacks, save_dir=save_dir, plots=True, **files)
-    report(result, opt, save_dir)
+    result = measure(opt, model, data, callbacks, task=task, save_dir=save_dir, plots=True, **files)
+    report(result, opt, save_dir, task)
     return result
 
 
@@ -36,7 +37,7 @@ def speed(opt, callbacks=None) -> list:
     """--task speed: the time of each model on square images, with the thresholds of detect.py."""
     results = []
     for weights in chosen_weights(opt):
-        one, model, data = open_all(opt, split="val", weights=[weights])
+        one, model, data = open_all(opt, "val", weights=[weights])
         one.__dict__.update(SPEED_THRESHOLDS)
         results.append(measure(one, model, data, callbacks, rect=False))
         LOGGER.info(f"{weights}: {speed_line(results[-1], one)}")
@@ -47,7 +48,7 @@ def study(opt, callbacks=None) -> list:
     """--task study: mAP and time of each model at STUDY_SIZES, as a table and a picture."""
     results, save_dir = [], make_folder(opt)
     for weights in chosen_weights(opt):
-        one, model, data = open_all(opt, split="val", weights=[weights])
+        one, model, data = open_all(opt, "val", weights=[weights])
         rows = []
         for size in STUDY_SIZES:
             one.imgsz = check_img_size(size, model.stride)
@@ -78,19 +79,25 @@ def chosen_weights(opt) -> list:
     return [weights]
 
 
-def open_all(opt, split: str, weights=None):
+def open_all(opt, split: str, task=DETECT, weights=None):
     """(options with what was left open, model, data file); ValueError if the classes of model and data do not fit."""
     opt = copy(opt)
     opt.weights = weights or chosen_weights(opt)
-    data = check_dataset(opt.data, required=(split,))
+    data = task.read_data(opt, required=(split,))
     model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
     opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
+    check_task(model, task)
     check_classes(opt, model, data)
     choose_size(opt, model, data)
     opt.split = split
     device = device_summary(opt.device) if model.device == opt.device else f"{model.format.title} on {model.device}"
     LOGGER.info(f"{device}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
     return opt, model, data
+
+
+def check_task(model, task) -> None:
+    if getattr(model, "task", "detect") != task.name:
+        raise ValueError(f"expected a model for '{task.name}', found one for '{model.task}'")
 
 
 def check_classes(opt, model, data) -> None:
@@ -123,43 +130,26 @@ def make_folder(opt) -> Path:
     return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
 
 
-def measure(opt, model, data, callbacks=None, rect=True, **options) -> EvalResult:
+def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, **options):
     """Evaluate on data[opt.split] at opt.imgsz; rect: batches of like shape, where the model takes any, not squares."""
     rect = rect and not opt.square and model.fixed_hw is None
-    loader, _ = create_dataloader(
-        data[opt.split],
-        opt.imgsz,
-        opt.batch_size,
-        model.stride,
-        single_cls=opt.single_cls,
-        pad=0.5 if rect else 0.0,
-        rect=rect,
-        workers=opt.workers,
-        prefix=f"{opt.split}: ",
-        nc=data["nc"],
-        names=data["names"],
-        fixed_hw=model.fixed_hw,
-    )
+    loader = task.eval_loader(opt, data, model, rect)
     model.warmup(imgsz=(opt.batch_size, 3, *(model.fixed_hw or (opt.imgsz, opt.imgsz))))
     same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose")
     options.update({key: getattr(opt, key) for key in same})
     names = data["names"]
-    return evaluate(model, loader, names=names, device=opt.device, callbacks=callbacks, v5=opt.v5_map, **options)
+    return task.evaluate(model, loader, names=names, device=opt.device, callbacks=callbacks, v5=opt.v5_map, **options)
 
 
-def report(result: EvalResult, opt, save_dir: Path) -> None:
-    """What is not in the table: AP by size, F1, speed, and where the files are."""
-    sizes = {"small": result.ap_small, "medium": result.ap_medium, "large": result.ap_large}
-    by_size = ", ".join(f"{size} {'-' if ap != ap else f'{ap:.3g}'}" for size, ap in sizes.items())
-    LOGGER.info(f"mAP50-95 by size (area to 32^2, to 96^2, above): {by_size}")
-    LOGGER.info(f"P and R are those of the best mean F1, {result.f1:.3g} at confidence {result.confidence:.3g}")
-    LOGGER.info(speed_line(result, opt))
+def report(result, opt, save_dir: Path, task) -> None:
+    """What is not in the table: the task's lines, speed, and where the files are."""
+    task.report(result, opt)
+    LOGGER.info(speed_line(result, opt, task))
     if opt.save_txt:
         LOGGER.info(f"{len(list((save_dir / 'labels').glob('*.txt')))} label files in {save_dir / 'labels'}")
     LOGGER.info(f"Results saved to {colorize(str(save_dir), 'good')}")
 
 
-def speed_line(result: EvalResult, opt) -> str:
-    names = ("pre-process", "inference", "NMS")
-    times = ", ".join(f"{ms:.1f} ms {name}" for ms, name in zip(result.speed_ms, names))
+def speed_line(result, opt, task=DETECT) -> str:
+    times = ", ".join(f"{ms:.1f} ms {name}" for ms, name in zip(result.speed_ms, task.evaluator.timed))
     return f"{times} per image, batch {opt.batch_size}, image size {opt.imgsz}"

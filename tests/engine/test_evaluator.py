@@ -15,6 +15,7 @@ from tests.conftest import write_tiny_dataset
 from utils.callbacks import HOOKS, Callbacks
 from utils.dataloaders import create_dataloader
 from utils.hyperparameters import default_hyp
+from utils.loss import ComputeLoss
 
 NAMES = {0: "box", 1: "disc"}
 
@@ -99,7 +100,7 @@ def test_disturbs_nothing(folder, model):
     modes = [module.training for module in model.modules()]
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
-    criterion = DETECT.criterion(model, autobalance=True)
+    criterion = ComputeLoss(model, autobalance=True)
     evaluate(model, loader, names=NAMES, device="cpu", compute_loss=criterion)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

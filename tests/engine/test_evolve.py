@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from kill_driver import MODEL
 
-from engine.evolve import METRICS, child, evolve, read_trials, starting_points
+from engine.evolve import child, columns, evolve, read_trials, starting_points
 from engine.options import from_kwargs
+from engine.task import DETECT
 from utils.general import load_yaml
 from utils.hyperparameters import TABLE, default_hyp, load_hyp
 
@@ -33,7 +34,7 @@ def test_a_search_counts_records_and_goes_on(search, tmp_path, caplog):
     caplog.set_level("INFO", "yolov5_edgevit")
     folder = search(evolve=2, noplots=False)
     assert len(rows(folder)) == 2
-    assert list(rows(folder)[0]) == [*METRICS, *TABLE]
+    assert list(rows(folder)[0]) == [*columns(DETECT), *TABLE]
     assert "evolve: 2 trainings of 1 epochs" in caplog.text and "took" in caplog.text
     assert {file.name for file in (tmp_path / "runs/exp").iterdir()} == {"evolve.csv", "hyp_evolve.yaml", "evolve.png"}
     assert float(rows(folder)[0]["lr0"]) == default_hyp()["lr0"]  # the first has the given values
@@ -71,7 +72,7 @@ def test_starting_points_are_the_given_values_then_the_population(tmp_path):
 def test_children_stay_in_bounds_and_differ_from_their_parents():
     trials = [([0, 0, 0.1 * i, 0.1 * i, 0, 0, 0], {**default_hyp(), "lr0": 0.001 * i}) for i in range(1, 8)]
     for seed in range(200):
-        hyp = child(trials, np.random.default_rng(seed))
+        hyp = child(trials, DETECT, np.random.default_rng(seed))
         assert hyp not in [parent for _, parent in trials]
         assert load_hyp(hyp) == hyp
         for key, entry in TABLE.items():
@@ -79,15 +80,15 @@ def test_children_stay_in_bounds_and_differ_from_their_parents():
                 assert hyp[key] == default_hyp()[key]  # fixed, or switched off
             else:
                 assert entry.lower <= hyp[key] <= entry.upper
-    assert child(trials, np.random.default_rng(3)) == child(trials, np.random.default_rng(3))
+    assert child(trials, DETECT, np.random.default_rng(3)) == child(trials, DETECT, np.random.default_rng(3))
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("a,b\n1,2\n", r"evolve.csv:1: expected the columns metrics/precision.*found a, b"),  # another file
-        (",".join([*METRICS, *TABLE]) + "\n1,2,3\n", "evolve.csv:2: expected .* values, found 3"),  # cut off
-        (",".join([*METRICS, *TABLE]) + "\nx\n", "evolve.csv:2: .*'x'"),  # no number
+        (",".join([*columns(DETECT), *TABLE]) + "\n1,2,3\n", "evolve.csv:2: expected .* values, found 3"),  # cut off
+        (",".join([*columns(DETECT), *TABLE]) + "\nx\n", "evolve.csv:2: .*'x'"),  # no number
     ],
 )
 def test_a_wrong_evolve_csv_names_its_line(tmp_path, text, words):

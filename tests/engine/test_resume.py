@@ -16,6 +16,7 @@ from kill_driver import MODEL
 
 from engine.options import from_kwargs
 from engine.resume import merge_options, resume
+from engine.task import DETECT
 from utils.checkpoint import load_checkpoint
 
 HYP = {"warmup_epochs": 1.0, "mixup": 0.5, "degrees": 10.0}
@@ -120,7 +121,7 @@ def test_command_line_killed_then_interrupted_then_resumed(tmp_path):
     assert process.returncode == 0, output
     assert len((run / "results.csv").read_text().splitlines()) == 61
     with pytest.raises(ValueError, match="no training state.*finished.*--weights"):
-        resume(from_kwargs("train", {"resume": str(run / "weights/last.pt")}))
+        resume(from_kwargs("train", {"resume": str(run / "weights/last.pt")}), DETECT)
 
 
 @pytest.mark.parametrize(
@@ -138,9 +139,9 @@ def test_options_of_a_resumed_run(given, error):
     opt = from_kwargs("train", {"resume": True, **given})
     if error:
         with pytest.raises(ValueError, match=error):
-            merge_options(opt, saved)
+            merge_options(opt, saved, DETECT)
         return
-    merged = merge_options(opt, saved)
+    merged = merge_options(opt, saved, DETECT)
     assert isinstance(merged, Namespace)
     assert (merged.epochs, merged.imgsz) == (5, 64)
     assert merged.workers == given.get("workers", 3)
@@ -157,7 +158,7 @@ def test_options_of_a_resumed_run(given, error):
 )
 def test_nothing_to_resume(tmp_path, monkeypatch, path, error, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("engine.resume.latest_run", lambda: None)  # the project's own runs do not count here
+    monkeypatch.setattr("engine.resume.latest_run", lambda pattern: None)  # the project's own runs do not count here
     Path("last.pt").write_bytes(b"x")
     with pytest.raises(error, match=words):
-        resume(from_kwargs("train", {"resume": path}))
+        resume(from_kwargs("train", {"resume": path}), DETECT)

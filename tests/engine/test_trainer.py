@@ -154,12 +154,12 @@ def test_gradients_left_at_the_end_of_an_epoch_are_stepped(train):
             {"cos_lr": True, "optimizer": "Adam"},
             lambda t: t.schedule.cosine and isinstance(t.optimizer, torch.optim.Adam),
         ),
-        ({"rect": True}, lambda t: t.dataset.rect),
+        ({"rect": True}, lambda t: t.loader.dataset.rect),
         ({"quad": True}, lambda t: len(rows(t)) == 2),
         ({"multi_scale": True, "image_weights": True}, lambda t: len(rows(t)) == 2),
         ({"amp": "bf16"}, lambda t: t.amp is torch.bfloat16),
         ({"cache": "ram", "workers": 2}, lambda t: t.loader.num_workers == 2),
-        ({"close_mosaic": 1}, lambda t: t.dataset.mosaic_until == 1),
+        ({"close_mosaic": 1}, lambda t: t.loader.dataset.mosaic_until == 1),
         ({"patience": 1, "epochs": 9, "hyp": {"lr0": 1e-9}}, lambda t: len(rows(t)) < 9),
         ({"imgsz": 70}, lambda t: t.opt.imgsz == 96),  # the next multiple of 32
     ],
@@ -196,9 +196,9 @@ def test_quad_and_multi_scale_change_the_size_of_batches(train):
 def test_image_weights_prefer_weak_classes(train):
     trainer = train(image_weights=True)
     trainer.state.maps = [1.0, 0.0]
-    weights = trainer.image_weights()
+    weights = trainer.task.image_weights(trainer)
     trainer.state.maps = [0.0, 0.0]
-    assert (weights < trainer.image_weights()).all()  # the weight of the mastered class is gone
+    assert (weights < trainer.task.image_weights(trainer)).all()  # the weight of the mastered class is gone
     assert (weights > 0).all()
 
 
