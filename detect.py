@@ -29,18 +29,16 @@ def run(**kwargs) -> list:
     confidence, class), names, and error if the file could not be read. Pictures are not kept; to have them one at a
     time, or for a source without end, iterate over engine.predictor.predict(opt) instead.
     """
-    from engine.predictor import predict
+    from engine.predictor import collect
 
-    return [result.without_image() for result in predict(options.from_kwargs("detect", kwargs))]
+    return collect(options.from_kwargs("detect", kwargs))
 
 
 def main(opt) -> int:
     """Detect, print, write; returns the exit code."""
-    from engine.predictor import predict
-    from utils.logger import setup_logging
+    from engine.predictor import run_script
 
-    setup_logging()
-    return int(sum(bool(result.error) for result in predict(opt)) > 0)
+    return run_script(opt)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class EvalOptions:
     save_conf: bool = False
     save_json: bool = False
     verbose: bool = False
-    v5: bool = False  # also print YOLOv5's own figures
+    v5_map: bool = False  # also print YOLOv5's own figures
     progress: bool = True  # a progress bar, on a terminal
 
     def __post_init__(self):
@@ -177,28 +177,37 @@ class DetectionEvaluator(Evaluator):
         with pre_process:
             inputs = self.to_input(images)
             targets = targets.to(self.device)
+            true_boxes = self.true_boxes(targets)
             if options.single_cls:
-                targets = targets * targets.new_tensor([1, 0, 1, 1, 1, 1])
+                true_boxes[:, 1] = 0
         with inference, self.precision():
             output = self.model(inputs, augment=options.augment)
-        predictions, maps = output if isinstance(output, (tuple, list)) else (output, None)
-        self.add_losses(maps, targets)
+        predictions, trainable = self.split(output)
+        self.add_losses(trainable, targets)
 
         height, width = images.shape[2:]
-        targets_px = targets * targets.new_tensor([1, 1, width, height, width, height])
+        targets_px = true_boxes * true_boxes.new_tensor([1, 1, width, height, width, height])
         with suppression:
             found = self.suppress(predictions, targets_px)
         targets_px = targets_px.cpu()
         for i, boxes in enumerate(found):
             truth = targets_px[targets_px[:, 0] == i, 1:]
-            native = self.record(boxes.cpu(), truth, (height, width), paths[i], shapes[i])
+            native = self.record(i, boxes.cpu(), truth, (height, width), paths[i], shapes[i], targets)
             self.fire("on_val_image_end", boxes, native, Path(paths[i]), self.names, images[i])
         if options.plots and batch_i < PLOTTED_BATCHES:
-            plot_batch(batch_i, images, targets, found, paths, self.names, options.save_dir)
+            self.plot_batch(batch_i, images, targets, found, paths)
         self.fire("on_val_batch_end", batch_i, images, targets_px, paths, shapes, found)
 
-    def suppress(self, predictions, targets_px, masks: int = 0) -> list:
-        """NMS; with save_hybrid the true boxes take part. masks: mask coefficients of a prediction, kept behind it."""
+    def true_boxes(self, targets) -> torch.Tensor:
+        """[n, 6] of the loader's targets; what is written into it is written into them."""
+        return targets
+
+    def split(self, output) -> tuple:
+        """The model's output as predictions [B, N, ...], and what the loss takes, or None."""
+        return output if isinstance(output, (tuple, list)) else (output, None)
+
+    def suppress(self, predictions, targets_px, nm: int = 0) -> list:
+        """NMS; with save_hybrid the true boxes take part. nm: mask coefficients of a prediction, kept behind it."""
         options = self.options
         labels = [targets_px[targets_px[:, 0] == i, 1:] for i in range(len(predictions))] if options.save_hybrid else ()
         found = final_boxes(
@@ -210,26 +219,22 @@ class DetectionEvaluator(Evaluator):
             multi_label=True,
             labels=labels,
             max_det=options.max_det,
-            nm=masks,
+            nm=nm,
         )
         if options.single_cls:
             for boxes in found:
                 boxes[:, 5] = 0
         return found
 
-    def record(self, boxes, targets_px, shape_hw, path, shape):
-        """Score one image: boxes [n, 6] and targets [m, 5] (class, xywh) in input pixels.
+    def record(self, i, boxes, targets_px, shape_hw, path, shape, targets):
+        """Score image i of the batch: boxes [n, 6] and its true ones [m, 5] (class, xywh) in input pixels.
 
         Returns the boxes in pixels of the original image.
         """
-        native_hw, ratio_pad = shape
-        native = boxes.clone()
-        scale_boxes(shape_hw, native, native_hw, ratio_pad)
-        truth = targets_px.clone()
-        truth[:, 1:] = scale_boxes(shape_hw, xywh2xyxy(truth[:, 1:]), native_hw, ratio_pad)
+        native, truth = to_original(boxes, targets_px, shape_hw, shape)
         self.metrics.update(native.numpy(), truth.numpy())
         self.confusion_matrix.process_batch(native.numpy(), truth.numpy())
-        self.files.write(native.numpy(), native_hw, Path(path))
+        self.files.write(native.numpy(), shape[0], Path(path))
         return native
 
     def compute(self, losses: tuple, speed_ms: tuple) -> EvalResult:
@@ -240,21 +245,34 @@ class DetectionEvaluator(Evaluator):
             LOGGER.warning("WARNING: the images have no labels, so nothing can be measured")
         means = result.precision, result.recall, result.map50, result.map
         LOGGER.info(ROW % ("all", result.images, result.targets, *means))
-        if self.options.v5:
+        if self.options.v5_map:
             LOGGER.info(ROW % ("all (YOLOv5's recipe)", result.images, result.targets, *result.v5))
         if self.options.verbose and len(self.names) > 1:
             columns = result.classes, result.n_images, result.n_targets, result.p, result.r, result.ap50, result.ap
             for cls, *row in zip(*columns):
                 LOGGER.info(ROW % (self.names[int(cls)], *row))
 
+    def plot_batch(self, batch_i, images, targets, found, paths) -> None:
+        plot_batch(batch_i, images, targets, found, paths, self.names, self.options.save_dir)
+
     def plot(self, result: EvalResult) -> None:
-        plot_result(result, self.confusion_matrix, self.names, self.options.save_dir)
+        self.confusion_matrix.plot(save_dir=self.options.save_dir, names=self.names)
+        plot_curves(result, self.names, self.options.save_dir)
 
     def close(self, result: EvalResult) -> None:
         self.files.close()
         counts = result.n_targets, result.true_positives, result.false_positives
         scores = result.p, result.r, result.f1_per_class, result.ap, result.ap50, result.classes
         self.fire("on_val_end", *counts, *scores, self.confusion_matrix)
+
+
+def to_original(boxes, targets_px, shape_hw, shape) -> tuple:
+    """Boxes [n, 6] and targets [m, 5] (class, xywh) in input pixels -> both in the original's, the targets as xyxy."""
+    native_hw, ratio_pad = shape
+    native, truth = boxes.clone(), targets_px.clone()
+    scale_boxes(shape_hw, native, native_hw, ratio_pad)
+    truth[:, 1:] = scale_boxes(shape_hw, xywh2xyxy(truth[:, 1:]), native_hw, ratio_pad)
+    return native, truth
 
 
 class PredictionFiles:
@@ -268,16 +286,27 @@ class PredictionFiles:
         if options.save_txt:
             (Path(options.save_dir) / "labels").mkdir(parents=True, exist_ok=True)
 
-    def write(self, boxes, shape_hw, path: Path) -> None:
-        """boxes [n, 6] of the image `path`, in its pixels; an image without boxes gets no text file, as with YOLOv5."""
-        if self.options.save_txt and len(boxes):
-            self.write_txt(boxes, shape_hw, path)
-        if self.options.save_json:
-            self.results += coco_results(boxes, path, self.category_ids)
+    def write(self, boxes, shape_hw, path: Path, masks=(), polygons=()) -> None:
+        """boxes [n, 6] of the image `path`, in its pixels; an image without boxes gets no text file, as with YOLOv5.
 
-    def write_txt(self, boxes, shape_hw, path: Path) -> None:
-        xywhn = xyxy2xywhn(boxes[:, :4], shape_hw[1], shape_hw[0])
-        rows = np.concatenate([boxes[:, 5:6], xywhn, boxes[:, 4:5]], 1)[:, : 6 if self.options.save_conf else 5]
+        Of segmentation also, for each box, the mask's run lengths and its polygon [k, 2] in pixels.
+        """
+        if self.options.save_txt and len(boxes):
+            self.write_txt(boxes, shape_hw, path, polygons)
+        if self.options.save_json:
+            results = coco_results(boxes, path, self.category_ids)
+            for result, code in zip(results, masks):
+                result["segmentation"] = code
+            self.results += results
+
+    def write_txt(self, boxes, shape_hw, path: Path, polygons) -> None:
+        """A row for each box: class, xywh or, where there is one, the polygon, normalised, and the confidence."""
+        size_wh = np.float32([shape_hw[1], shape_hw[0]])
+        places = list(xyxy2xywhn(boxes[:, :4], *size_wh))
+        for i, polygon in enumerate(polygons):
+            places[i] = (polygon / size_wh).ravel() if len(polygon) else places[i]
+        rows = [[cls, *place, conf] for place, (conf, cls) in zip(places, boxes[:, 4:6])]
+        rows = rows if self.options.save_conf else [row[:-1] for row in rows]
         name, number = path.stem, 2
         while name in self.written:  # images of one name in two folders
             name, number = f"{path.stem}_{number}", number + 1
@@ -318,16 +347,15 @@ def plot_batch(batch_i, images, targets, found, paths, names, save_dir) -> None:
         plot_images(images, boxes, paths, Path(save_dir) / f"val_batch{batch_i}_{kind}.jpg", names)
 
 
-def plot_result(result: EvalResult, confusion_matrix, names, save_dir) -> None:
-    """PR, F1, P and R curves and the confusion matrix."""
+def plot_curves(result: DetectionResult, names, save_dir, prefix: str = "") -> None:
+    """The curves PR, F1, P and R over all images, as PREFIX..._curve.png."""
     from utils.plots import plot_mc_curve, plot_pr_curve
 
     folder, curves = Path(save_dir), result.curves
-    confusion_matrix.plot(save_dir=folder, names=names)
     if len(result.classes) == 0:
         return
     shown = {i: names[int(cls)] for i, cls in enumerate(result.classes)}
-    plot_pr_curve(curves.x, curves.precision_at_recall, result.ap50, folder / "PR_curve.png", shown)
+    plot_pr_curve(curves.x, curves.precision_at_recall, result.ap50, folder / f"{prefix}PR_curve.png", shown)
     for title, values in (("F1", curves.f1), ("Precision", curves.precision), ("Recall", curves.recall)):
-        file = folder / f"{title if title == 'F1' else title[0]}_curve.png"
+        file = folder / f"{prefix}{title if title == 'F1' else title[0]}_curve.png"
         plot_mc_curve(curves.x, values, file, shown, ylabel=title)

@@ -66,7 +66,7 @@ def search_options(opt: argparse.Namespace, task=DETECT) -> argparse.Namespace:
         raise ValueError("--evolve cannot be combined with --resume; --resume_evolve evolve.csv goes on with a search")
     if opt.project == from_kwargs(f"{task.scripts}train", {}).project:
         opt.project = "runs/evolve"
-    apply_defaults(opt, task.read_data(opt))
+    apply_defaults(opt, task.read_data(opt), task)
     opt.noval = opt.nosave = opt.noplots = True
     return opt
 

@@ -8,6 +8,7 @@ import tempfile
 import time
 import traceback
 from dataclasses import dataclass, field
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Optional
 
@@ -27,6 +28,11 @@ PARITY_IMAGES = 32
 CALIBRATION_IMAGES = 128
 TIMED_IMAGES = 20
 IMAGES = ROOT / "data" / "images"  # compared on where --data is not given
+SCRIPTS = {  # task -> the scripts that take its files
+    "detect": ("detect.py", "val.py"),
+    "segment": ("segment/predict.py", "segment/val.py"),
+    "classify": ("classify/predict.py", "classify/val.py"),
+}
 QUANTIZED_IN_STEPS = ("onnx", "openvino")  # formats whose int8 keeps an accuracy budget, see engine/quantization.py
 
 
@@ -35,6 +41,7 @@ class Exported:
     """The result for one format: a file, or an error."""
 
     format: Format
+    task: str = "detect"
     file: Optional[Path] = None
     seconds: float = 0.0
     parity: dict = field(default_factory=dict)  # empty where the file cannot run here
@@ -63,9 +70,7 @@ def describe(result: Exported) -> str:
     where = f"{result.file} ({file_size(result.file):.1f} MB, {result.seconds:.1f} s)"
     if not result.parity:
         return f"{where}; not compared, as it runs on {result.format.runs_on} only"
-    figures = Parity(**result.parity)
-    differences = f"boxes within {figures.box_px:.2g} px, scores within {figures.score:.2g}"
-    return f"{where}; {differences}, {figures.unmatched} of {figures.boxes} boxes unmatched in {figures.images} images"
+    return f"{where}; {Parity(**result.parity).describe()}"
 
 
 class Job:
@@ -101,8 +106,9 @@ class Job:
                 )
         if opt.half and opt.int8:
             raise ValueError("--half and --int8 exclude each other")
-        if opt.int8 and (opt.nms or opt.embed):
-            raise ValueError("--int8 cannot be combined with --nms or --embed yet: 8 bits would round their pixels")
+        task = self.reference.task
+        if wrong := [f"--{name}" for name in ("int8", "nms", "embed") if getattr(opt, name) and task != "detect"]:
+            raise ValueError(f"{' '.join(wrong)}: for detection models so far, found one for the task '{task}'")
         if opt.int8 and not opt.data:
             raise ValueError("--int8 needs --data: images to calibrate on and to measure the loss of accuracy on")
         same = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed", "agnostic_nms")
@@ -119,6 +125,10 @@ class Job:
     def _data(self, opt) -> Optional[dict]:
         if not opt.data:
             return None
+        if self.reference.task == "classify":
+            from utils.classify.data import check_classification_dataset
+
+            return check_classification_dataset(opt.data, required=("val",))
         from utils.data_config import check_dataset
 
         return check_dataset(opt.data, required=("train", "val") if opt.int8 else ("val",))
@@ -157,7 +167,7 @@ class Job:
         return self.weights.with_name(f"{self.weights.stem}{kind}{row.suffixes[0]}")
 
     def export(self, row: Format) -> Exported:
-        result, start = Exported(row), time.perf_counter()
+        result, start = Exported(row, self.reference.task), time.perf_counter()
         try:
             self._check(row)
             result.file, result.parity = self._write(row)
@@ -199,22 +209,23 @@ class Job:
 
     def tolerance(self) -> Tolerance:
         default = TOLERANCES[self.spec.precision]
-        return Tolerance(*self.opt.tol, default.unmatched) if self.opt.tol else default
+        return default._replace(**dict(zip(("box_px", "score"), self.opt.tol))) if self.opt.tol else default
 
     def gate(self, file: Path) -> Parity:
         exported = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
         return Gate(self.reference, exported, self.imgsz, self.spec.precision).run(self.images)
 
     def _quantize(self, row: Format, module, file: Path, metadata: Metadata) -> None:
-        from dataclasses import replace as changed
-
+        """Write `file` in int8. AP is measured on raw predictions, and pixels need more bits: NMS comes after."""
         from engine.quantization import quantize_within_budget
 
         fp32 = file.with_name(f"fp32{row.suffixes[0]}")
-        module.export(exportable(self.reference.model), fp32, self.spec, changed(metadata, precision="fp32"))
+        raw = changed(self.spec, nms=False, embed=False, dynamic=metadata.dynamic)
+        module.export(exportable(self.reference.model), fp32, raw, changed(metadata, precision="fp32", output="raw"))
         table = self.target(row).with_name(f"{self.target(row).stem}.csv")
         budget = {"max_drop": self.opt.max_drop, "table": table}
         quantize_within_budget(fp32, file, row.key, self.calibration, self.measure, **budget)
+        module.complete(file, self.spec, metadata)
 
     def calibration(self):
         """Float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""
@@ -297,8 +308,9 @@ def summary(results: list) -> str:
 
 
 def report(results: list) -> None:
-    files = [result.file for result in results if result.file]
     LOGGER.info("\n" + summary(results))
-    if files:
-        LOGGER.info(f"\nDetect:   python detect.py --weights {colorize(str(files[0]), 'good')} --source image.jpg")
-        LOGGER.info(f"Validate: python val.py --weights {files[0]} --data my.yaml")
+    written = next((result for result in results if result.file), None)
+    if written:
+        predict, val = SCRIPTS[written.task]
+        LOGGER.info(f"\nPredict:  python {predict} --weights {colorize(str(written.file), 'good')} --source image.jpg")
+        LOGGER.info(f"Validate: python {val} --weights {written.file} --data my.yaml")

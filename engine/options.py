@@ -16,7 +16,17 @@ DATA_DEFAULTS = {
     "optimizer": ("optimizer", "SGD"),
     "hyp": ("hyp", "data/hyps/hyp.scratch-low.yaml"),
 }
-OPTIMIZERS = ["SGD", "Adam", "AdamW"]
+CLASSIFY_DEFAULTS = {"epochs": 10, "batch_size": 64, "imgsz": 224, "optimizer": "Adam"}  # in place of those above
+OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSProp"]
+# task -> where its trainings go, and where its newest checkpoint is looked for
+TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
+SEGMENT_DATA = "data/shapes-seg.yaml"
+# options that the engine asks for, and for which classification has no flags
+NOT_FOR_CLASSIFIERS = {"classes": None, "save_format": 0, "line_thickness": 3} | dict.fromkeys(
+    "evolve image_weights multi_scale quad single_cls augment square save_txt save_json save_hybrid save_conf "
+    "save_crop visualize hide_labels hide_conf".split(),
+    False,
+)
 # YOLOv5's flags that send data away or have no meaning here, and what to say to someone who gives one
 REMOVED_FLAGS = {
     "--bucket": "files stay on this machine: copy the run folder to your bucket yourself",
@@ -81,20 +91,31 @@ def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
     return opt
 
 
-def apply_data_defaults(opt: argparse.Namespace, data: dict) -> list[str]:
-    """Fill the options that were not given from the data file's own defaults; returns a line for each one taken."""
+def apply_data_defaults(opt: argparse.Namespace, data: dict, fallbacks=None) -> list[str]:
+    """Fill the options that were not given from the data file's own defaults; returns a line for each one taken.
+
+    fallbacks: values, by option, that go before those of DATA_DEFAULTS.
+    """
     taken = []
     for option, (key, fallback) in DATA_DEFAULTS.items():
         if getattr(opt, option, fallback) is None:
-            setattr(opt, option, data.get(key, fallback))
+            setattr(opt, option, data.get(key, (fallbacks or {}).get(option, fallback)))
             if key in data:
                 taken.append(f"{option} {data[key]} (from {opt.data})")
     return taken
 
 
-def _data_default(option: str) -> str:
+def _data_default(option: str, fallbacks=DATA_DEFAULTS) -> str:
     key, fallback = DATA_DEFAULTS[option]
-    return f"(default: '{key}' of the data file, else {fallback})"
+    return f"(default: '{key}' of the data file, else {fallback if fallbacks is DATA_DEFAULTS else fallbacks[option]})"
+
+
+def _add_weights(parser, task: str = "detect", **kwargs) -> None:
+    embedded = ", else the embedded one" if task == "detect" else ""
+    newest = f"{TRAIN_PROJECTS[task]}/*/weights/best.pt"
+    parser.add_argument(
+        "--weights", default=None, help=f"checkpoint (default: the newest {newest}{embedded})", **kwargs
+    )
 
 
 def _add_common(parser, project: str, workers: bool = True) -> None:
@@ -119,18 +140,38 @@ def _add_imgsz_hw(parser) -> None:
     _add_imgsz(parser, help, nargs="+", default=None)
 
 
+def _add_source(parser) -> None:
+    help = "file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index"
+    parser.add_argument("--source", nargs="+", default="data/images", help=help)
+
+
 def _add_threads(parser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for inference, 0 takes all cores")
 
 
+def _add_runtime(parser) -> None:
+    parser.add_argument("--half", action="store_true", help="fp16 inference (CUDA)")
+    parser.add_argument("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
+    _add_threads(parser)
+
+
 def _add_training(parser) -> None:
-    """How train.py optimises."""
+    """How a training of any task goes on, ends and is kept."""
     add = parser.add_argument
-    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer"))
+    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
+    add("--nosave", action="store_true", help="keep only the final checkpoint")
+    add("--noval", action="store_true", help="validate only after the last epoch")
+    add("--noplots", action="store_true", help="draw no pictures")
+    add(
+        "--cache",
+        nargs="?",
+        const="ram",
+        default=None,
+        choices=["ram", "disk"],
+        help="keep decoded images in memory or on disk",
+    )
     add("--sync-bn", action="store_true", help="batch-norm statistics over all ranks (torchrun only)")
-    add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
     add("--cos-lr", action="store_true", help="cosine learning-rate schedule instead of linear")
-    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
     add("--patience", type=int, default=100, help="stop after this many epochs without improvement, 0 never")
     add(
         "--freeze",
@@ -140,7 +181,6 @@ def _add_training(parser) -> None:
     )
     add("--save-period", type=int, default=-1, help="keep a checkpoint every so many epochs")
     add("--seed", type=int, default=0, help="random seed")
-    add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
     add(
         "--amp",
         choices=["auto", "off", "fp16", "bf16"],
@@ -150,7 +190,7 @@ def _add_training(parser) -> None:
     add("--local_rank", type=int, default=-1, help="set by torchrun, not by hand")
 
 
-def train_parser() -> Parser:
+def train_parser(task: str = "detect") -> Parser:
     parser = Parser(prog="train.py", description="Train a detector.")
     add = parser.add_argument
     add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
@@ -167,42 +207,29 @@ def train_parser() -> Parser:
     )
     _add_imgsz(parser, f"training image size in pixels {_data_default('imgsz')}", default=None)
     add("--rect", action="store_true", help="rectangular batches: images of like shape together, least padding")
-    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
-    add("--nosave", action="store_true", help="keep only the final checkpoint")
-    add("--noval", action="store_true", help="validate only after the last epoch")
     add("--noautoanchor", action="store_true", help="keep the model file's anchors")
-    add("--noplots", action="store_true", help="draw no pictures")
     add(
         "--evolve", nargs="?", type=int, const=300, default=None, help="search hyperparameters over this many trainings"
     )
     add("--evolve_population", default="data/hyps", help="folder of hyperparameter files that the search starts from")
     add("--resume_evolve", default=None, help="evolve.csv of a search to go on with")
-    add(
-        "--cache",
-        nargs="?",
-        const="ram",
-        default=None,
-        choices=["ram", "disk"],
-        help="keep decoded images in memory or on disk",
-    )
     add("--image-weights", action="store_true", help="draw images of weak classes more often")
     add("--multi-scale", action="store_true", help="vary the image size by +-50 %% from batch to batch")
     add("--single-cls", action="store_true", help="train all classes as one")
+    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer"))
+    add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
+    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
+    add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
     _add_training(parser)
-    _add_common(parser, "runs/train")
+    _add_common(parser, TRAIN_PROJECTS[task])
     return parser
 
 
-def val_parser() -> Parser:
+def val_parser(task: str = "detect") -> Parser:
     parser = Parser(prog="val.py", description="Validate a detector: COCO-protocol AP and more.")
     add = parser.add_argument
     add("--data", default="data/shapes.yaml", help="dataset YAML")
-    add(
-        "--weights",
-        nargs="+",
-        default=None,
-        help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
-    )
+    _add_weights(parser, task, nargs="+")
     add("--batch-size", type=int, default=32, help="images in a batch")
     _add_imgsz(
         parser,
@@ -215,8 +242,8 @@ def val_parser() -> Parser:
     add(
         "--task",
         default="val",
-        choices=["train", "val", "test", "speed", "study"],
-        help="split to validate on, or a speed or size study",
+        choices=["train", "val", "test"] + ["speed", "study"] * (task == "detect"),
+        help="split to validate on" + ", or a speed or size study" * (task == "detect"),
     )
     add("--single-cls", action="store_true", help="treat all classes as one")
     add("--augment", action="store_true", help="test-time augmentation")
@@ -225,30 +252,18 @@ def val_parser() -> Parser:
     add("--save-hybrid", action="store_true", help="write labels and boxes together (true boxes enter the NMS)")
     add("--save-conf", action="store_true", help="with --save-txt: the confidence as sixth column")
     add("--save-json", action="store_true", help="write COCO results as predictions.json")
-    add("--half", action="store_true", help="fp16 inference (CUDA)")
-    add("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
+    _add_runtime(parser)
     add("--square", action="store_true", help="pad images to squares, as model files of one size need them")
-    _add_threads(parser)
     add("--v5-map", action="store_true", help="also print YOLOv5's own P, R and mAP recipe")
-    _add_common(parser, "runs/val")
+    _add_common(parser, "runs/val" if task == "detect" else "runs/val-seg")
     return parser
 
 
-def detect_parser() -> Parser:
+def detect_parser(task: str = "detect") -> Parser:
     parser = Parser(prog="detect.py", description="Detect objects in images, videos and streams.")
     add = parser.add_argument
-    add(
-        "--weights",
-        nargs="+",
-        default=None,
-        help="checkpoint(s) (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
-    )
-    add(
-        "--source",
-        nargs="+",
-        default="data/images",
-        help="file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index",
-    )
+    _add_weights(parser, task, nargs="+")
+    _add_source(parser)
     add("--data", default="data/shapes.yaml", help="dataset YAML, for class names where the model has none")
     _add_imgsz_hw(parser)
     add("--conf-thres", type=float, default=0.25, help="least confidence of a box")
@@ -277,22 +292,16 @@ def detect_parser() -> Parser:
     add("--line-thickness", type=int, default=3, help="box line thickness in pixels")
     add("--hide-labels", action="store_true", help="draw no class names")
     add("--hide-conf", action="store_true", help="draw no confidences")
-    add("--half", action="store_true", help="fp16 inference (CUDA)")
-    add("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
-    _add_threads(parser)
+    _add_runtime(parser)
     add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
-    _add_common(parser, "runs/detect", workers=False)
+    _add_common(parser, "runs/detect" if task == "detect" else "runs/predict-seg", workers=False)
     return parser
 
 
 def export_parser() -> Parser:
     parser = Parser(prog="export.py", description="Export a detector, and prove that the file gives the same boxes.")
     add = parser.add_argument
-    add(
-        "--weights",
-        default=None,
-        help="checkpoint (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
-    )
+    _add_weights(parser)
     add(
         "--include",
         nargs="+",
@@ -339,11 +348,7 @@ def benchmark_parser() -> Parser:
         prog="benchmarks.py", description="Benchmark a detector in every format: size, accuracy, time and memory."
     )
     add = parser.add_argument
-    add(
-        "--weights",
-        default=None,
-        help="checkpoint (default: the newest runs/train/*/weights/best.pt, else the embedded one)",
-    )
+    _add_weights(parser)
     add("--data", default="data/shapes.yaml", help="dataset YAML: mAP is measured on its val split")
     _add_imgsz(parser, "image size in pixels (default: the checkpoint's training size, else 640)", default=None)
     add("--batch-size", type=int, default=1, help="images in a batch, in the files and in the measurement")
@@ -372,10 +377,115 @@ def benchmark_parser() -> Parser:
     return parser
 
 
+def segment_train_parser() -> Parser:
+    parser = train_parser("segment")
+    parser.prog, parser.description = "segment/train.py", "Train an instance segmentation model."
+    parser.add_argument("--mask-ratio", type=int, default=4, help="input pixels on a pixel of the masks trained with")
+    parser.add_argument("--no-overlap", action="store_true", help="a mask for each object, not one map for each image")
+    parser.set_defaults(data=SEGMENT_DATA)
+    return parser
+
+
+def segment_val_parser() -> Parser:
+    parser = val_parser("segment")
+    parser.prog, parser.description = "segment/val.py", "Validate a segmentation model: COCO-protocol AP of its masks."
+    parser.set_defaults(data=SEGMENT_DATA)
+    return parser
+
+
+def segment_predict_parser() -> Parser:
+    parser = detect_parser("segment")
+    parser.prog, parser.description = "segment/predict.py", "Segment objects in images, videos and streams."
+    parser.add_argument("--retina-masks", action="store_true", help="masks interpolated at the image's own size")
+    parser.set_defaults(data=SEGMENT_DATA)
+    return parser
+
+
+def classify_train_parser() -> Parser:
+    parser = Parser(prog="classify/train.py", description="Train a classifier.")
+    add = parser.add_argument
+    add(
+        "--model",
+        default="edgevit_xxs",
+        help="edgevit_xxs, edgevit_xs or edgevit_s, a .pt file (a detector is cut at its backbone), "
+        "or a model name of torchvision or timm",
+    )
+    add("--data", default="data/shapes-cls.yaml", help="folder with train/CLASS/ and val/CLASS/, or a YAML")
+    add("--epochs", type=int, default=None, help=_data_default("epochs", CLASSIFY_DEFAULTS))
+    add(
+        "--batch-size",
+        type=int,
+        default=None,
+        help=f"images in a batch {_data_default('batch_size', CLASSIFY_DEFAULTS)}",
+    )
+    _add_imgsz(parser, f"image size in pixels {_data_default('imgsz', CLASSIFY_DEFAULTS)}", default=None)
+    add(
+        "--pretrained",
+        nargs="?",
+        const=True,
+        default=False,
+        help="start from published weights (torchvision and timm download them), or from the weights of this file",
+    )
+    add("--hyp", default="", help="hyperparameter YAML; '' takes the values of utils/classify/hyp.py")
+    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer", CLASSIFY_DEFAULTS))
+    add("--lr0", type=float, default=None, help="learning rate after warm-up (default: that of the hyperparameters)")
+    add("--decay", type=float, default=None, help="weight decay (default: that of the hyperparameters)")
+    add("--label-smoothing", type=float, default=None, help="label smoothing (default: that of the hyperparameters)")
+    add("--cutoff", type=int, default=None, help="rows of a detector that are kept (default: its backbone)")
+    add("--dropout", type=float, default=0.0, help="dropout before the last layer")
+    add("--verbose", action="store_true", help="a row for each class")
+    _add_training(parser)
+    _add_common(parser, TRAIN_PROJECTS["classify"])
+    parser.set_defaults(**NOT_FOR_CLASSIFIERS)
+    return parser
+
+
+def classify_val_parser() -> Parser:
+    parser = Parser(prog="classify/val.py", description="Validate a classifier: top-1 and top-5 accuracy.")
+    add = parser.add_argument
+    add("--data", default="data/shapes-cls.yaml", help="folder with train/CLASS/ and val/CLASS/, or a YAML")
+    _add_weights(parser, "classify", nargs="+")
+    add("--batch-size", type=int, default=128, help="images in a batch")
+    _add_imgsz(parser, "image size in pixels (default: the checkpoint's training size)", default=None)
+    add("--task", default="val", choices=["train", "val", "test"], help="split to validate on")
+    add("--verbose", action="store_true", help="a row for each class")
+    _add_runtime(parser)
+    _add_common(parser, "runs/val-cls")
+    parser.set_defaults(**NOT_FOR_CLASSIFIERS)
+    return parser
+
+
+def classify_predict_parser() -> Parser:
+    parser = Parser(prog="classify/predict.py", description="Classify images, videos and streams.")
+    add = parser.add_argument
+    _add_weights(parser, "classify", nargs="+")
+    _add_source(parser)
+    add("--data", default="data/shapes-cls.yaml", help="dataset YAML, for class names where the model has none")
+    _add_imgsz_hw(parser)
+    add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
+    add("--view-img", action="store_true", help="show the results in a window")
+    add("--save-txt", action="store_true", help="write the five most probable classes as text files")
+    add("--save-csv", action="store_true", help="write predictions.csv")
+    add("--save-json", action="store_true", help="write predictions.json")
+    add("--nosave", action="store_true", help="write no images or videos")
+    add("--update", action="store_true", help="strip the checkpoint(s) of training state after the run")
+    _add_runtime(parser)
+    add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
+    _add_common(parser, "runs/predict-cls", workers=False)
+    parser.set_defaults(**NOT_FOR_CLASSIFIERS)
+    return parser
+
+
 PARSERS = {
     "train": train_parser,
     "val": val_parser,
     "detect": detect_parser,
     "export": export_parser,
     "benchmarks": benchmark_parser,
+    "segment/train": segment_train_parser,
+    "segment/val": segment_val_parser,
+    "segment/predict": segment_predict_parser,
+    "classify/train": classify_train_parser,
+    "classify/val": classify_val_parser,
+    "classify/predict": classify_predict_parser,
 }

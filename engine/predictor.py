@@ -1,20 +1,24 @@
-"""Detection: source -> model -> sinks. `predict(opt)` is the whole run, as a generator of one Result per picture."""
+"""Prediction: source -> model -> sinks. `predict(opt)` is the whole run, as a generator of one Result per picture.
+
+Detector is what detect.py runs; the other tasks' are kinds of it: engine.segmenter, engine.classifier.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Optional
+from typing import ClassVar, Optional
 
 import cv2
 import numpy as np
 
+from engine.options import TRAIN_PROJECTS
 from engine.sinks import Sinks, Stems, frame_stem
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.frame import Frame
 from utils.general import Profile, check_img_size, counted, default_weights, describe_classes, increment_path
-from utils.logger import LOGGER
+from utils.logger import LOGGER, setup_logging
 from utils.nms import as_float32, final_boxes
 from utils.parallel import prefetch
 from utils.sources import open_source
@@ -40,9 +44,18 @@ class Result:
     fps: float = 30.0
     error: str = ""
     image: Optional[np.ndarray] = None  # the original, uint8 [H, W, 3] BGR
+    masks: Optional[list] = None  # of segmentation: a utils.segment.masks.CroppedMask for each box
+    probabilities: Optional[np.ndarray] = None  # of classification: [nc]
+
+    def top(self, k: int = 5) -> list:
+        """Of classification: the k most probable classes, [(number, probability)]."""
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(int(cls), float(self.probabilities[cls])) for cls in order]
 
     def summary(self) -> str:
-        """'2 persons, 1 bus', or '(no detections)'."""
+        """'2 persons, 1 bus', or '(no detections)'; of classification 'cat 0.90, dog 0.08'."""
+        if self.probabilities is not None:
+            return ", ".join(f"{self.names[cls]} {probability:.2f}" for cls, probability in self.top())
         return describe_classes(self.boxes[:, 5], self.names)
 
     def without_image(self) -> "Result":
@@ -61,7 +74,7 @@ class Prepared:
 
 @dataclass
 class Detector:
-    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels.
+    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels. Other tasks are kinds of this.
 
     Pictures go through the model together if their letterboxed shapes are equal, at most batch_size of them: so no
     picture is padded otherwise than alone, and its boxes are the same.
@@ -77,6 +90,14 @@ class Detector:
     augment: bool = False
     batch_size: int = 1
     visualize: Optional[Path] = None  # a folder
+    task: ClassVar = "detect"  # of the models that it takes
+    steps: ClassVar = ("inference", "NMS")  # as the report of times names them
+
+    @classmethod
+    def options(cls, opt) -> dict:
+        """Its fields as the command line has them."""
+        same = ("conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "augment", "batch_size")
+        return {key: getattr(opt, key) for key in same}
 
     def __post_init__(self):
         self.lock = Lock()
@@ -108,31 +129,37 @@ class Detector:
         """(number, Result, console line) for each Prepared of a batch. Several threads may run this at once."""
         if batch[0].picture is None:  # an error begins with the path
             lines = [f"{p.frame.kind} {p.frame.item}/{p.frame.items} {p.frame.error}" for p in batch]
-            return [(p.number, self._result(p.frame, NO_BOXES), line) for p, line in zip(batch, lines)]
-        found, seconds = self._boxes(batch)
-        h, w = batch[0].picture.shape[:2]
-        reports = []
-        for prepared, boxes in zip(batch, found):
-            result = self._result(prepared.frame, boxes)
-            line = f"{prepared.frame.title()}: {h}x{w} {result.summary()}, {1e3 * seconds / len(batch):.1f}ms"
-            reports.append((prepared.number, result, line))
-        return reports
-
-    def _boxes(self, batch: list) -> tuple:
-        """For each Prepared its boxes, float32 [n, 6], in whole pixels of the original; and seconds of inference."""
+            return [(p.number, self._result(p.frame), line) for p, line in zip(batch, lines)]
         pictures = np.stack([prepared.picture for prepared in batch])
         with Profile(device=self.model.device) as inference:
             prediction = self.model.predict(pictures, self.augment, self._feature_folder(batch[0].frame))
-        with Profile(device=self.model.device) as suppression:
-            limits = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
-            limits |= {"classes": self.classes, "agnostic": self.agnostic_nms}
-            found = final_boxes(prediction, self.model.end2end, **limits)
-        found = [as_float32(boxes) for boxes in found]
-        for boxes, prepared in zip(found, batch):
-            scale_boxes(pictures.shape[1:3], boxes[:, :4], prepared.frame.image.shape[:2], prepared.ratio_pad)
-            boxes[:, :4] = boxes[:, :4].round()
-        self._count({"inference": inference.t, "NMS": suppression.t}, shape=(len(batch), 3, *pictures.shape[1:3]))
-        return found, inference.t
+        with Profile(device=self.model.device) as finishing:
+            results = self.results(prediction, batch)
+        h, w = pictures.shape[1:3]
+        self._count(dict(zip(self.steps, (inference.t, finishing.t))), shape=(len(batch), 3, h, w))
+        milliseconds = 1e3 * inference.t / len(batch)
+        lines = [f"{p.frame.title()}: {h}x{w} {r.summary()}, {milliseconds:.1f}ms" for p, r in zip(batch, results)]
+        return [(prepared.number, result, line) for prepared, result, line in zip(batch, results, lines)]
+
+    def results(self, prediction, batch: list) -> list:
+        """The Results of a batch of Prepared from the model's prediction; boxes in whole pixels of the original."""
+        found = self.suppress(prediction)
+        return [
+            self._result(prepared.frame, self.to_original(boxes, prepared)) for boxes, prepared in zip(found, batch)
+        ]
+
+    def suppress(self, prediction, nm: int = 0) -> list:
+        """For each picture its boxes, float32 [n, 6 + nm], in pixels of the letterboxed picture."""
+        limits = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
+        limits |= {"classes": self.classes, "agnostic": self.agnostic_nms, "nm": nm}
+        return [as_float32(boxes) for boxes in final_boxes(prediction, self.model.end2end, **limits)]
+
+    @staticmethod
+    def to_original(boxes: np.ndarray, prepared: Prepared) -> np.ndarray:
+        """`boxes` [n, 6], changed into whole pixels of the original."""
+        scale_boxes(prepared.picture.shape[:2], boxes[:, :4], prepared.frame.image.shape[:2], prepared.ratio_pad)
+        boxes[:, :4] = boxes[:, :4].round()
+        return boxes
 
     def _feature_folder(self, frame: Frame):
         """Where the pictures of this frame's feature maps go; False without --visualize."""
@@ -142,10 +169,10 @@ class Detector:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _result(self, frame: Frame, boxes: np.ndarray) -> Result:
+    def _result(self, frame: Frame, boxes: np.ndarray = NO_BOXES, **more) -> Result:
         shape = (0, 0) if frame.image is None else frame.image.shape[:2]
         same = {key: getattr(frame, key) for key in ("kind", "frame", "stem", "fps", "error", "image")}
-        return Result(frame.path, boxes, self.model.names, shape, **same)
+        return Result(frame.path, boxes, self.model.names, shape, **same, **more)
 
     def _count(self, seconds: dict, pictures: int = 0, shape=None) -> None:
         with self.lock:
@@ -178,15 +205,17 @@ def in_order(groups):
             number += 1
 
 
-def load_model(opt):
+def load_model(opt, task: str = "detect"):
     """The DetectMultiBackend for the options; prints what was chosen where --weights is not given."""
     from models.backends import DetectMultiBackend
 
     weights = opt.weights
     if not weights:
-        weights = default_weights()
+        weights = default_weights(TRAIN_PROJECTS[task])
         LOGGER.info(f"weights {weights} (--weights is not given)")
     model = DetectMultiBackend(weights, opt.device, dnn=opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
+    if model.task != task:
+        raise ValueError(f"{weights}: expected a model for '{task}', found one for '{model.task}'")
     if opt.classes is not None and not all(0 <= cls < model.nc for cls in opt.classes):
         raise ValueError(f"--classes {opt.classes}: expected numbers from 0 to {model.nc - 1}")
     return model
@@ -209,15 +238,14 @@ def image_size(imgsz, model) -> list:
     return sizes
 
 
-def build_detector(opt) -> Detector:
-    model = load_model(opt)
+def build_detector(opt, kind=Detector) -> Detector:
+    model = load_model(opt, kind.task)
     imgsz = image_size(opt.imgsz, model)
     model.warmup((1, 3, *imgsz))
-    same = ("conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "augment", "batch_size")
-    options = {key: getattr(opt, key) for key in same}
+    options = kind.options(opt)
     if opt.visualize:
         options["batch_size"] = 1  # there is a folder of feature maps for each picture
-    return Detector(model, imgsz, **options)
+    return kind(model, imgsz, **options)
 
 
 def output_folder(opt) -> Path:
@@ -226,8 +254,8 @@ def output_folder(opt) -> Path:
     return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=any(outputs))
 
 
-def predict(opt):
-    """Detect in all that `opt` (a Namespace of the options of detect.py) names; yields a Result for every picture.
+def predict(opt, kind=Detector):
+    """Run a kind of Detector over all that `opt` (a Namespace of its script's options) names; yields Results.
 
     A Result holds its picture until the caller drops it, so that a video of any length fits in memory. Files that
     cannot be read are Results with an `error`, and are listed at the end. What the options ask for is written to
@@ -237,7 +265,7 @@ def predict(opt):
         raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
     window = opt.batch_size * WINDOW_BATCHES if opt.batch_size > 1 else 1
     source = open_source(opt.source, opt.vid_stride, window)
-    detector = build_detector(opt)
+    detector = build_detector(opt, kind)
     folder = output_folder(opt)
     if opt.visualize:
         detector.visualize = folder
@@ -256,7 +284,18 @@ def predict(opt):
             LOGGER.info(detector.speed())
     report_failures(failures)
     if opt.update:
-        strip_weights(opt.weights or default_weights())
+        strip_weights(opt.weights or default_weights(TRAIN_PROJECTS[kind.task]))
+
+
+def collect(opt, kind=Detector) -> list:
+    """What run() of the scripts returns: the Results of predict(), without their pictures."""
+    return [result.without_image() for result in predict(opt, kind)]
+
+
+def run_script(opt, kind=Detector) -> int:
+    """What the scripts do when they are run: predict, print, write. The exit code is 1 if a file could not be read."""
+    setup_logging()
+    return int(sum(bool(result.error) for result in predict(opt, kind)) > 0)
 
 
 def detections(detector: Detector, source):

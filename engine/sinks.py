@@ -1,4 +1,4 @@
-"""What detection writes: text, CSV, JSON, crops, images, videos, and a window. One class for each.
+"""What prediction writes: text, CSV, JSON, crops, images, videos, and a window. One class for each.
 
 A sink has write(result) or, if it needs the picture with the boxes drawn, write(result, picture), and close().
 `result` is an engine.predictor.Result. Sinks puts them together and writes in a thread of its own.
@@ -74,8 +74,9 @@ def plain_stem(frame) -> str:
 class TxtSink:
     """labels/NAME.txt: one row per box; no file where there is no box.
 
-    voc=False: class, xywh normalised by the image's width and height. voc=True: class, xyxy in pixels. Then the
-    confidence, if with_conf.
+    voc=False: class, xywh normalised by the image's width and height, or with masks the polygon, x y x y ...,
+    normalised too. voc=True: class, xyxy in pixels. Then the confidence, if with_conf. Of classification: the five most
+    probable classes, each with its probability before it.
     """
 
     def __init__(self, folder: Path, voc: bool = False, with_conf: bool = False):
@@ -86,22 +87,31 @@ class TxtSink:
         self.files = 0
 
     def write(self, result) -> None:
-        if not len(result.boxes):
-            return
+        rows = self._chances(result) if result.probabilities is not None else self._objects(result)
+        if rows:
+            (self.folder / f"{frame_stem(result)}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+            self.files += 1
+
+    @staticmethod
+    def _chances(result) -> list:
+        return [f"{probability:.2f} {result.names[cls]}" for cls, probability in result.top()]
+
+    def _objects(self, result) -> list:
         h, w = result.shape
         corners = result.boxes[:, :4]
-        coordinates = corners if self.voc else xyxy2xywhn(corners.copy(), w, h)
-        columns = [result.boxes[:, 5:], coordinates] + [result.boxes[:, 4:5]] * self.with_conf
-        rows = [" ".join(f"{value:g}" for value in row) for row in np.hstack(columns).tolist()]
-        (self.folder / f"{frame_stem(result)}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-        self.files += 1
+        places = list(corners if self.voc else xyxy2xywhn(corners.copy(), w, h))
+        if result.masks is not None and not self.voc:
+            polygons = [mask.polygon() / np.float32([w, h]) for mask in result.masks]
+            places = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, places)]
+        rows = [[cls, *place, *([conf] * self.with_conf)] for place, (conf, cls) in zip(places, result.boxes[:, 4:])]
+        return [" ".join(f"{value:g}" for value in row) for row in rows]
 
     def close(self) -> None:
         LOGGER.info(f"{counted(self.files, 'label file')} in {self.folder}")
 
 
 class CsvSink:
-    """predictions.csv: one row per box: image name (that of the saved picture), class name, confidence."""
+    """predictions.csv: image name (that of the saved picture), class name, confidence; a row per box or top class."""
 
     def __init__(self, folder: Path):
         self.file = open(folder / "predictions.csv", "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
@@ -109,15 +119,19 @@ class CsvSink:
         self.writer.writerow(["Image Name", "Prediction", "Confidence"])
 
     def write(self, result) -> None:
-        name = image_name(result)
-        self.writer.writerows([name, result.names[int(cls)], f"{conf:.2f}"] for *_, conf, cls in result.boxes.tolist())
+        found = [(cls, conf) for *_, conf, cls in result.boxes.tolist()]
+        found = found if result.probabilities is None else result.top()
+        self.writer.writerows([image_name(result), result.names[int(cls)], f"{conf:.2f}"] for cls, conf in found)
 
     def close(self) -> None:
         self.file.close()
 
 
 class JsonSink:
-    """predictions.json: a list with a record for each picture: where it is from, its size, its boxes (xyxy, pixels)."""
+    """predictions.json: a list with a record for each picture: where it is from, its size, and what was found.
+
+    Boxes are xyxy in pixels; a mask is its polygon, x and y in pixels; of classification there are the top classes.
+    """
 
     def __init__(self, folder: Path):
         self.file = open(folder / "predictions.json", "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
@@ -131,7 +145,17 @@ class JsonSink:
             for *xyxy, conf, cls in result.boxes.tolist()
         ]
         record = {"image": image_name(result), "source": result.path, "frame": result.frame}
-        record |= {"width": w, "height": h, "boxes": boxes}
+        record |= {"width": w, "height": h}
+        if result.masks is not None:
+            for box, mask in zip(boxes, result.masks):
+                box["polygon"] = mask.polygon().tolist()
+        if result.probabilities is None:
+            record["boxes"] = boxes
+        else:
+            record["classes"] = [
+                {"class": cls, "name": result.names[cls], "probability": round(probability, 5)}
+                for cls, probability in result.top()
+            ]
         self.file.write(self.separator + json.dumps(record, ensure_ascii=False))
         self.separator = ",\n"
 
@@ -251,7 +275,7 @@ def image_name(result) -> str:
 
 
 class Drawer:
-    """Draws the boxes of a result on a copy of its image."""
+    """Draws the masks and boxes of a result, or its most probable classes, on a copy of its image."""
 
     def __init__(self, line_thickness: int = 3, hide_labels: bool = False, hide_conf: bool = False):
         self.line_thickness = line_thickness
@@ -261,12 +285,28 @@ class Drawer:
     def __call__(self, result) -> np.ndarray:
         from utils.plots import Annotator, colors
 
-        annotator = Annotator(result.image.copy(), line_width=self.line_thickness, example=str(result.names))
+        picture = result.image.copy()
+        for mask, (*_, cls) in zip(result.masks or (), result.boxes.tolist()):
+            mask.draw(picture, colors(int(cls), True))
+        annotator = Annotator(picture, line_width=self.line_thickness, example=str(result.names))
+        if result.probabilities is not None:
+            self._list_classes(annotator, result)
         for *xyxy, conf, cls in result.boxes[::-1].tolist():  # the most confident last, so on top
             name = result.names[int(cls)]
             label = "" if self.hide_labels else name if self.hide_conf else f"{name} {conf:.2f}"
             annotator.box_label(xyxy, label, color=colors(int(cls), True))
         return annotator.result()
+
+    @staticmethod
+    def _list_classes(annotator, result) -> None:
+        """The most probable classes, light on dark, one below the other in the upper left corner."""
+        y = 0
+        for cls, probability in result.top():
+            line = f"{result.names[cls]} {probability:.2f}"
+            w, h = annotator.text_size(line)
+            annotator.rectangle((0, y, w, y + h), fill=(32, 32, 32))
+            annotator.text((0, y), line)
+            y += h
 
 
 class Sinks:

@@ -36,6 +36,7 @@ class Task:
     model_class = None  # has from_checkpoint()
     evaluator = None  # an engine.evaluator.Evaluator
     metric_names = ()  # of results.csv
+    defaults = None  # of options that neither the user nor the data file gives, where they are not DATA_DEFAULTS'
 
     @property
     def loss_names(self) -> tuple:
@@ -221,7 +222,7 @@ class Detection(Task):
 DETECT = Detection()
 
 
-def apply_defaults(opt: argparse.Namespace, data: dict) -> None:
+def apply_defaults(opt: argparse.Namespace, data: dict, task: Task) -> None:
     """Fill the options that were not given from the data file, and say which."""
-    for line in apply_data_defaults(opt, data):
+    for line in apply_data_defaults(opt, data, task.defaults):
         LOGGER.info(f"data default: {line}")

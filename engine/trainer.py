@@ -112,7 +112,7 @@ class Trainer:
             self.start = None if self.resumed else self.task.load_start(opt)
             self.data = self.task.read_data(opt)
         before = dict(vars(opt))
-        apply_defaults(opt, self.data)
+        apply_defaults(opt, self.data, self.task)
         self.hyp = self.task.read_hyp(opt, source)
         LOGGER.info("hyperparameters: " + ", ".join(f"{key}={value}" for key, value in self.hyp.items()))
         if opt.single_cls and self.data["nc"] > 1:

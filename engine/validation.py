@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from engine.options import apply_data_defaults
+from engine.options import TRAIN_PROJECTS, apply_data_defaults
 from engine.task import DETECT
 from models.backends import DetectMultiBackend
 from utils.general import check_img_size, default_weights, increment_path
@@ -70,11 +70,11 @@ def save_study(rows, stem: Path, label: str) -> None:
     plot_val_study([(row[0], row[3], row[4], sum(row[5:])) for row in rows], f"{stem}.png", label)
 
 
-def chosen_weights(opt) -> list:
+def chosen_weights(opt, task=DETECT) -> list:
     """The --weights, or the default one, which is printed."""
     if opt.weights:
         return opt.weights if isinstance(opt.weights, (list, tuple)) else [opt.weights]
-    weights = default_weights()
+    weights = default_weights(TRAIN_PROJECTS[task.name])
     LOGGER.info(f"weights: {weights} (no --weights given)")
     return [weights]
 
@@ -82,13 +82,13 @@ def chosen_weights(opt) -> list:
 def open_all(opt, split: str, task=DETECT, weights=None):
     """(options with what was left open, model, data file); ValueError if the classes of model and data do not fit."""
     opt = copy(opt)
-    opt.weights = weights or chosen_weights(opt)
+    opt.weights = weights or chosen_weights(opt, task)
     data = task.read_data(opt, required=(split,))
     model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
     opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
     check_task(model, task)
     check_classes(opt, model, data)
-    choose_size(opt, model, data)
+    choose_size(opt, model, data, task)
     opt.split = split
     device = device_summary(opt.device) if model.device == opt.device else f"{model.format.title} on {model.device}"
     LOGGER.info(f"{device}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
@@ -96,7 +96,7 @@ def open_all(opt, split: str, task=DETECT, weights=None):
 
 
 def check_task(model, task) -> None:
-    if getattr(model, "task", "detect") != task.name:
+    if model.task != task.name:
         raise ValueError(f"expected a model for '{task.name}', found one for '{model.task}'")
 
 
@@ -114,14 +114,14 @@ def check_classes(opt, model, data) -> None:
     LOGGER.warning(f"WARNING: {found} and '{expected[number]}' in {opt.data}")
 
 
-def choose_size(opt, model, data) -> None:
+def choose_size(opt, model, data, task=DETECT) -> None:
     """Set opt.imgsz to the flag, else the checkpoint's, else the data file's, else the default; print the choice."""
     if model.fixed_hw and opt.imgsz not in (None, max(model.fixed_hw)):
         raise ValueError(f"--imgsz {opt.imgsz}: the model file was exported for {list(model.fixed_hw)} px alone")
     if opt.imgsz is None and model.imgsz:
         opt.imgsz = max(model.imgsz) if isinstance(model.imgsz, list) else int(model.imgsz)
         LOGGER.info(f"image size {opt.imgsz} (from the model file)")
-    for line in apply_data_defaults(opt, data):
+    for line in apply_data_defaults(opt, data, task.defaults):
         LOGGER.info(line)
     opt.imgsz = check_img_size(opt.imgsz, model.stride)
 
@@ -135,10 +135,9 @@ def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, **options)
     rect = rect and not opt.square and model.fixed_hw is None
     loader = task.eval_loader(opt, data, model, rect)
     model.warmup(imgsz=(opt.batch_size, 3, *(model.fixed_hw or (opt.imgsz, opt.imgsz))))
-    same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose")
-    options.update({key: getattr(opt, key) for key in same})
-    names = data["names"]
-    return task.evaluate(model, loader, names=names, device=opt.device, callbacks=callbacks, v5=opt.v5_map, **options)
+    same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose", "v5_map")
+    options |= {key: getattr(opt, key) for key in same if hasattr(opt, key)}
+    return task.evaluate(model, loader, names=data["names"], device=opt.device, callbacks=callbacks, **options)
 
 
 def report(result, opt, save_dir: Path, task) -> None:

@@ -91,23 +91,31 @@ class Ensemble(nn.ModuleList):
         return self[0].imgsz
 
 
-def attempt_load(weights, device=None, inplace=True, fuse=True):
-    """A detector from a checkpoint file, or an Ensemble from a list of several: float32, in eval mode.
+def class_for(task: str) -> type:
+    """The class of the models for a task, as Checkpoint.task has it."""
+    from models import classify, yolo  # here, because yolo's registry imports the layers above
 
-    inplace: the head may overwrite its own maps. fuse: fold the batch-norms, for inference only.
-    Raises ValueError for a model of another task, and where the models of a list differ in their class names.
+    classes = {cls.task: cls for cls in (yolo.DetectionModel, yolo.SegmentationModel, classify.ClassificationModel)}
+    return classes[task]
+
+
+def attempt_load(weights, device=None, inplace=True, fuse=True):
+    """The model of a checkpoint file, or an Ensemble from a list of several: float32, in eval mode.
+
+    inplace: a detection head may overwrite its own maps. fuse: fold the batch-norms, for inference only.
+    Raises ValueError where the models of a list differ in their class names, or do not detect.
     """
-    from models.yolo import DetectionModel  # here, because yolo's registry imports the layers above
     from utils.checkpoint import load_checkpoint
 
     paths = weights if isinstance(weights, (list, tuple)) else [weights]
     models = Ensemble()
     for path in paths:
         ckpt = load_checkpoint(path)
-        if ckpt.task != DetectionModel.task:
-            raise ValueError(f"{path}: expected a detection model, found one for the task '{ckpt.task}'")
-        model = DetectionModel.from_checkpoint(ckpt, fuse=fuse)
-        model.inplace = model.head.inplace = inplace
+        if len(paths) > 1 and ckpt.task != "detect":
+            raise ValueError(f"{path}: an ensemble takes detection models, found one for the task '{ckpt.task}'")
+        model = class_for(ckpt.task).from_checkpoint(ckpt, fuse=fuse)
+        if ckpt.task != "classify":
+            model.inplace = model.head.inplace = inplace
         models.append(model.to(device or "cpu").eval())
     if len(models) == 1:
         return models[0]

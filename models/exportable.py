@@ -1,4 +1,4 @@
-"""The form of a detector that is exported: one tensor in, one tensor out, and a graph without needless operators."""
+"""The form of a model that is exported: one tensor in, one or two out, and a graph without needless operators."""
 
 import copy
 
@@ -9,7 +9,9 @@ from models.backbone.edgevit_export import to_export_form
 
 
 def exportable(model: nn.Module) -> nn.Module:
-    """A copy of a DetectionModel that takes [B, 3, H, W] and gives [B, N, 5 + nc], as its eval mode does.
+    """A copy of a model that takes [B, 3, H, W] and gives what its eval mode does, without raw maps.
+
+    That is [B, N, 5 + nc], of segmentation ([B, N, 5 + nc + nm], [B, nm, H / 4, W / 4]), of classification [B, nc].
 
     It is fused, float32, on the CPU, without gradients, and keeps .names .stride .yaml .imgsz of the original.
     """
@@ -21,9 +23,9 @@ def exportable(model: nn.Module) -> nn.Module:
     for tensor in (*model.parameters(), *model.buffers()):
         # channels-last weights stop ExecuTorch, and litert_torch 0.10 mixes them up (google-ai-edge/litert-torch#1061)
         tensor.data = tensor.data.contiguous()
-    head = model.head
-    head._buffers.pop("stride", None)  # as numbers, that no tracer takes for data
-    head.stride = model.stride.tolist()
+    if model.task != "classify":
+        model.head._buffers.pop("stride", None)  # as numbers, that no tracer takes for data
+        model.head.stride = model.stride.tolist()
     return model.requires_grad_(False)
 
 

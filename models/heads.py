@@ -1,9 +1,11 @@
-"""Detection heads: raw maps in, decoded boxes out."""
+"""Heads: raw maps in, decoded boxes out; Segment also gives what masks are made of."""
 
 import math
 
 import torch
 from torch import nn
+
+from models.common import Proto
 
 
 class Detect(nn.Module):
@@ -16,14 +18,17 @@ class Detect(nn.Module):
 
     export = False
 
-    def __init__(self, nc: int, anchors, ch, inplace: bool = True):
-        """`anchors`: for each map a list w, h, w, h ... in px, or their number (then autoanchor must find them)."""
+    def __init__(self, nc: int, anchors, ch, inplace: bool = True, nm: int = 0):
+        """`anchors`: for each map a list w, h, w, h ... in px, or their number (then autoanchor must find them).
+
+        `nm`: values behind the class scores that stay raw, for a subclass.
+        """
         super().__init__()
         anchors = anchor_tensor(anchors, len(ch))
         if not (isinstance(nc, int) and nc > 0):
             raise ValueError(f"expected a positive number of classes, found nc={nc!r}")
-        self.nc = nc
-        self.no = nc + 5
+        self.nc, self.nm = nc, nm
+        self.no = 5 + nc + nm
         self.nl, self.na = anchors.shape[:2]
         self.inplace = inplace
         self.register_buffer("anchors", anchors)  # [nl, na, 2]; in stride units as soon as the strides are known
@@ -43,7 +48,7 @@ class Detect(nn.Module):
     def _decode_flat(self, y: torch.Tensor, i: int) -> torch.Tensor:
         """_decode() for exports: from [B, na * no, ny, nx], with four dimensions at most, and nothing overwritten."""
         b, _, ny, nx = y.shape
-        y = y.reshape(b, self.na, self.no, ny * nx).float().sigmoid()
+        y = self._activate(y.reshape(b, self.na, self.no, ny * nx).float(), 2)
         stride = float(self.stride[i])
         anchors_px = (self.anchors[i].float() * stride).view(1, self.na, 2, 1)
         xy = (y[:, :, 0:2] * 2 + self._cells(ny, nx, y.device)) * stride
@@ -64,7 +69,7 @@ class Detect(nn.Module):
 
     def _decode(self, raw: torch.Tensor, i: int) -> torch.Tensor:
         """Raw map i [B, na, ny, nx, no] -> [B, na * ny * nx, no], boxes as xywh in px."""
-        y = raw.float().contiguous().sigmoid()
+        y = self._activate(raw.float().contiguous(), -1)
         stride = self.stride[i]
         anchors_px = (self.anchors[i].float() * stride).view(1, self.na, 1, 1, 2)
         xy = (y[..., 0:2] * 2 - 0.5 + self._grid(y, i)) * stride
@@ -75,6 +80,13 @@ class Detect(nn.Module):
         else:
             y = torch.cat((xy, wh, y[..., 4:]), -1)
         return y.view(y.shape[0], -1, self.no)
+
+    def _activate(self, raw: torch.Tensor, axis: int) -> torch.Tensor:
+        """A new tensor: the sigmoid of all of the `no` values on `axis` but the last nm."""
+        if not self.nm:
+            return raw.sigmoid()
+        scores, coefficients = raw.split((self.no - self.nm, self.nm), axis)
+        return torch.cat((scores.sigmoid(), coefficients), axis)
 
     def _grid(self, y: torch.Tensor, i: int) -> torch.Tensor:
         ny, nx = y.shape[2:4]
@@ -103,7 +115,32 @@ class Detect(nn.Module):
         for conv, stride in zip(self.m, self.stride.tolist()):
             bias = conv.bias.view(self.na, self.no)
             bias[:, 4] = math.log(8 / (640 / stride) ** 2)
-            bias[:, 5:] = classes
+            bias[:, 5 : 5 + self.nc] = classes
+
+
+class Segment(Detect):
+    """Detect with nm mask coefficients for each box, and prototypes [B, nm, H/4, W/4] from the finest map.
+
+    A box's mask is the sigmoid of its coefficients times the prototypes, cut to the box (YOLACT, arXiv 1904.02689).
+    Training: (maps [B, na, ny, nx, 5 + nc + nm], prototypes). Eval: ([B, N, 5 + nc + nm], prototypes, maps), boxes and
+    scores as in Detect, the coefficients raw. With `export`: ([B, N, 5 + nc + nm], prototypes).
+    """
+
+    def __init__(self, nc: int, anchors, nm: int, npr: int, ch, inplace: bool = True):
+        """`npr`: hidden channels of the prototypes' convolutions."""
+        if not (isinstance(nm, int) and nm > 0):
+            raise ValueError(f"expected a positive number of masks, found nm={nm!r}")
+        super().__init__(nc, anchors, ch, inplace, nm)
+        self.npr = npr
+        self.proto = Proto(ch[0], npr, nm)
+
+    def forward(self, x):
+        protos = self.proto(x[0])
+        output = super().forward(x)
+        if self.training or self.export:
+            return output, protos
+        predictions, maps = output
+        return predictions, protos, maps
 
 
 def anchor_tensor(anchors, levels: int) -> torch.Tensor:

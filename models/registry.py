@@ -44,10 +44,10 @@ class Settings:
         activation = parse_activation(cfg["activation"]) if cfg.get("activation") else None
         return cls(cfg["nc"], cfg.get("anchors"), activation=activation, **scales)
 
-    def width(self, channels) -> int:
-        """Output channels of a row, scaled."""
+    def width(self, channels, place="first") -> int:
+        """The channels that a row's argument gives, scaled."""
         if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-            raise ValueError(f"expected a positive number of output channels as the first argument, found {channels!r}")
+            raise ValueError(f"expected a positive number of channels as the {place} argument, found {channels!r}")
         return make_divisible(channels * self.width_multiple, self.channel_multiple)
 
     def depth(self, repeats: int) -> int:
@@ -136,12 +136,19 @@ def head(args, channels, n, settings):
     return [*args, channels], None, n
 
 
+def segment(args, channels, n, settings):
+    """[nc, anchors, masks, hidden] -> (nc, anchors, masks, hidden, channels of all inputs); a head too."""
+    if len(args) != 4:
+        raise ValueError(f"expected four arguments, nc, anchors, masks and hidden channels, found {args}")
+    return [*args[:3], settings.width(args[3], "fourth"), channels], None, n
+
+
 def backbone(args, channels, n, settings):
     """[...] -> (c, ...); the output channels are declared by the built module."""
     return [one(channels), *args], None, n
 
 
-MANY_INPUTS = {concat, total, classify, head}  # these layers take a list of maps
+MANY_INPUTS = {concat, total, classify, head, segment}  # these layers take a list of maps
 
 
 BY_RULE = {
@@ -158,6 +165,7 @@ BY_RULE = {
     prototypes: "Proto",
     classify: "Classify",
     head: "Detect",
+    segment: "Segment",
 }
 
 

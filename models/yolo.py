@@ -1,4 +1,4 @@
-"""Detection models from YAML files.
+"""Detection and segmentation models from YAML files.
 
 Usage: python models/yolo.py --cfg yolov5s.yaml [--batch-size 1] [--device cpu] [--profile] [--line-profile] [--test]
 """
@@ -19,7 +19,7 @@ if __name__ == "__main__":  # run as a script: only then is the project's root n
 from models import registry
 from models.backbone import SLOTS, backbones, is_backbone, load_backbone_weights, slots
 from models.common import BATCH_NORM
-from models.heads import Detect
+from models.heads import Detect, Segment
 from utils.general import ROOT, check_yaml, main_guard
 from utils.logger import LOGGER, setup_logging
 from utils.torch_utils import (
@@ -209,6 +209,7 @@ class DetectionModel(BaseModel):
     """
 
     task = "detect"
+    head_class = Detect
 
     def __init__(self, cfg="yolov5s.yaml", ch=3, nc=None, anchors=None, load_backbones=True):
         """`cfg`: path, bare name or dict; `nc` and `anchors` override its values; its own `ch` overrides `ch`."""
@@ -270,13 +271,14 @@ class DetectionModel(BaseModel):
 
     def _set_strides(self, ch: int) -> None:
         """Measure each level's stride, in eval mode, so that no batch-norm statistic moves."""
-        if not isinstance(self.head, Detect):
-            raise ValueError(f"the last row must be a detection head, found {self.head.type}")
+        if type(self.head) is not self.head_class:
+            expected = self.head_class.__name__
+            raise ValueError(f"the last row of a model for '{self.task}' must be {expected}, found {self.head.type}")
         entered = []
         hooks = [row.register_forward_pre_hook(lambda row, _: entered.append(row)) for row in self.model]
         try:
             with evaluating(self), torch.no_grad():
-                _, maps = self._forward_once(torch.zeros(1, ch, PROBE_PX, PROBE_PX))
+                *_, maps = self._forward_once(torch.zeros(1, ch, PROBE_PX, PROBE_PX))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             row = entered[-1]
             raise ValueError(f"row {row.i} {row.type}, from {row.f}: the maps do not fit: {error}") from error
@@ -315,17 +317,40 @@ class DetectionModel(BaseModel):
 Model = DetectionModel  # YOLOv5's older name
 
 
+class SegmentationModel(DetectionModel):
+    """A model file with a Segment head at its end.
+
+    Training: (maps, prototypes). Eval: (predictions, prototypes, maps); their shapes are the Segment head's.
+    """
+
+    task = "segment"
+    head_class = Segment
+
+    def _forward_augment(self, x):
+        raise ValueError(
+            "expected augment=False for a segmentation model: the boxes of several views have no common prototypes"
+        )
+
+
+def model_class(cfg) -> type:
+    """SegmentationModel for a model file (path, bare name, or dict) that ends with Segment, else DetectionModel."""
+    content = cfg if isinstance(cfg, dict) else load_yaml(check_yaml(cfg))
+    rows = content.get("head")
+    last = rows[-1] if isinstance(rows, list) and rows else None
+    return SegmentationModel if isinstance(last, list) and "Segment" in last else DetectionModel
+
+
 def build_all() -> int:
-    """Build every model file below models/ (models/segment apart); returns how many failed, after naming them.
+    """Build every model file below models/; returns how many failed, after naming them.
 
     A file that needs an extra that is not installed is skipped.
     """
-    files = [file for file in sorted((ROOT / "models").rglob("*.yaml")) if file.parent.name != "segment"]
+    files = sorted((ROOT / "models").rglob("*.yaml"))
     results = {"built": 0, "failed": 0, "skipped": 0}
     for file in files:
         name = file.relative_to(ROOT)
         try:
-            model = DetectionModel(file)
+            model = model_class(file)(file)
             results["built"] += 1
             parameters = sum(p.numel() for p in model.parameters())
             LOGGER.info(f"{name}: {parameters} parameters, strides {model.stride.int().tolist()}")
@@ -355,7 +380,7 @@ def main(opt: argparse.Namespace) -> int:
     if opt.test:
         return min(build_all(), 1)
     device = select_device(opt.device)
-    model = DetectionModel(opt.cfg).to(device)
+    model = model_class(opt.cfg)(opt.cfg).to(device)
     images = torch.rand(opt.batch_size, model.yaml["ch"], 640, 640, device=device)
     LOGGER.info(model.layer_table())
     model.info()
@@ -365,9 +390,10 @@ def main(opt: argparse.Namespace) -> int:
     if opt.profile or opt.line_profile:
         with evaluating(model), torch.inference_mode():
             model(images, profile=True)
-    maps = model(images)
-    sum(raw.float().mean() for raw in maps).backward()
-    LOGGER.info(f"forward and backward: {list(images.shape)} -> {[list(raw.shape) for raw in maps]}")
+    output = model(images)
+    tensors = [*output[0], output[1]] if isinstance(output, tuple) else output
+    sum(tensor.float().mean() for tensor in tensors).backward()
+    LOGGER.info(f"forward and backward: {list(images.shape)} -> {[list(tensor.shape) for tensor in tensors]}")
     return 0
 
 

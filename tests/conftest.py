@@ -11,8 +11,13 @@ SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real data sets in ../shared")
 
 
-def write_tiny_dataset(folder: Path, train: int = 8, val: int = 4, size: int = 64, seed: int = 0) -> Path:
-    """Draw light rectangles (class 0) and dark discs (class 1) on grey noise; returns the dataset YAML's path."""
+def write_tiny_dataset(
+    folder: Path, train: int = 8, val: int = 4, size: int = 64, seed: int = 0, polygons: bool = False
+) -> Path:
+    """Draw light rectangles (class 0) and dark discs (class 1) on grey noise; returns the dataset YAML's path.
+
+    The labels are boxes, or polygons of 4 and 16 points.
+    """
     import cv2
 
     rng = np.random.default_rng(seed)
@@ -29,12 +34,32 @@ def write_tiny_dataset(folder: Path, train: int = 8, val: int = 4, size: int = 6
                     cv2.rectangle(image, (x, y), (x + w - 1, y + w - 1), (230, 240, 250), -1)
                 else:
                     cv2.circle(image, (x + w // 2, y + w // 2), w // 2, (20, 10, 30), -1)
-                rows.append(f"{cls} {(x + w / 2) / size:.6f} {(y + w / 2) / size:.6f} {w / size:.6f} {w / size:.6f}")
+                values = np.array([x + w / 2, y + w / 2, w, w]) / size
+                if polygons:
+                    angles = np.arange(16) * np.pi / 8 if cls else np.arange(4) * np.pi / 2 + np.pi / 4
+                    radius = w / 2 if cls else w / np.sqrt(2)
+                    points = radius * np.stack([np.cos(angles), np.sin(angles)], 1) + (x + w / 2, y + w / 2)
+                    values = points.clip(0, size).ravel() / size
+                rows.append(" ".join([str(cls), *(f"{value:.6f}" for value in values)]))
             cv2.imwrite(str(folder / "images" / split / f"{i:03d}.jpg"), image)
             (folder / "labels" / split / f"{i:03d}.txt").write_text("\n".join(rows) + "\n")
     yaml_file = folder / "tiny.yaml"
     yaml_file.write_text(f"path: {folder}\ntrain: images/train\nval: images/val\nnames:\n  0: box\n  1: disc\n")
     return yaml_file
+
+
+def write_tiny_classes(folder: Path, train: int = 4, val: int = 2, size: int = 32, seed: int = 0) -> Path:
+    """Image folders of light and dark noise, `train` and `val` pictures of each class; returns `folder`."""
+    import cv2
+
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", val)):
+        for name, level in (("dark", 60), ("light", 190)):
+            (folder / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = rng.integers(level - 50, level + 50, (size, size + 8, 3), dtype=np.uint8)
+                cv2.imwrite(str(folder / split / name / f"{i:03d}.jpg"), image)
+    return folder
 
 
 @pytest.fixture
@@ -59,6 +84,12 @@ def tiny_model_cfg() -> dict:
         ],
         "head": [[-1, 1, "Conv", [32, 3, 2]], [-1, 1, "SPPF", [32, 5]], [[3, 5], 1, "Detect", ["nc", "anchors"]]],
     }
+
+
+def with_masks(cfg: dict, nm: int = 4) -> dict:
+    """A detector's model dict with a Segment head in the place of its Detect."""
+    *rows, (sources, number, _, args) = cfg["head"]
+    return {**cfg, "head": [*rows, [sources, number, "Segment", [*args, nm, 8]]]}
 
 
 @pytest.fixture(autouse=True)

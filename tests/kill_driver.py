@@ -2,8 +2,10 @@
 
     python kill_driver.py DATA.yaml FOLDER '[["name", [moment, ...], {options}], ...]'
 
-A moment is [event, n]: the n-th (from 1) time that a callback hook fires, or that a file is renamed into place
-("before NAME", "after NAME"). A training that a moment kills is resumed, with the next moment.
+Options are those of train.py, or with "task" those of segment/train.py or classify/train.py, whose data are in the
+folders segment and classify beside DATA.yaml. A moment is [event, n]: the n-th (from 1) time that a callback hook
+fires, or that a file is renamed into place ("before NAME", "after NAME"). A training that a moment kills is resumed,
+with the next moment.
 Prints JSON: name -> {"statuses": exit status of each child, "last": sha256, "best": sha256, "csv": text}.
 """
 
@@ -17,8 +19,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import faster_coco_eval  # noqa: F401  imported before the forks: the children import nothing anew
+import yaml
+from conftest import with_masks
 
+import classify.train
 import engine.evolve  # noqa: F401
+import segment.train
 import train
 from engine.options import from_kwargs
 from utils.callbacks import HOOKS, Callbacks
@@ -68,14 +74,29 @@ class Killer:
         os.replace = watched
 
 
-def train_in_child(options: dict, moment) -> int:
+SCRIPTS = {"detect": train, "segment": segment.train, "classify": classify.train}
+
+
+def first_options(task: str, data: Path) -> dict:
+    options = {"imgsz": 64, "epochs": 3, "batch_size": 3, "workers": 0, "noplots": True}
+    if task == "classify":
+        model = data.parent / "classifier.yaml"
+        model.write_text(yaml.safe_dump({**MODEL, "head": [[-1, 1, "Classify", ["nc"]]]}))
+        return {**options, "model": str(model), "data": str(data.parent / "classify")}
+    if task == "segment":
+        return {**options, "cfg": with_masks(MODEL), "data": str(data.parent / "segment" / data.name)}
+    return {**options, "cfg": MODEL, "data": str(data)}
+
+
+def train_in_child(task: str, options: dict, moment) -> int:
     """The exit status of a training in a child process."""
     pid = os.fork()
     if pid == 0:
         try:
             killer = Killer(*moment)
             killer.watch_renames()
-            train.main(from_kwargs("train", options), killer.callbacks())
+            parser = "train" if task == "detect" else f"{task}/train"
+            SCRIPTS[task].main(from_kwargs(parser, options), killer.callbacks())
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -85,12 +106,12 @@ def train_in_child(options: dict, moment) -> int:
 
 def run(name: str, moments: list, options: dict, data: str, folder: Path) -> dict:
     run_folder = folder / name
-    start = {"cfg": MODEL, "data": data, "imgsz": 64, "epochs": 3, "batch_size": 3, "workers": 0, "noplots": True}
-    start.update(project=str(folder), name=name, **options)
+    task = options.pop("task", "detect")
+    start = {**first_options(task, Path(data)), "project": str(folder), "name": name, **options}
     statuses = []
     for moment in [*moments, ["never", 0]]:
         resumed = {"resume": str(run_folder / "weights" / "last.pt")}
-        statuses.append(train_in_child(resumed if statuses else start, moment))
+        statuses.append(train_in_child(task, resumed if statuses else start, moment))
     files = {stem: run_folder / "weights" / f"{stem}.pt" for stem in ("last", "best")}
     result = {stem: state_sha256(load_checkpoint(file).state_dict) for stem, file in files.items()}
     return {**result, "statuses": statuses, "csv": (run_folder / "results.csv").read_text()}

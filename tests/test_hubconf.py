@@ -11,12 +11,13 @@ import torch
 import hubconf
 from models.autoshape import AutoShape
 from models.experimental import Ensemble
-from models.yolo import DetectionModel
+from models.yolo import DetectionModel, SegmentationModel
 from tests.conftest import ROOT, SHARED, needs_shared
 from utils.checkpoint import Checkpoint, save_checkpoint
 
 NAMES = [f"yolov5{size}{level}" for size in "nsmlx" for level in ("", "6")]
 EDGEVIT = ["yolov5_edgevit", "yolov5_edgevit_xs", "yolov5_edgevit_s"]
+SEGMENT = [f"{name}_seg" for name in [*NAMES[::2], *EDGEVIT]]
 needs_weights = pytest.mark.skipif(
     not (ROOT / "weights" / "edgevit_xxs_shapes.pt").is_file(), reason="needs the embedded weights"
 )
@@ -40,13 +41,14 @@ def checkpoint(tmp_path, tiny_model_cfg):
 def test_list_has_the_models_alone():
     """torch.hub.list shows every callable of the file: no helper may be among them."""
     shown = [name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")]
-    assert sorted(shown) == sorted(["custom", *NAMES, *EDGEVIT])
+    assert sorted(shown) == sorted(["custom", *NAMES, *EDGEVIT, *SEGMENT])
 
 
-@pytest.mark.parametrize("name", [*NAMES, *EDGEVIT])
+@pytest.mark.parametrize("name", [*NAMES, *EDGEVIT, *SEGMENT])
 def test_every_model_has_its_file_and_a_help_text(name):
-    assert len(list((ROOT / "models").rglob(f"{name}.yaml"))) == 1
-    assert "channels" in getattr(hubconf, name).__doc__
+    assert len(list((ROOT / "models").rglob(f"{name.replace('_seg', '-seg')}.yaml"))) == 1
+    about = getattr(hubconf, name).__doc__
+    assert "channels" in about and ("plain model in any case" in about) == name.endswith("_seg")
 
 
 def test_custom(checkpoint):
@@ -92,6 +94,45 @@ def test_weights_that_do_not_exist():
 def test_unknown_argument_is_an_error():
     with pytest.raises(TypeError, match="'class_count'"):
         load("yolov5n", class_count=3)
+
+
+@pytest.mark.parametrize("name", ["yolov5n_seg", "yolov5_edgevit_seg"])
+def test_segmentation_from_scratch(name):
+    model = load(name, pretrained=False, classes=3, device="cpu")
+    assert type(model) is SegmentationModel and model.nc == 3
+    predictions, protos, _ = model.eval()(torch.zeros(1, 3, 64, 64))
+    assert predictions.shape == (1, 252, 40) and protos.shape == (1, 32, 16, 16)
+
+
+def test_segmentation_weights(tmp_path, monkeypatch, caplog):
+    """A file of the released name in the current folder is used; the model is plain, whatever is asked for."""
+    source = SegmentationModel("yolov5n-seg.yaml")
+    names = {i: f"thing {i}" for i in range(80)}
+    ckpt = Checkpoint(source.yaml, names, 80, source.stride.tolist(), source.state_dict(), task="segment")
+    save_checkpoint(tmp_path / "yolov5n-seg.pt", ckpt)
+    monkeypatch.chdir(tmp_path)
+    model = load("yolov5n_seg", device="cpu")
+    assert type(model) is SegmentationModel and model.names == names and "AutoShape" not in caplog.text
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), source.state_dict().values()))
+    asked = load("yolov5n_seg", autoshape=True, device="cpu")
+    assert type(asked) is SegmentationModel
+    assert "AutoShape is for detection: this is the plain model, for the task 'segment'" in caplog.text
+    other = load("yolov5n_seg", classes=3, device="cpu").state_dict()
+    fresh = {name.rsplit(".", 1)[0] for name, t in other.items() if not torch.equal(t, source.state_dict()[name])}
+    assert fresh == {"model.24.m.0", "model.24.m.1", "model.24.m.2"}, "the prototypes are transferred"
+
+
+def test_custom_with_a_segmentation_model(tmp_path, tiny_model_cfg, caplog):
+    tiny_model_cfg["head"][-1][2:] = ["Segment", ["nc", "anchors", 4, 8]]
+    source = SegmentationModel(tiny_model_cfg)
+    ckpt = Checkpoint(source.yaml, {0: "box", 1: "disc"}, 2, [8, 16], source.state_dict(), task="segment")
+    save_checkpoint(tmp_path / "best-seg.pt", ckpt)
+    model = load("custom", tmp_path / "best-seg.pt", device="cpu")
+    assert type(model) is SegmentationModel and "AutoShape is for detection" in caplog.text
+    caplog.clear()
+    plain = load("custom", tmp_path / "best-seg.pt", autoshape=False, device="cpu")
+    assert type(plain) is SegmentationModel and "AutoShape" not in caplog.text
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in plain.modules()), "not fused"
 
 
 @needs_shared

@@ -78,13 +78,29 @@ class Polygons(NamedTuple):
     def moved(self, points: np.ndarray) -> "Polygons":
         return Polygons(points, self.counts)
 
+    def mirrored(self, axis: int, size: float) -> "Polygons":
+        """Up-down (axis 0) or left-right (axis 1) in an image of `size` pixels along that axis."""
+        points = self.points.copy()
+        points[:, 1 - axis] = size - points[:, 1 - axis]
+        return self.moved(points)
 
-def mosaic(images, labels, polygons, imgsz: int, rng: np.random.Generator):
+    def next_points(self) -> np.ndarray:
+        """For each point the index [P] of the one after it; the last of a polygon is followed by its first."""
+        counts = self.counts[self.counts > 0]
+        starts = np.cumsum(counts) - counts
+        following = np.arange(1, len(self.points) + 1)
+        following[starts + counts - 1] = starts
+        return following
+
+
+def mosaic(images, labels, polygons, imgsz: int, rng: np.random.Generator, exact: bool = False):
     """Put 4 or 9 images around a random point of a canvas of twice the image size.
 
     images: BGR, no side longer than `imgsz`. labels: arrays [n, 5] class, xywhn. polygons: `Polygons` with normalised
-    points. Returns (canvas [2 imgsz, 2 imgsz, 3], labels [m, 5] class, xyxy in canvas pixels, cut to what is visible,
-    `Polygons` in canvas pixels). Source of the mosaic of four: YOLOv4, arXiv 2004.10934.
+    points. exact: cut polygons along the edges of their images, and drop the rows of those that are outside; without
+    it their points are moved to the edges one by one, which is faster and enough for boxes. Returns (canvas
+    [2 imgsz, 2 imgsz, 3], labels [m, 5] class, xyxy in canvas pixels, cut to what is visible, `Polygons` in canvas
+    pixels). Source of the mosaic of four: YOLOv4, arXiv 2004.10934.
     """
     side = 2 * imgsz
     canvas = np.full((side, side, 3), GREY, np.uint8)
@@ -104,8 +120,15 @@ def mosaic(images, labels, polygons, imgsz: int, rng: np.random.Generator):
         rows[:, 1:] = xywhn2xyxy(rows[:, 1:], w, h, left, top)
         low, high = np.array([x1, y1], np.float32), np.array([x2, y2], np.float32)
         rows[:, 1:] = rows[:, 1:].clip(np.tile(low, 2), np.tile(high, 2))
+        polys = polys.moved(xyn2xy(polys.points, w, h, left, top))
+        if exact:
+            was_box, polys = polys.counts == 0, clip_polygons(polys, low, high)
+            keep = was_box | (polys.counts > 0)  # or a polygon without points would pass for a box
+            rows, polys = rows[keep], polys.take(keep)
+        else:
+            polys = polys.moved(polys.points.clip(low, high))
         all_labels.append(rows)
-        all_polygons.append(polys.moved(xyn2xy(polys.points, w, h, left, top).clip(low, high)))
+        all_polygons.append(polys)
     return canvas, np.concatenate(all_labels), Polygons.join(all_polygons)
 
 
@@ -118,6 +141,30 @@ def _mosaic_cuts(images, imgsz: int, rng) -> tuple[list, list]:
     h, w = images[4].shape[:2]
     x, y = (int(v) for v in rng.uniform(0, imgsz, 2))
     return [0, x, x + w, side], [0, y, y + h, side]
+
+
+def clip_polygons(polygons: Polygons, low, high) -> Polygons:
+    """What of the polygons is inside the rectangle from `low` to `high` (x, y); count 0 where nothing is.
+
+    Where a concave polygon falls apart, its parts stay joined along the rectangle's side. Source: Sutherland and
+    Hodgman, 1974.
+    """
+    if ((polygons.points >= low) & (polygons.points <= high)).all():
+        return polygons
+    rows = np.repeat(np.arange(len(polygons.counts)), polygons.counts)
+    for axis, limit, sign in ((0, low[0], 1), (0, high[0], -1), (1, low[1], 1), (1, high[1], -1)):
+        points, following = polygons.points, polygons.next_points()
+        depth = (points[:, axis] - limit) * sign
+        inside = depth >= 0
+        crosses = inside != inside[following]
+        share = depth / np.where(crosses, depth - depth[following], 1)
+        cuts = points + share[:, None] * (points[following] - points)
+        cuts[:, axis] = limit
+        kept = np.stack([inside, crosses], 1)  # of each point and of the cut after it
+        rows = np.stack([rows, rows], 1)[kept]
+        counts = np.bincount(rows, minlength=len(polygons.counts)).astype(np.int32)
+        polygons = Polygons(np.stack([points, cuts], 1)[kept], counts)
+    return polygons
 
 
 def fit_wh(w: int, h: int, size_px: int) -> tuple[int, int]:
@@ -218,9 +265,7 @@ def visible_boxes(polygons: Polygons, w: int, h: int) -> np.ndarray:
     """
     points = polygons.points.astype(np.float64)
     starts = np.concatenate([[0], np.cumsum(polygons.counts)[:-1]])
-    following = np.arange(1, len(points) + 1)
-    following[starts + polygons.counts - 1] = starts  # the last point of each polygon is joined to its first
-    step = points[following] - points
+    step = points[polygons.next_points()] - points
     slope = np.where(step == 0, 1e-12, step)
     at_low, at_high = -points / slope, (np.array([w, h]) - points) / slope
     enter = np.minimum(at_low, at_high).max(1).clip(0)[:, None]

@@ -98,14 +98,14 @@ def scale_boxes(img1_shape, boxes, img0_shape, ratio_pad=None):
     the tightest: one ratio, equal borders.
     """
     if ratio_pad is None:
-        ratio_pad = _letterbox_ratio_pad(img1_shape, img0_shape)
+        ratio_pad = letterbox_ratio_pad(img1_shape, img0_shape)
     (ratio_h, ratio_w), (pad_w, pad_h) = ratio_pad
     boxes[..., 0:4:2] = (boxes[..., 0:4:2] - pad_w) / ratio_w
     boxes[..., 1:4:2] = (boxes[..., 1:4:2] - pad_h) / ratio_h
     return clip_boxes(boxes, img0_shape)
 
 
-def _letterbox_ratio_pad(img1_shape, img0_shape):
+def letterbox_ratio_pad(img1_shape, img0_shape):
     """The common ratio and the (half) borders that letterbox reports for these shapes."""
     ratio = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
     height, width = (round(side * ratio) for side in img0_shape[:2])

@@ -42,6 +42,8 @@ class LoadImagesAndLabels(Dataset):
     replaced by a grey one without labels, and logged.
     """
 
+    exact_polygons = False  # of what a mosaic cuts off; boxes do without
+
     def __init__(
         self, path, img_size=640, batch_size=16, augment=False, hyp=None, rect=False, image_weights=False,
         cache_images=None, single_cls=False, stride=32, pad=0.0, prefix="", rank=-1, seed=0, nc=None, fixed_hw=None,
@@ -70,23 +72,30 @@ class LoadImagesAndLabels(Dataset):
         return self.n
 
     def __getitem__(self, key):
+        return self._item(key)[:4]
+
+    def _item(self, key):
+        """The four places of an item, and its Polygons in pixels of the image."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rng = np.random.default_rng([self.seed, epoch, index])
         if self.mosaic and epoch < self.mosaic_until and self._happens("mosaic", rng):
-            image, labels = self._mosaic(index, rng)
+            image, labels, polygons = self._mosaic(index, rng)
             if self._happens("mixup", rng):
-                image, labels = aug.mixup(image, labels, *self._mosaic(int(rng.integers(self.n)), rng), rng)
+                image2, labels2, polygons2 = self._mosaic(int(rng.integers(self.n)), rng)
+                image, labels = aug.mixup(image, labels, image2, labels2, rng)
+                polygons = Polygons.join([polygons, polygons2])
             shapes = None
         else:
             image, labels, polygons, shapes = self._letterboxed(index)
             if self.augment:
-                image, labels = self._warped(image, labels, polygons, (0, 0), rng)
+                image, labels, polygons = self._warped(image, labels, polygons, (0, 0), rng)
         if self.augment:
             aug.augment_hsv(image, *(self.hyp.get(key, 0.0) for key in ("hsv_h", "hsv_s", "hsv_v")), rng)
             for key, axis in (("flipud", 0), ("fliplr", 1)):
                 if self._happens(key, rng):
                     image, labels = aug.flip(image, labels, axis)
-        return _image_tensor(image), _target_tensor(labels, image.shape), self.im_files[index], shapes
+                    polygons = polygons.mirrored(axis, image.shape[axis])
+        return _image_tensor(image), _target_tensor(labels, image.shape), self.im_files[index], shapes, polygons
 
     @property
     def label_files(self) -> list:
@@ -162,11 +171,11 @@ class LoadImagesAndLabels(Dataset):
         return rng.random() < self.hyp.get(key, 0.0)
 
     def _mosaic(self, index: int, rng):
-        """(image [imgsz, imgsz, 3], labels [n, 5] class, xyxy in pixels) of this image among 3 or 8 others."""
+        """This image among 3 or 8 others: (image [imgsz, imgsz, 3], labels [n, 5] class, xyxy in pixels, Polygons)."""
         count = 9 if self._happens("mosaic9", rng) else 4
         tiles = [index, *rng.integers(self.n, size=count - 1).tolist()]
         images, labels, polygons = zip(*(self._raw(tiles[k]) for k in rng.permutation(count)))
-        canvas, labels, polygons = aug.mosaic(images, labels, polygons, self.img_size, rng)
+        canvas, labels, polygons = aug.mosaic(images, labels, polygons, self.img_size, rng, self.exact_polygons)
         return self._warped(canvas, labels, polygons, (-self.img_size // 2,) * 2, rng)
 
     def _letterboxed(self, i: int):
@@ -183,14 +192,15 @@ class LoadImagesAndLabels(Dataset):
         return boxed, labels, polygons, ((h0, w0), ((h / h0, w / w0), (left, top)))
 
     def _warped(self, image, labels, polygons, border, rng):
-        """(image, labels) after random perspective and copy-paste."""
+        """(image, labels, polygons) after random perspective and copy-paste."""
         out_hw = image.shape[0] + 2 * border[0], image.shape[1] + 2 * border[1]
         matrix, zoom = aug.random_matrix(image.shape, out_hw, rng, *(self.hyp.get(key, 0.0) for key in WARP_KEYS))
         image, labels, polygons = aug.warp(image, labels, polygons, matrix, zoom, out_hw)
         share = self.hyp.get("copy_paste", 0.0)
         if share and len(polygons.points):
-            image, labels, _ = aug.copy_paste(image, labels, polygons.to_list(), share, rng)
-        return image, labels
+            image, labels, segments = aug.copy_paste(image, labels, polygons.to_list(), share, rng)
+            polygons = Polygons.from_list(segments, len(labels))
+        return image, labels, polygons
 
     @staticmethod
     def collate_fn(items):
@@ -203,7 +213,7 @@ class LoadImagesAndLabels(Dataset):
     @staticmethod
     def collate_fn4(items):
         """Four images become one of twice the size, at random one of them enlarged or all in a square (--quad)."""
-        quads = [_merge_quad(items[k : k + 4]) for k in range(0, len(items), 4)]
+        quads = [merge_quad(items[k : k + 4]) for k in range(0, len(items), 4)]
         return LoadImagesAndLabels.collate_fn(quads)
 
 
@@ -221,11 +231,16 @@ def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
     return targets
 
 
-def _merge_quad(items):
-    """One item of twice the size from up to four. The coin is the paths' hash: random, but equal in any worker."""
+def is_enlarged(paths) -> bool:
+    """Whether --quad enlarges the first of these images, or puts all in a square. Random, but equal in any worker."""
+    return hashlib.sha256("".join(paths).encode()).digest()[0] % 2 == 1
+
+
+def merge_quad(items):
+    """One item of twice the size from up to four."""
     images, targets, paths, shapes = zip(*items)
     h, w = images[0].shape[1:]
-    if hashlib.sha256("".join(paths).encode()).digest()[0] % 2:
+    if is_enlarged(paths):
         image = F.interpolate(images[0][None].float(), scale_factor=2.0, mode="bilinear", align_corners=False)
         return image[0].round().to(torch.uint8), targets[0], paths[0], shapes[0]
     square = torch.full((3, 2 * h, 2 * w), aug.GREY, dtype=torch.uint8)
@@ -290,21 +305,29 @@ class EpochSampler(Sampler):
 def create_dataloader(
     path, imgsz, batch_size, stride, single_cls=False, hyp=None, augment=False, cache=None, pad=0.0, rect=False,
     rank=-1, workers=8, image_weights=False, quad=False, prefix="", shuffle=False, seed=0, nc=None, names=None,
-    fixed_hw=None,
+    fixed_hw=None, masks=False, mask_ratio=4, overlap=True,
 ):  # fmt: skip
     """(loader, dataset) for a folder, a list file or a list of these.
 
     batch_size is the rank's; imgsz the square side or the longer side in pixels; cache None, "ram" or "disk"; pad the
     extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file;
     fixed_hw (height, width) of a batch that is neither rect nor square.
-    A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes).
+    A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes). With `masks`
+    the targets are MaskTargets of utils.segment.targets, their masks `mask_ratio` times smaller than the images, in
+    one map per image (overlap) or one per object.
     Call loader.sampler.set_epoch(epoch) before each epoch.
     """
     nc = len(names) if nc is None and names else nc
-    dataset = LoadImagesAndLabels(
+    options = (
         path, imgsz, batch_size, augment, hyp, rect, image_weights,
         cache, single_cls, stride, pad, prefix, rank, seed, nc, fixed_hw,
     )  # fmt: skip
+    if masks:
+        from utils.segment.dataset import LoadImagesAndMasks  # which is built on this module
+
+        dataset = LoadImagesAndMasks(*options, mask_ratio=mask_ratio, overlap=overlap)
+    else:
+        dataset = LoadImagesAndLabels(*options)
     batch_size = min(batch_size, len(dataset))
     workers = min(workers, _usable_cores(), -(-len(dataset) // batch_size))
     loader = DataLoader(

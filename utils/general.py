@@ -201,9 +201,15 @@ def latest_run(pattern: str = "runs/train/*/weights/last.pt") -> Optional[Path]:
     return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
 
 
-def default_weights() -> Path:
-    """The newest best.pt of a training run, else the embedded weights. Callers print the choice."""
-    return latest_run("runs/train/*/weights/best.pt") or EMBEDDED_WEIGHTS
+def default_weights(project: str = "runs/train") -> Path:
+    """The newest best.pt of a training run below `project`, else, for detection, the embedded weights.
+
+    Callers print the choice. FileNotFoundError if there is none.
+    """
+    newest = latest_run(f"{project}/*/weights/best.pt")
+    if newest is None and project != "runs/train":
+        raise FileNotFoundError(f"no --weights given, and no {project}/*/weights/best.pt here")
+    return newest or EMBEDDED_WEIGHTS
 
 
 def labels_to_class_weights(labels, nc: int = 80) -> np.ndarray:
@@ -268,6 +274,11 @@ def file_size(path) -> float:
     path = Path(path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 2**20
+
+
+def usable_cores() -> int:
+    """The number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def counted(number: int, name: str) -> str:

@@ -66,7 +66,7 @@ def default_hyp() -> dict:
     return {key: entry.default for key, entry in TABLE.items()}
 
 
-def load_hyp(source: str | Path | dict) -> dict:
+def load_hyp(source: str | Path | dict, table: dict = TABLE) -> dict:
     """Hyperparameters of a YAML file (or a mapping), in the table's order; keys that it does not have get defaults.
 
     ValueError with the file and the key for an unknown key (naming the nearest), a value that is no number, or one
@@ -76,19 +76,19 @@ def load_hyp(source: str | Path | dict) -> dict:
     given = source if path is None else load_yaml(path)
     where = "hyp" if path is None else str(path)
     for key, value in given.items():
-        _check(where, key, value)
-    return {key: given.get(key, entry.default) for key, entry in TABLE.items()}
+        _check(where, key, value, table)
+    return {key: given.get(key, entry.default) for key, entry in table.items()}
 
 
-def _check(where: str, key: str, value) -> None:
-    if key not in TABLE:
+def _check(where: str, key: str, value, table: dict) -> None:
+    if key not in table:
         from difflib import get_close_matches
 
-        match = get_close_matches(str(key), TABLE, n=1)
+        match = get_close_matches(str(key), table, n=1)
         raise ValueError(f"{where}: unknown hyperparameter '{key}'" + (f" (did you mean {match[0]}?)" if match else ""))
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{where}: {key}: expected a number, found {value!r}")
-    limit = TABLE[key].limit
+    limit = table[key].limit
     if not 0 <= value <= limit or (value == 0 and key in POSITIVE):
         least = "above 0" if key in POSITIVE else "of at least 0"
         most = "" if limit == math.inf else f" and at most {limit:g}"

@@ -1,7 +1,7 @@
 """YOLO label files: where they are, parsing with the reason of every problem, and a scan of a data set with a cache.
 
-A row is `class x_centre y_centre width height`, or `class x1 y1 x2 y2 x3 y3 ...` (a polygon, which becomes its box),
-everything but the class divided by the image's width or height.
+A row is `class x_centre y_centre width height`, or `class x1 y1 x2 y2 x3 y3 ...` (a polygon, which is kept beside its
+box), everything but the class divided by the image's width or height. Each row is one or the other by itself.
 """
 
 import hashlib
@@ -22,11 +22,12 @@ from utils.general import write_cache
 from utils.images import image_size
 from utils.logger import LOGGER
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MIN_SIDE_PX = 10  # smaller images are refused
 MAX_PROBLEMS_LOGGED = 20
 SCAN_THREADS = 8
 ROUNDING = 2**-24  # 1 plus this is still 1.0 in float32
+FLAT = 1e-12  # twice the area of a triangle, as a share of the image, up to which its points are on one line
 
 
 class Problem(NamedTuple):
@@ -184,7 +185,15 @@ def _parse_row(columns: list, nc: Optional[int]) -> tuple[list, str]:
     for text, value in zip(columns[1:], values[1:]):
         if not 0 <= value <= 1 + ROUNDING:  # also catches nan
             return [], f"expected coordinates between 0 and 1 (divided by the image's size), found {text}"
+    if n > 5 and _is_flat(values[1::2], values[2::2]):
+        return [], f"expected a polygon with an area, found {n // 2} points on one line"
     return values, ""
+
+
+def _is_flat(x: list, y: list) -> bool:
+    """True if the points are on one line, or all in one place."""
+    sides = zip(x[1:], y[1:], x[2:], y[2:])  # with the first point each makes a triangle
+    return all(abs((ax - x[0]) * (by - y[0]) - (bx - x[0]) * (ay - y[0])) <= FLAT for ax, ay, bx, by in sides)
 
 
 def _is_number(text: str) -> bool:

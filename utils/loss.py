@@ -20,6 +20,7 @@ class Matches:
     boxes: torch.Tensor  # [m, 4] target xywh in cells, centre relative to the place's cell
     anchors: torch.Tensor  # [m, 2] anchor width and height in cells
     classes: torch.Tensor  # [m] target class, integer
+    targets: torch.Tensor  # [m] the target's row, integer
 
     def __len__(self):
         return len(self.classes)
@@ -53,6 +54,7 @@ def match_anchors(targets, anchors, grid_hw, ratio_limit):
         boxes=torch.cat([centres[target] - cell, sides[target]], 1),
         anchors=anchors[anchor],
         classes=targets[target, 1].long(),
+        targets=target,
     )
 
 

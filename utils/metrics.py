@@ -108,7 +108,7 @@ class DetectionMetrics:
         curves = precision_recall_curves(correct, predictions[:, 4], predictions[:, 5], classes, n_targets)
         best = smooth(curves.f1.mean(0), SMOOTHING).argmax() if len(classes) else 0
         p, r, f1 = curves.precision[:, best], curves.recall[:, best], curves.f1[:, best]
-        ap = coco_ap(len(self), predictions, image_of_prediction, targets, image_of_target, classes)  # [10, k, 4]
+        ap = self.average_precision(predictions, image_of_prediction, targets, image_of_target, classes)  # [10, k, 4]
         mean = _mean_or(ap[..., 0], 0.0)
         ap_per_class = ap[..., 0].mean(0)
         maps = np.full(self.nc, mean)
@@ -135,6 +135,10 @@ class DetectionMetrics:
             curves=curves,
         )
 
+    def average_precision(self, *boxes_and_classes) -> np.ndarray:
+        """coco_ap() of what was collected; a subclass scores other shapes than boxes."""
+        return coco_ap(len(self), *boxes_and_classes)
+
 
 def _concatenate(arrays, columns):
     """All rows [N, columns] and the number of the array, from 0, that each came from."""
@@ -154,11 +158,16 @@ def match_predictions(predictions, targets) -> np.ndarray:
     YOLOv5's rule: a prediction stands for the target of its class that it overlaps most, and where several stand for
     one target (with enough overlap), the first of them counts. Predictions are sorted by falling confidence.
     """
-    correct = np.zeros((len(predictions), len(IOU_THRESHOLDS)), dtype=bool)
-    if len(predictions) == 0 or len(targets) == 0:
-        return correct
     iou = box_iou(predictions[:, :4], targets[:, 1:])
     iou[predictions[:, 5:6] != targets[None, :, 0]] = 0
+    return match_by_iou(iou)
+
+
+def match_by_iou(iou) -> np.ndarray:
+    """match_predictions() for an IoU [n, m] of predictions with targets, 0 where the classes differ."""
+    correct = np.zeros((len(iou), len(IOU_THRESHOLDS)), dtype=bool)
+    if iou.size == 0:
+        return correct
     target, overlap = iou.argmax(1), iou.max(1)
     for column, threshold in enumerate(IOU_THRESHOLDS):
         enough = np.flatnonzero(overlap >= threshold)
@@ -236,14 +245,19 @@ def coco_ap(n_images, predictions, image_of_prediction, targets, image_of_target
     """
     if len(classes) == 0:
         return np.full((len(IOU_THRESHOLDS), 0, 4), np.nan)
-    from faster_coco_eval import COCO, COCOeval_faster
-
     known = np.isin(predictions[:, 5], classes)
     predictions, image_of_prediction = predictions[known], image_of_prediction[known]
     truth = _coco_dict(n_images, classes, image_of_target, targets[:, 0], targets[:, 1:])
     found = _coco_dict(n_images, classes, image_of_prediction, predictions[:, 5], predictions[:, :4], predictions[:, 4])
+    return coco_evaluation(truth, found, "bbox")
+
+
+def coco_evaluation(truth: dict, found: dict, shape: str) -> np.ndarray:
+    """AP [10 IoU thresholds, k classes, 4 areas] of two data sets in COCO's format; shape: bbox or segm."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
     quiet = {"print_function": lambda *_: None}
-    evaluation = COCOeval_faster(COCO(truth, **quiet), COCO(found, **quiet), "bbox", **quiet)
+    evaluation = COCOeval_faster(COCO(truth, **quiet), COCO(found, **quiet), shape, **quiet)
     evaluation.evaluate()
     evaluation.accumulate()
     precision = evaluation.eval["precision"][..., -1].copy()  # [10, 101 recalls, k, 4]; -1 where there is no target

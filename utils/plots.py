@@ -1,4 +1,4 @@
-"""Boxes and names on images, mosaics of a batch, crops, feature maps; the charts of utils/charts.py are here as well.
+"""Boxes, masks and names on images, mosaics of a batch, crops, feature maps; utils/charts.py's charts are here too.
 
 Needs no torch: tensors are accepted wherever an array is.
 """
@@ -93,6 +93,27 @@ class Annotator:
         self.rectangle((x, y, x + w, y + h), fill=color)
         self.text((x, y), label, txt_color or _readable_on(color))
 
+    def masks(self, masks, colors, alpha: float = 0.5) -> None:
+        """Translucent masks [n, h, w] of true and false, in the n `colors`; later ones lie on top of earlier ones.
+
+        They cover the whole image; those of another size are enlarged. alpha: 0 leaves the image, 1 hides it. One mask
+        is looked at at a time, so an iterable of masks needs no more memory than one of them.
+        """
+        picture = np.array(self.im) if self.pil else self.im
+        for mask, color in zip(masks, colors):
+            mask = to_numpy(mask).astype(np.uint8)
+            left, top, width, height = cv2.boundingRect(mask)
+            if not width:
+                continue
+            if mask.shape != picture.shape[:2]:
+                mask = cv2.resize(mask * 255, (self.width, self.height), interpolation=cv2.INTER_LINEAR) >> 7
+                left, top, width, height = cv2.boundingRect(mask)
+            region = np.s_[top : top + height, left : left + width]
+            inside, part = mask[region].astype(bool), picture[region]
+            part[inside] = (part[inside] * (1 - alpha) + np.float32(color) * alpha).round()
+        if self.pil:
+            self.fromarray(picture)
+
     def text_size(self, text: str) -> tuple[int, int]:
         """Width and height in pixels of a line of text with a small margin."""
         if self.pil:
@@ -167,17 +188,23 @@ def output_to_targets(outputs: list, imgsz_hw, max_det: int = 300) -> np.ndarray
     return np.concatenate(rows)
 
 
-def plot_images(images, targets, paths=None, fname="images.jpg", names=None, max_subplots: int = 16) -> None:
-    """Write a mosaic of a batch with its boxes. Small images are enlarged, so that names can be read.
+def plot_images(
+    images, targets, paths=None, fname="images.jpg", names=None, max_subplots: int = 16, masks=None
+) -> None:
+    """Write a mosaic of a batch with its boxes and masks. Small images are enlarged, so that names can be read.
 
     Args:
         images: [B, 3, H, W] RGB, uint8, or float in 0..1.
         targets: [n, 6 or 7] image number in the batch, class, xywh normalised, and for predictions the confidence;
-            those below PREDICTION_MIN_CONF are not drawn.
+            those below PREDICTION_MIN_CONF are not drawn. Or MaskTargets of utils.segment.targets.
         paths: image files, for their names.
         fname: picture to write.
         names: class names, list or mapping; default the class numbers.
+        masks: for each image the masks [n_i, h, w] of its targets, of any size.
     """
+    if hasattr(targets, "image_masks"):
+        masks = [targets.image_masks(i) for i in range(min(len(images), max_subplots))]
+        targets = targets.boxes
     images, targets = to_numpy(images)[:max_subplots], to_numpy(targets)
     if images.dtype != np.uint8:
         images = np.clip(images * 255, 0, 255).round().astype(np.uint8)
@@ -192,11 +219,16 @@ def plot_images(images, targets, paths=None, fname="images.jpg", names=None, max
         image = np.ascontiguousarray(image.transpose(1, 2, 0)[..., ::-1])
         image = cv2.resize(image, (tile_w, tile_h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         annotator = Annotator(image, **style)
+        rows = targets[:, 0] == i
+        is_sure = targets[rows, 6] >= PREDICTION_MIN_CONF if targets.shape[1] > 6 else np.ones(rows.sum(), bool)
+        shown = targets[rows][is_sure]
+        if masks is not None:
+            annotator.masks(to_numpy(masks[i])[is_sure], [colors(cls, bgr=True) for cls in shown[:, 1]])
         if paths is not None:
             name = Path(paths[i]).name[:40]
             annotator.rectangle((0, 0, *annotator.text_size(name)), fill=(60, 60, 60))
             annotator.text((0, 0), name, (255, 255, 255))
-        _draw_targets(annotator, targets[targets[:, 0] == i], names)
+        _draw_targets(annotator, shown, names)
         annotator.rectangle((0, 0, tile_w - 1, tile_h - 1), outline=(255, 255, 255), width=1)
         y, x = i // columns * tile_h, i % columns * tile_w
         canvas[y : y + tile_h, x : x + tile_w] = annotator.result()
@@ -213,9 +245,8 @@ def _draw_targets(annotator: Annotator, targets: np.ndarray, names) -> None:
     boxes = xywh2xyxy(targets[:, 2:6].copy()).clip(0, 1) * [w, h, w, h]
     confidences = targets[:, 6] if targets.shape[1] > 6 else [None] * len(targets)
     for cls, box, conf in zip(targets[:, 1].astype(int), boxes, confidences):
-        if conf is None or conf >= PREDICTION_MIN_CONF:
-            name = str(names[cls]) if names is not None and len(names) else str(cls)
-            annotator.box_label(box, name if conf is None else f"{name} {conf:.1f}", color=colors(cls, bgr=True))
+        name = str(names[cls]) if names is not None and len(names) else str(cls)
+        annotator.box_label(box, name if conf is None else f"{name} {conf:.1f}", color=colors(cls, bgr=True))
 
 
 def save_one_box(xyxy, im, file=Path("im.jpg"), gain=1.02, pad=10, square=False, BGR=False, save=True) -> np.ndarray:

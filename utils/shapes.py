@@ -1,7 +1,8 @@
 """The embedded data set: scenes of simple shapes on cluttered backgrounds, drawn from a seed, with exact labels.
 
 A label is the tight box of everything that was drawn of an object, clipped to the image; parts that later objects cover
-count as well. By construction at least VISIBLE_MIN of every object can be seen.
+count as well. By construction at least VISIBLE_MIN of every object can be seen. With `masks` a label is the outline of
+the same pixels, a hollow object being filled.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -33,11 +35,14 @@ BOX_IOU_MAX = 0.12  # between any two boxes
 PLACING_TRIES = 20
 CONTRAST_MIN = 130  # distance of an object's colour to the mean of what it covers, in BGR levels
 SUPERSAMPLING = 4
+OUTLINE_ERROR_PX = 0.3  # of the polygons, from the outline of the pixels
 MANIFEST = "drawn.json"  # in the folder: the options that it was drawn with
 DRAWN_BY = "utils/shapes.py"
 
 
-def draw_dataset(folder, seed: int = 0, train: int = 800, val: int = 160, test: int = 80, imgsz: int = 192) -> None:
+def draw_dataset(
+    folder, seed: int = 0, train: int = 800, val: int = 160, test: int = 80, imgsz: int = 192, masks: bool = False
+) -> None:
     """Draw images/{train,val,test}/*.jpg and labels/.../*.txt into `folder`, unless exactly that is there already.
 
     A folder that was drawn with other options is drawn anew; files that are not from here stay untouched.
@@ -47,6 +52,7 @@ def draw_dataset(folder, seed: int = 0, train: int = 800, val: int = 160, test: 
         seed: same seed, same files.
         train, val, test: number of pictures.
         imgsz: long side of the pictures in pixels.
+        masks: label objects by polygons, not boxes; the pictures are the same.
 
     Raises:
         FileExistsError: `folder` has content, but not from here.
@@ -56,6 +62,10 @@ def draw_dataset(folder, seed: int = 0, train: int = 800, val: int = 160, test: 
         least = {"imgsz": 32, "train": 1, "val": 1}.get(key, 0)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ValueError(f"drawing shapes: '{key}' must be an integer of at least {least}, found {value!r}")
+    if not isinstance(masks, bool):
+        raise ValueError(f"drawing shapes: 'masks' must be true or false, found {masks!r}")
+    if masks:
+        wanted["masks"] = True
     wanted = {"drawn_by": DRAWN_BY, "version": VERSION, **wanted}
     folder = Path(folder)
     if _read_manifest(folder) == wanted:
@@ -81,10 +91,11 @@ def _draw_files(folder: Path, options: dict) -> None:
     for split_index, i in tqdm(jobs, desc=f"Drawing {len(jobs)} pictures of shapes", unit="", leave=False):
         rng = np.random.default_rng([options["seed"], split_index, i])
         width, height = (round(options["imgsz"] * side) for side in ASPECTS_WH[i % len(ASPECTS_WH)])
-        image, labels = draw_scene(rng, width, height)
+        image, labels = draw_scene(rng, width, height, "masks" in options)
         image_name, label_name = _file_names(SPLITS[split_index], i)
         (folder / image_name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
-        (folder / label_name).write_text("".join("{:.0f} {:.6f} {:.6f} {:.6f} {:.6f}\n".format(*row) for row in labels))
+        rows = [" ".join([f"{row[0]:.0f}", *(f"{value:.6f}" for value in row[1:])]) for row in labels]
+        (folder / label_name).write_text("".join(f"{row}\n" for row in rows))
     (folder / MANIFEST).write_text(json.dumps(options) + "\n")
 
 
@@ -132,15 +143,21 @@ def _replace_files(new: Path, folder: Path, found: dict, wanted: dict) -> None:
     os.replace(new / MANIFEST, folder / MANIFEST)
 
 
-def draw_scene(rng: np.random.Generator, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """One picture: uint8 BGR [height, width, 3], and its labels float32 [n, 5]: kind, xywh normalised."""
+def draw_scene(rng: np.random.Generator, width: int, height: int, masks: bool = False) -> tuple:
+    """One picture: uint8 BGR [height, width, 3], and its labels float32 [n, 5]: kind, xywh normalised.
+
+    With `masks` the labels are a list of n arrays [1 + 2k]: kind, x, y, x, y ..., normalised.
+    """
     image = draw_background(rng, width, height)
-    kinds, masks = draw_objects(rng, image)
+    objects = _draw_objects(rng, image)
     draw_curves(rng, image, count=int(rng.integers(0, 3)))
     image = degrade(rng, image)
-    boxes = np.array([mask_to_box(mask) for mask in masks], np.float32).reshape(-1, 4) / np.float32([width, height] * 2)
-    labels = np.zeros((len(kinds), 5), np.float32)
-    labels[:, 0] = kinds
+    size = np.float32([width, height])
+    if masks:
+        return image, [np.append(np.float32(o.kind), mask_to_polygon(o.silhouette) / size) for o in objects]
+    boxes = np.array([mask_to_box(o.mask) for o in objects], np.float32).reshape(-1, 4) / np.tile(size, 2)
+    labels = np.zeros((len(objects), 5), np.float32)
+    labels[:, 0] = [o.kind for o in objects]
     labels[:, 1:3] = (boxes[:, :2] + boxes[:, 2:]) / 2
     labels[:, 3:] = boxes[:, 2:] - boxes[:, :2]
     return image, labels
@@ -152,32 +169,58 @@ def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1
 
 
+def mask_to_polygon(mask: np.ndarray) -> np.ndarray:
+    """Outline float32 [k, 2] (x, y) in pixels of the largest part of a bool mask [H, W]; its holes are left out.
+
+    It passes through the middles of the edges between pixels inside and outside, and is then simplified.
+    """
+    doubled = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    # the contour is that of the outermost pixels; of the doubled mask, it tells on which side of a pixel the edge is
+    corners = (max(contours, key=cv2.contourArea)[:, 0] + 1) // 2
+    following = np.roll(corners, -1, axis=0)
+    middles = ((corners + following) / 2)[(corners != following).any(1)].astype(np.float32)
+    return cv2.approxPolyDP(middles, OUTLINE_ERROR_PX, True)[:, 0]
+
+
+class DrawnObject(NamedTuple):
+    kind: int
+    mask: np.ndarray  # bool [H, W]: where the object covers at least half of a pixel
+    silhouette: np.ndarray  # the same with what a hollow object encloses
+
+
 def draw_objects(rng, image: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
     """Paint a random number of objects over `image` (float32 BGR, in place); returns the kind and the pixels of each.
 
     The pixels are a bool mask [H, W]: where the object covers at least half of one.
     """
+    objects = _draw_objects(rng, image)
+    return [o.kind for o in objects], [o.mask for o in objects]
+
+
+def _draw_objects(rng, image: np.ndarray) -> list[DrawnObject]:
     height, width = image.shape[:2]
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_OBJECTS + 1))
     ranges = rng.choice(len(SIZE_RANGES), size=count, p=SIZE_SHARES)
     sizes = [rng.uniform(*SIZE_RANGES[k]) * max(width, height) for k in ranges]
-    kinds, masks, visible = [], [], []
+    objects, visible = [], []
     for size in sorted(sizes, reverse=True):  # large first: small ones then lie on top of them, not under them
         for _ in range(PLACING_TRIES):
             kind = int(rng.integers(len(KINDS)))
             stencil, is_filled = object_stencil(rng, KINDS[kind], size)
-            alpha = _place(rng, stencil, width, height)
+            corner = _choose_corner(rng, len(stencil), width, height)
+            alpha = _place(stencil, corner, width, height)
             mask = alpha >= 0.5
             still_visible = [v & ~mask for v in visible]
-            if mask.any() and _is_clear(mask, masks, still_visible):
+            if mask.any() and _is_clear(mask, [o.mask for o in objects], still_visible):
                 break
         else:
             continue
         _paint(rng, image, alpha, mask, size, is_filled)
-        kinds.append(kind)
-        masks.append(mask)
+        silhouette = mask if is_filled else _place(_without_holes(stencil), corner, width, height, least=0) >= 0.5
+        objects.append(DrawnObject(kind, mask, silhouette))
         visible = [*still_visible, mask]
-    return kinds, masks
+    return objects
 
 
 def _is_clear(mask, masks: list, still_visible: list) -> bool:
@@ -211,14 +254,24 @@ def object_stencil(rng, kind: str, size: float) -> tuple[np.ndarray, bool]:
     return cv2.resize(canvas, (side, side), interpolation=cv2.INTER_AREA) * np.float32(1 / 255), is_filled
 
 
-def _place(rng, stencil: np.ndarray, width: int, height: int) -> np.ndarray:
-    """The stencil somewhere in a picture, [height, width]; all zero if too much of it would be outside."""
-    side = len(stencil)
-    x, y = (int(rng.integers(-side // 4, max(length - 3 * side // 4, 1))) for length in (width, height))
+def _without_holes(stencil: np.ndarray) -> np.ndarray:
+    """The stencil with 1 for what its pixels enclose; before an edge of the picture cuts it, where it would be open."""
+    contours, _ = cv2.findContours((stencil >= 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    return cv2.drawContours(stencil.copy(), contours, -1, 1.0, cv2.FILLED)
+
+
+def _choose_corner(rng, side: int, width: int, height: int) -> tuple[int, int]:
+    """Where the left upper corner (x, y) of a stencil goes: at most a quarter of its side is beyond an edge."""
+    return tuple(int(rng.integers(-side // 4, max(length - 3 * side // 4, 1))) for length in (width, height))
+
+
+def _place(stencil: np.ndarray, corner: tuple[int, int], width: int, height: int, least=INSIDE_MIN) -> np.ndarray:
+    """The stencil in a picture, [height, width]; all zero if less than the share `least` of it would be inside."""
+    (x, y), side = corner, len(stencil)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     alpha = np.zeros((height, width), np.float32)
     inside = stencil[top - y : bottom - y, left - x : right - x]
-    if inside.sum() >= INSIDE_MIN * stencil.sum():
+    if inside.sum() >= least * stencil.sum():
         alpha[top:bottom, left:right] = inside
     return alpha
 

@@ -19,6 +19,11 @@ from utils.torch_utils import fuse_bn_and_conv
 MLP_RATIO = 4
 SUB_SAMPLE_RATES = (4, 2, 2, 1)  # r of each stage
 STRIDES = (4, 8, 16, 32)
+VARIANTS = {  # depths, channels, channels of an attention head
+    "edgevit_xxs": ((1, 1, 3, 2), (36, 72, 144, 288), 36),
+    "edgevit_xs": ((1, 1, 3, 1), (48, 96, 240, 384), 48),
+    "edgevit_s": ((1, 2, 5, 3), (48, 96, 240, 384), 48),
+}
 
 
 def convolve(x, weight, bias, padding=0, groups=1) -> torch.Tensor:
@@ -238,15 +243,13 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x))
 
 
-class EdgeViT(nn.Module):
-    """The four stages: [B, in_chans, H, W] -> maps [B, C_i, H / s_i, W / s_i], strides s_i 4, 8, 16, 32."""
+class Stages(nn.Module):
+    """The four stages of patch embedding and blocks, which backbone and classifier share."""
 
     export = False  # leave out what would become a needless part of an exported graph
 
     def __init__(self, depths, dims, head_dim, in_chans=3, drop_path_rate=0.0):
         super().__init__()
-        self.out_channels = list(dims)
-        self.out_strides = list(STRIDES)
         rates = iter(torch.linspace(0, drop_path_rate, sum(depths)).tolist())
         for i, (depth, dim, r) in enumerate(zip(depths, dims, SUB_SAMPLE_RATES), start=1):
             setattr(self, f"patch_embed{i}", PatchEmbed(in_chans, dim, 4 if i == 1 else 2))
@@ -254,7 +257,8 @@ class EdgeViT(nn.Module):
             in_chans = dim
         self.apply(_init_weights)
 
-    def forward(self, x):
+    def maps(self, x) -> list:
+        """[B, in_chans, H, W] -> maps [B, C_i, H / s_i, W / s_i], strides s_i 4, 8, 16, 32."""
         if not self.export:
             check_size(*x.shape[2:])
             x = x.contiguous(memory_format=torch.channels_last)
@@ -263,6 +267,40 @@ class EdgeViT(nn.Module):
             x = getattr(self, f"blocks{i}")(getattr(self, f"patch_embed{i}")(x))
             maps.append(x)
         return maps
+
+
+class EdgeViT(Stages):
+    """The backbone: [B, in_chans, H, W] -> maps [B, C_i, H / s_i, W / s_i], strides s_i 4, 8, 16, 32."""
+
+    def __init__(self, depths, dims, head_dim, in_chans=3, drop_path_rate=0.0):
+        super().__init__(depths, dims, head_dim, in_chans, drop_path_rate)
+        self.out_channels = list(dims)
+        self.out_strides = list(STRIDES)
+
+    def forward(self, x):
+        return self.maps(x)
+
+
+class EdgeViTClassifier(Stages):
+    """The classifier of the paper: [B, in_chans, H, W] -> logits [B, nc], from the last map's batch-norm and mean."""
+
+    def __init__(self, depths, dims, head_dim, nc=1000, in_chans=3, drop_path_rate=0.0):
+        super().__init__(depths, dims, head_dim, in_chans, drop_path_rate)
+        self.norm = nn.BatchNorm2d(dims[-1])
+        self.dropout = nn.Dropout(0.0)
+        self.head = nn.Linear(dims[-1], nc)
+        _init_weights(self.head)
+
+    def forward(self, x):
+        return self.head(self.dropout(self.norm(self.maps(x)[-1]).mean((2, 3))))
+
+    @torch.no_grad()
+    def fuse(self):
+        if not isinstance(self.norm, nn.Identity):
+            scale = self.norm.weight * (self.norm.running_var + self.norm.eps).rsqrt()
+            self.head.bias += self.head.weight @ (self.norm.bias - self.norm.running_mean * scale)
+            self.head.weight *= scale
+            self.norm = nn.Identity()
 
 
 def check_size(height: int, width: int) -> None:
@@ -277,8 +315,8 @@ def _init_weights(module):
         nn.init.zeros_(module.bias)
 
 
-def _edgevit(depths, dims, head_dim, weights, in_chans, drop_path_rate) -> EdgeViT:
-    model = EdgeViT(depths, dims, head_dim, in_chans, drop_path_rate)
+def _edgevit(name, weights, in_chans, drop_path_rate) -> EdgeViT:
+    model = EdgeViT(*VARIANTS[name], in_chans, drop_path_rate)
     if weights:
         load_backbone_weights(model, weights)
     return model
@@ -286,14 +324,14 @@ def _edgevit(depths, dims, head_dim, weights, in_chans, drop_path_rate) -> EdgeV
 
 def edgevit_xxs(in_chans=3, weights=None, *, drop_path_rate=0.0) -> EdgeViT:
     """EdgeViT-XXS: 3.8 M parameters. `weights`: a .pt, .pth or .safetensors file."""
-    return _edgevit((1, 1, 3, 2), (36, 72, 144, 288), 36, weights, in_chans, drop_path_rate)
+    return _edgevit("edgevit_xxs", weights, in_chans, drop_path_rate)
 
 
 def edgevit_xs(in_chans=3, weights=None, *, drop_path_rate=0.0) -> EdgeViT:
     """EdgeViT-XS: 6.4 M parameters. `weights`: a .pt, .pth or .safetensors file."""
-    return _edgevit((1, 1, 3, 1), (48, 96, 240, 384), 48, weights, in_chans, drop_path_rate)
+    return _edgevit("edgevit_xs", weights, in_chans, drop_path_rate)
 
 
 def edgevit_s(in_chans=3, weights=None, *, drop_path_rate=0.0) -> EdgeViT:
     """EdgeViT-S: 12.7 M parameters. `weights`: a .pt, .pth or .safetensors file."""
-    return _edgevit((1, 2, 5, 3), (48, 96, 240, 384), 48, weights, in_chans, drop_path_rate)
+    return _edgevit("edgevit_s", weights, in_chans, drop_path_rate)

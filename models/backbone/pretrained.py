@@ -1,4 +1,4 @@
-"""Loading a file's tensors into a backbone."""
+"""Loading a file's tensors into a backbone, or into a classifier."""
 
 import re
 
@@ -9,7 +9,7 @@ from utils.general import find_file
 from utils.logger import LOGGER
 from utils.torch_utils import is_backbone
 
-LEAST_MATCH = 0.9  # share of the backbone's tensors that a file must hold
+LEAST_MATCH = 0.9  # share of the tensors that a file must hold
 WRAPPERS = re.compile(r"^((module|model|backbone|\d+)\.)+")  # prefixes of classifiers, detectors and DDP
 
 
@@ -27,7 +27,12 @@ def load_backbone_weights(model: nn.Module, path) -> int:
     found = backbones(model)
     if len(found) != 1:
         raise ValueError(f"{path}: expected a model with one backbone to load this file into, found {len(found)}")
-    own = found[0].state_dict()
+    return load_matching_weights(found[0], path, "backbone")
+
+
+def load_matching_weights(network: nn.Module, path, what: str) -> int:
+    """The same for any network, which the messages call `what`."""
+    own = network.state_dict()
     names = {_plain(name): name for name in own}
     loaded, unused = {}, []
     for name, tensor in load_state_dict_file(find_file(path)).items():
@@ -39,11 +44,11 @@ def load_backbone_weights(model: nn.Module, path) -> int:
         else:
             loaded[target] = tensor
     missing = [name for name in own if name not in loaded]
-    summary = f"{path}: {len(loaded)} of the backbone's {len(own)} tensors match"
+    summary = f"{path}: {len(loaded)} of the {what}'s {len(own)} tensors match"
     rest = f"not in the file: {_listed(missing)}; in the file but not used: {_listed(unused)}"
     if len(loaded) < LEAST_MATCH * len(own):
         raise ValueError(f"{summary}, expected at least {LEAST_MATCH:.0%}; {rest}")
-    found[0].load_state_dict(loaded, strict=False)
+    network.load_state_dict(loaded, strict=False)
     LOGGER.info(f"{summary}; {rest}")
     return len(loaded)
 

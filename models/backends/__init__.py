@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from models.backends.base import Backend
+from utils.logger import LOGGER
 
 __all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of"]
 
@@ -188,13 +189,16 @@ def format_of(weights) -> Format:
     raise ValueError(f"{weights}: expected a model file of {known}, found '{Path(str(weights)).suffix or name}'")
 
 
+OF_THE_BACKEND = "task names nc stride imgsz fixed_hw end2end fp16 device model parallel_map".split()
+
+
 class DetectMultiBackend:
-    """A detector from a model file of any of the FORMATS, or an ensemble from a list of .pt files.
+    """A model from a file of any of the FORMATS, or an ensemble of detectors from a list of .pt files.
 
     device is as the flag --device. `data` is a dataset YAML whose names are used where the model has none. fp16 is
     ignored, with a warning, where the runtime cannot compute in half precision. threads: for the CPU, 0 chooses. Call
-    it as forward(); .names .stride .nc .imgsz .fixed_hw .end2end .fp16 .device are the runtime's (see Backend), and
-    exactly one of .pt .jit .onnx .engine ... tells the format.
+    it as forward(); .task .names .stride .nc .imgsz .fixed_hw .end2end .fp16 .device are the runtime's (see Backend),
+    and exactly one of .pt .jit .onnx .engine ... tells the format.
     """
 
     def __init__(
@@ -209,30 +213,46 @@ class DetectMultiBackend:
         self.format = rows[0]
         if self.format.exports and not Path(files[0]).exists():
             raise FileNotFoundError(f"{files[0]}: no such file")
-        if missing := self.format.missing(tools=False):
+        by_opencv = dnn and self.format.key == "onnx"  # which needs no package besides those that are there always
+        if missing := [] if by_opencv else self.format.missing(tools=False):
             raise ImportError(f"{files[0]}: needs {', '.join(missing)}: {self.format.pip_line}")
         module = importlib.import_module(f"models.backends.{self.format.module}")
         options = {"device": device, "fp16": fp16, "fuse": fuse, "dnn": dnn, "threads": threads}
         opened = files if len(files) > 1 else files[0]
         self.backend: Backend = getattr(module, self.format.backend)(opened, **options)
-        if data and not self.backend.names:
-            self.backend.names = names_of(data)
+        if not self.backend.names:
+            self.backend.names = self._names_from(data)
         for row in FORMATS:
             setattr(self, row.flag, row is self.format)
 
+    def _names_from(self, data) -> dict:
+        """The names in the dataset YAML if there are as many as the model has classes, else the numbers as names."""
+        names, count = names_of(data) if data else {}, self.backend.output_classes
+        if not count or len(names) == count:
+            return names
+        if names:
+            LOGGER.warning(f"WARNING: {data} names {len(names)} classes and the model has {count}: numbers are used")
+        return {i: str(i) for i in range(count)}
+
     def __getattr__(self, name: str):
-        if name in ("names", "stride", "nc", "imgsz", "fixed_hw", "end2end", "fp16", "device", "model", "parallel_map"):
+        if name in OF_THE_BACKEND:
             return getattr(self.backend, name)
         raise AttributeError(f"DetectMultiBackend has no attribute '{name}'")
 
     def forward(self, im, augment: bool = False, visualize=False):
-        """Predictions [B, N, 5 + nc] of RGB images [B, 3, H, W] in 0 to 1: xywh in pixels, objectness, class scores."""
+        """What the model gives for RGB images [B, 3, H, W] in 0 to 1, by its task:
+
+        detect    predictions [B, N, 5 + nc]: xywh in pixels, objectness, class scores; if .end2end, boxes
+                  [B, max_det, 6]: xyxy in pixels, confidence, class
+        segment   (predictions [B, N, 5 + nc + nm], prototypes [B, nm, H / 4, W / 4]), nm mask coefficients at the end
+        classify  logits [B, nc]
+        """
         return self.backend.forward(im, augment=augment, visualize=visualize)
 
     __call__ = forward
 
     def predict(self, images, augment: bool = False, visualize=False):
-        """Predictions [B, N, 5 + nc], without gradients, of uint8 RGB images [B, H, W, 3]."""
+        """As forward(), without gradients, for uint8 RGB images [B, H, W, 3]."""
         return self.backend.predict(images, augment=augment, visualize=visualize)
 
     def eval(self):

@@ -9,8 +9,21 @@ from typing import Optional
 
 import numpy as np
 
-from models.backends.metadata import Metadata
+from models.backends.metadata import OUTPUT_DIMS, Metadata
+from utils.logger import LOGGER
 from utils.parallel import prefetch
+
+EXPECTED_OUTPUTS = {
+    "detect": "an output [B, N, 5 + {classes}]",
+    "segment": "outputs [B, N, 5 + {classes} + masks] and [B, masks, H / 4, W / 4]",
+    "classify": "an output [B, {classes}]",
+}
+# flags that not every runtime has -> why they are not used
+UNUSED_FLAGS = {
+    "--device": "files of this format run on the CPU here",
+    "--half": "the precision of a file is chosen when it is exported, and this one is {precision}",
+    "--dnn": "it is for ONNX files",
+}
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,7 @@ class Backend:
     """A model file, opened by its runtime and ready for inference.
 
     names     {class number: name}
+    task      "detect", "segment" or "classify": what forward() gives
     stride    pixels; the image's height and width must be multiples of it
     imgsz     image size in pixels that the model was made for (one number, or [height, width]), or None
     fixed_hw  (height, width) if the runtime takes no other size, else None
@@ -56,15 +70,18 @@ class Backend:
               fewer boxes; then there is no NMS to be done
     fp16      True if the runtime computes in half precision
     device    where it computes
+    output_classes  number of classes by the width of the output, 0 if it does not tell; for files without names
     """
 
     names: dict
+    task: str = "detect"
     stride: int = 32
     imgsz = None
     fixed_hw: Optional[tuple] = None
     end2end: bool = False
     fp16: bool = False
     device = "cpu"
+    output_classes: int = 0
 
     @property
     def nc(self) -> int:
@@ -76,14 +93,14 @@ class Backend:
         raise NotImplementedError
 
     def forward(self, images, augment: bool = False, visualize=False):
-        """Predictions [B, N, 5 + nc] of prepared images: xywh in input pixels, objectness, class scores.
+        """What the model gives for prepared images: an array or, of a segmentation model, a tuple of two; see Metadata.
 
         augment: test-time augmentation. visualize: a folder for pictures of the feature maps, or False.
         """
         raise NotImplementedError
 
     def predict(self, images: np.ndarray, augment: bool = False, visualize=False):
-        """forward() of prepare(): predictions [B, N, 5 + nc] of uint8 RGB images [B, H, W, 3]."""
+        """forward() of prepare(), for uint8 RGB images [B, H, W, 3]."""
         return self.forward(self.prepare(images), augment, visualize)
 
     def parallel_map(self, function, items):
@@ -97,14 +114,14 @@ class Backend:
 class ExportedBackend(Backend):
     """A file that export.py wrote. A runtime adds to it: __init__, which calls this one, and run().
 
-    Arrays in, arrays out; a torch tensor is answered with a torch tensor on the same device. Where the batch is fixed,
+    Arrays in, arrays out; a torch tensor is answered with torch tensors on the same device. Where the batch is fixed,
     images go through in portions of that size, the last one filled up with zeros.
     """
 
     def __init__(self, path, metadata: Metadata):
         self.path = Path(path)
         self.metadata = metadata
-        self.names = metadata.names
+        self.names, self.task = metadata.names, metadata.task
         self.stride = metadata.stride
         self.imgsz = list(metadata.imgsz) or None
         self.fixed_hw = None if metadata.dynamic or not metadata.imgsz else tuple(metadata.imgsz)
@@ -112,8 +129,37 @@ class ExportedBackend(Backend):
         self.end2end = metadata.output != "raw"
         self.fp16 = False  # files of half precision take and give float32 too
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """The runtime's output, float32, for float32 RGB images [B, 3, H, W] of 0 to 1 and a size that it takes."""
+    def warn_of_unused(self, device="", fp16: bool = False, dnn: bool = False) -> None:
+        """Name those of the flags that are given, for a runtime that does not use them."""
+        precision = self.metadata.precision
+        given = (str(device).lower() not in ("", "cpu"), fp16 and precision != "fp16", dnn)
+        for (flag, why), is_given in zip(UNUSED_FLAGS.items(), given):
+            if is_given:
+                LOGGER.warning(f"WARNING: {self.path}: {flag} is not used: {why.format(precision=precision)}")
+
+    def check_outputs(self, shapes: list) -> None:
+        """Set output_classes by the outputs' shapes. In these, None is an unknown size, and [] a wholly unknown shape.
+
+        ValueError if they are not those of the task, or not for as many classes as there are names.
+        """
+        if self.end2end:
+            return
+        dims = OUTPUT_DIMS[self.task]
+        fits = len(shapes) == len(dims) and all(len(shape) in (0, n) for shape, n in zip(shapes, dims))
+        if fits and all(shapes):
+            other_columns = {"detect": [5], "segment": [5, shapes[-1][1]], "classify": [0]}[self.task]
+            if shapes[0][-1] and None not in other_columns:
+                self.output_classes = shapes[0][-1] - sum(other_columns)
+                fits = self.output_classes == self.nc if self.names else self.output_classes > 0
+        if not fits:
+            expected = EXPECTED_OUTPUTS[self.task].format(classes=self.nc if self.names else "classes")
+            raise ValueError(f"{self.path}: expected {expected}, found {', '.join(map(str, shapes))}")
+
+    def run(self, images: np.ndarray):
+        """The runtime's output, float32, for float32 RGB images [B, 3, H, W] of 0 to 1 and a size that it takes.
+
+        A tuple where there are several.
+        """
         raise NotImplementedError
 
     def prepare(self, images: np.ndarray) -> np.ndarray:
@@ -126,23 +172,36 @@ class ExportedBackend(Backend):
             found = "x".join(map(str, images.shape[2:]))
             raise ValueError(f"{self.path}: was exported for {'x'.join(map(str, self.fixed_hw))} px, found {found}")
         array = images if isinstance(images, np.ndarray) else images.detach().float().cpu().numpy()
-        output = self._run_batches(np.ascontiguousarray(array, np.float32))
-        return output if isinstance(images, np.ndarray) else sys.modules["torch"].from_numpy(output).to(images.device)
+        outputs = self._run_batches(np.ascontiguousarray(array, np.float32))
+        if not isinstance(images, np.ndarray):
+            outputs = [sys.modules["torch"].from_numpy(output).to(images.device) for output in outputs]
+        return one_or_tuple(outputs)
 
-    def _run_batches(self, images: np.ndarray) -> np.ndarray:
+    def _run_batches(self, images: np.ndarray) -> list:
+        """All outputs, as a list."""
         size = self.batch or max(len(images), 1)
         if len(images) == size:
-            return self.run(images)
-        outputs = []
-        for start in range(0, len(images), size):
+            return listed(self.run(images))
+        parts = []
+        for start in range(0, max(len(images), 1), size):
             part = images[start : start + size]
             filler = np.zeros((size - len(part), *part.shape[1:]), np.float32)
-            outputs.append(self.run(np.concatenate([part, filler]))[: len(part)])
-        return np.concatenate(outputs)
+            parts.append([output[: len(part)] for output in listed(self.run(np.concatenate([part, filler])))])
+        return [np.concatenate(outputs) for outputs in zip(*parts)]
 
     def parallel_map(self, function, items):
         """One at a time, while the caller uses the result before."""
         return prefetch(map(function, items), 1)
+
+
+def one_or_tuple(outputs):
+    """The only one of a model's outputs, or a tuple of several."""
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def listed(output) -> list:
+    """The reverse of one_or_tuple()."""
+    return list(output) if isinstance(output, tuple) else [output]
 
 
 def require(package: str, extra: str, purpose: str):

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backends.base import ExportedBackend, ExportSpec, require
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import Metadata
 from utils.general import write_atomic
-from utils.logger import LOGGER
 
-INPUT, OUTPUT = "image", "predictions"
+INPUT = "image"
+OUTPUTS = {"detect": ["predictions"], "segment": ["predictions", "prototypes"], "classify": ["logits"]}  # by task
+TITLES = {"detect": "Object detector", "segment": "Segmentation model", "classify": "Image classifier"}
 COMPUTE_UNITS = {"": "ALL", "cpu": "CPU_ONLY", "mps": "CPU_AND_GPU"}  # ALL: the neural engine too
 
 
@@ -44,8 +45,8 @@ def quiet(verbose: bool = False):
 def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
     """Write the package `file`, for iOS 16 and macOS 13 or newer, from an exportable() model.
 
-    Its input is `image`, an RGB picture (of several: float32 [B, 3, H, W], 0 to 1), its output `predictions`, float32
-    [B, N, 5 + nc]. half: float16 but for the decoding of the boxes. int8: the weights alone are int8, with scale
+    Its input is `image`, an RGB picture (of several: float32 [B, 3, H, W], 0 to 1), its outputs are float32 and have
+    the names of OUTPUTS. half: float16 but for the decoding of the boxes. int8: the weights alone are int8, with scale
     and zero point for each output channel, and so need no calibration. ImportError if a package is missing.
     """
     ct = load_coremltools()
@@ -53,7 +54,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
         program = ct.convert(
             exported_program(model, spec),
             inputs=[image_input(ct, spec)],
-            outputs=[ct.TensorType(name=OUTPUT, dtype=np.float32)],
+            outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS[metadata.task]],
             convert_to="mlprogram",
             compute_precision=mixed_precision(ct) if spec.half else ct.precision.FLOAT32,
             minimum_deployment_target=ct.target.iOS16,  # the first that has weights of 8 bits
@@ -64,7 +65,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
             config = ct.optimize.coreml.OpLinearQuantizerConfig(mode="linear", dtype="int8")
             config = ct.optimize.coreml.OptimizationConfig(global_config=config)
             program = ct.optimize.coreml.linear_quantize_weights(program, config)
-        program.short_description = f"Object detector of {len(metadata.names)} classes"
+        program.short_description = f"{TITLES[metadata.task]} of {metadata.nc} classes"
         program.license, program.version = metadata.licence, metadata.version
         program.save(str(file))
     (file / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)  # coremltools' own, of no use to CoreML
@@ -157,23 +158,21 @@ class CoreMlBackend(ExportedBackend):
             raise ValueError(f"--device {device}: CoreML has '' (it chooses), cpu and mps")
         ct = load_coremltools()
         super().__init__(path, read_metadata(path))
-        if fp16:
-            LOGGER.warning("WARNING: --half has no effect on CoreML files: export with --half instead")
-        if dnn:
-            LOGGER.warning("WARNING: --dnn is for ONNX files, CoreML is used")
+        self.warn_of_unused(fp16=fp16, dnn=dnn)
         units = ct.ComputeUnit[COMPUTE_UNITS[self.device]]
         self.model = ct.models.MLModel(str(path), compute_units=units)
         description = self.model.get_spec().description
-        if len(description.input) != 1 or len(description.output) != 1:
-            found = f"{len(description.input)} inputs and {len(description.output)} outputs"
-            raise ValueError(f"{path}: expected a detector with one input and one output, found {found}")
-        self._input, self._output = description.input[0].name, description.output[0].name
+        if len(description.input) != 1:
+            raise ValueError(f"{path}: expected a model with one input, found {len(description.input)}")
+        self.check_outputs([list(output.type.multiArrayType.shape) for output in description.output])
+        self._input, self._outputs = description.input[0].name, [output.name for output in description.output]
         self._takes_picture = description.input[0].type.WhichOneof("Type") == "imageType"
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """Predictions, float32, of float32 RGB images [B, 3, H, W], 0 to 1; a picture's values become whole 255ths."""
+    def run(self, images: np.ndarray):
+        """As ExportedBackend has it; a picture's values become whole 255ths."""
         value = picture(images[0]) if self._takes_picture else images
-        return np.asarray(self.model.predict({self._input: value})[self._output], np.float32)
+        outputs = self.model.predict({self._input: value})
+        return one_or_tuple([np.asarray(outputs[name], np.float32) for name in self._outputs])
 
 
 def picture(image: np.ndarray):

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backends.base import ExportedBackend, ExportSpec, require
-from models.backends.metadata import Metadata
-from utils.logger import LOGGER
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
+from models.backends.metadata import OUTPUT_DIMS, Metadata
 
 MAX_HEADER_BYTES = 2**24
 
@@ -156,9 +155,7 @@ class TensorRtBackend(ExportedBackend):
         import torch
 
         self.device = gpu(device, path)
-        for flag, is_set in (("--half", fp16), ("--dnn", dnn)):
-            if is_set:
-                LOGGER.warning(f"WARNING: {path}: {flag} is not used: an engine's precision is chosen by export.py")
+        self.warn_of_unused(fp16=fp16, dnn=dnn)
         with _on_gpu(self.device):
             self._logger = trt.Logger(trt.Logger.WARNING)
             self._runtime = trt.Runtime(self._logger)  # has to live as long as the engine
@@ -168,24 +165,25 @@ class TensorRtBackend(ExportedBackend):
                 raise ValueError(f"{path}: TensorRT {trt.__version__} cannot load this engine; {made}")
             self._context = self._engine.create_execution_context()
             self._stream = torch.cuda.Stream(self.device)
-        self._input, self._output = self._tensor_names(trt)
+        self._input, self._outputs = self._tensor_names(trt)
         self._max_batch = self._engine.get_tensor_profile_shape(self._input, 0)[2][0]
         self._lock = threading.Lock()
 
     def _tensor_names(self, trt) -> tuple:
-        """The names of the only input and the only output."""
+        """The name of the only input, and those of the outputs in the graph's order."""
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        outputs = [name for name in names if name not in inputs]
-        if len(inputs) != 1 or len(outputs) != 1:
-            raise ValueError(f"{self.path}: expected one input and one output, found {inputs} and {outputs}")
-        return inputs[0], outputs[0]
+        outputs = sorted(name for name in names if name not in inputs)  # output0, output1
+        count = len(OUTPUT_DIMS[self.task])
+        if len(inputs) != 1 or len(outputs) != count:
+            raise ValueError(f"{self.path}: expected 1 input and {count} output(s), found {inputs} and {outputs}")
+        return inputs[0], outputs
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray):
         parts = [images[i : i + self._max_batch] for i in range(0, len(images), self._max_batch)]
-        return np.concatenate([self._run_part(part) for part in parts])
+        return one_or_tuple([np.concatenate(outputs) for outputs in zip(*map(self._run_part, parts))])
 
-    def _run_part(self, images: np.ndarray) -> np.ndarray:
+    def _run_part(self, images: np.ndarray) -> list:
         import torch
 
         with self._lock, torch.cuda.stream(self._stream):
@@ -193,10 +191,10 @@ class TensorRtBackend(ExportedBackend):
             if not self._context.set_input_shape(self._input, tuple(x.shape)):
                 least, _, most = (tuple(shape) for shape in self._engine.get_tensor_profile_shape(self._input, 0))
                 raise ValueError(f"{self.path}: takes images of {least} to {most}, found {tuple(x.shape)}")
-            shape = tuple(self._context.get_tensor_shape(self._output))
-            output = torch.empty(shape, dtype=torch.float32, device=self.device)
-            self._context.set_tensor_address(self._input, x.data_ptr())
-            self._context.set_tensor_address(self._output, output.data_ptr())
+            shapes = [tuple(self._context.get_tensor_shape(name)) for name in self._outputs]
+            outputs = [torch.empty(shape, dtype=torch.float32, device=self.device) for shape in shapes]
+            for name, tensor in zip((self._input, *self._outputs), (x, *outputs)):
+                self._context.set_tensor_address(name, tensor.data_ptr())
             if not self._context.execute_async_v3(self._stream.cuda_stream):
                 raise ValueError(f"{self.path}: TensorRT could not run the engine; its messages above say why")
-            return output.cpu().numpy()  # waits for the stream
+            return [output.cpu().numpy() for output in outputs]  # waits for the stream

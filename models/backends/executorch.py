@@ -14,11 +14,10 @@ from torch import nn
 
 from models.backbone.edgevit_export import MapNorm
 from models.backends.appended import read_metadata, write_metadata
-from models.backends.base import ExportedBackend, ExportSpec, require
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.messages import messages
 from models.backends.metadata import Metadata
 from models.exportable import example_images
-from utils.logger import LOGGER
 
 __all__ = ["ExecuTorchBackend", "export", "write_metadata"]
 
@@ -73,12 +72,6 @@ class ExecuTorchBackend(ExportedBackend):
     """
 
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
-        if str(device).lower() not in ("", "cpu"):
-            LOGGER.warning(f"WARNING: {path}: ExecuTorch files run on the CPU here, not on {device}")
-        if fp16:
-            LOGGER.warning(f"WARNING: {path}: --half: ExecuTorch files are float32")
-        if dnn:
-            LOGGER.warning("WARNING: --dnn is for ONNX files, ExecuTorch is used")
         with open(path, "rb") as file:
             if file.read(6)[4:] != b"ET":  # on other content the runtime may end the process
                 raise ValueError(f"{path}: not an ExecuTorch program: it does not begin as one")
@@ -89,26 +82,28 @@ class ExecuTorchBackend(ExportedBackend):
                     set_threads(threads)
                 self._program = runtime.load_program(str(path))
                 self._forward = self._program.load_method("forward")
-                shapes = self._shapes()
+                inputs, outputs = self._shapes()
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not an ExecuTorch program, or one that cannot be run: {reason}") from None
-        if [len(shape) for shape in shapes] != [4, 3]:
-            raise ValueError(f"{path}: expected a detector, images [B, 3, H, W] in and predictions out, found {shapes}")
+        if list(map(len, inputs)) != [4]:
+            raise ValueError(f"{path}: expected one input [B, 3, H, W], found {inputs}")
         self._lock = threading.Lock()
-        batch, _, *imgsz = shapes[0]
+        batch, _, *imgsz = inputs[0]
         super().__init__(path, read_metadata(path) or Metadata({}, [], 32, imgsz, batch))
+        self.check_outputs(outputs)
+        self.warn_of_unused(device, fp16, dnn)
 
-    def _shapes(self) -> list:
-        """Of all inputs and outputs of the program."""
+    def _shapes(self) -> tuple:
+        """Of all inputs, and of all outputs, of the program."""
         about = self._forward.metadata
         inputs = [about.input_tensor_meta(i) for i in range(about.num_inputs())]
         outputs = [about.output_tensor_meta(i) for i in range(about.num_outputs())]
-        return [list(tensor.sizes()) for tensor in (*inputs, *outputs)]
+        return tuple([list(tensor.sizes()) for tensor in tensors] for tensors in (inputs, outputs))
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray):
         with self._lock:
-            return self._forward.execute([torch.from_numpy(images)])[0].numpy()
+            return one_or_tuple([output.numpy() for output in self._forward.execute([torch.from_numpy(images)])])
 
 
 def set_threads(threads: int) -> None:

@@ -4,17 +4,16 @@ The image goes in as [B, H, W, 3], as cameras and image classes have it. The met
 see appended.py.
 """
 
-import os
 import threading
 from pathlib import Path
 
 import numpy as np
 
 from models.backends.appended import read_member, read_metadata, write_metadata
-from models.backends.base import ExportedBackend, ExportSpec, require
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.messages import messages
 from models.backends.metadata import Metadata, parsed_yaml
-from utils.logger import LOGGER
+from utils.general import usable_cores
 
 __all__ = ["LiteRtBackend", "export", "write_metadata"]
 
@@ -114,12 +113,6 @@ class LiteRtBackend(ExportedBackend):
 
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
         interpreter_class = require("ai_edge_litert.interpreter", "litert", f"{path}:").Interpreter
-        if str(device).lower() not in ("", "cpu"):
-            LOGGER.warning(f"WARNING: {path}: LiteRT files run on the CPU here, not on {device}")
-        if fp16:
-            LOGGER.warning(f"WARNING: {path}: --half: the precision of a LiteRT file is chosen when it is exported")
-        if dnn:
-            LOGGER.warning("WARNING: --dnn is for ONNX files, LiteRT is used")
         try:
             with messages():
                 self._interpreter = interpreter_class(str(path), num_threads=threads or physical_cores())
@@ -128,34 +121,34 @@ class LiteRtBackend(ExportedBackend):
             reason = " ".join(str(error).split())
             raise ValueError(f"{path}: not a LiteRT model, or one that cannot be run: {reason}") from None
         self._lock = threading.Lock()
-        self._input, self._output = self._tensors(path)
-        shape = [int(n) for n in self._input["shape"]]
+        self._input, *others = self._interpreter.get_input_details()
+        if others or len(self._input["shape"]) != 4:
+            raise ValueError(f"{path}: expected one input of 4 dimensions, found {1 + len(others)} inputs")
+        outputs = self._interpreter.get_output_details()
+        self._outputs = sorted(outputs, key=lambda tensor: len(tensor["shape"]))  # LiteRT's order is any
+        shape = sizes(self._input)
         self._channels_first = shape[1] == 3 and shape[3] != 3
         height, width = shape[2:] if self._channels_first else shape[1:3]
         metadata = read_metadata(path)
         self._box_scale = None if metadata else np.float32([width, height, width, height])
         super().__init__(path, metadata or yolov5_metadata(path, [height, width], shape[0]))
+        self.check_outputs(list(map(sizes, self._outputs)))
+        self.warn_of_unused(device, fp16, dnn)
 
-    def _tensors(self, path) -> tuple:
-        """The interpreter's descriptions of its input, an image, and of its output, predictions."""
-        inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        dimensions = [len(tensor["shape"]) for tensor in (*inputs, *outputs)]
-        if dimensions != [4, 3]:
-            raise ValueError(
-                f"{path}: expected a detector with one input of 4 dimensions and one output of 3, found {len(inputs)} "
-                f"inputs and {len(outputs)} outputs of {dimensions}"
-            )
-        return inputs[0], outputs[0]
-
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray):
         images = images if self._channels_first else images.transpose(0, 2, 3, 1)
         with self._lock:
             self._interpreter.set_tensor(self._input["index"], quantized(images, self._input))
             self._interpreter.invoke()
-            output = dequantized(self._interpreter.get_tensor(self._output["index"]), self._output)
+            outputs = [dequantized(self._interpreter.get_tensor(t["index"]), t) for t in self._outputs]
         if self._box_scale is not None:
-            output[..., :4] *= self._box_scale
-        return output
+            outputs[0][..., :4] *= self._box_scale
+        return one_or_tuple(outputs)
+
+
+def sizes(tensor: dict) -> list:
+    """The shape in a runtime's description of a tensor."""
+    return [int(size) for size in tensor["shape"]]
 
 
 def quantized(values: np.ndarray, tensor: dict) -> np.ndarray:
@@ -186,5 +179,4 @@ def yolov5_metadata(path, imgsz: list, batch: int) -> Metadata:
 def physical_cores() -> int:
     """Cores that this process may use; two that share one's units count once, where Linux tells."""
     siblings = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(len({file.read_text() for file in siblings}) or usable, usable)
+    return min(len({file.read_text() for file in siblings}) or usable_cores(), usable_cores())

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 LICENCE = "Apache-2.0"
+OUTPUT_DIMS = {"detect": (3,), "segment": (3, 4), "classify": (2,)}  # task -> number of dimensions of each raw output
 FILE_NAME = "metadata.yaml"  # in the folder of a format that is a folder; JSON, which is YAML too and needs no package
 
 
@@ -13,7 +14,11 @@ FILE_NAME = "metadata.yaml"  # in the folder of a format that is a folder; JSON,
 class Metadata:
     """`output` says what comes out of the file:
 
-    raw    [B, N, 5 + nc]: xywh in input pixels, objectness, class scores
+    raw    what the model gives, by its task:
+           detect    predictions [B, N, 5 + nc]: xywh in input pixels, objectness, class scores
+           segment   predictions [B, N, 5 + nc + nm], with nm mask coefficients at the end, and prototypes
+                     [B, nm, H / 4, W / 4]: a box's mask is the sigmoid of its coefficients times the prototypes
+           classify  logits [B, nc]
     boxes  [B, max_det, 6]: xyxy in input pixels, confidence, class, after NMS; the rest of the rows is zero
     image  boxes [n, 4] xyxy, scores [n], classes [n] (int64), n <= max_det, from a uint8 RGB image [H, W, 3] of any
            size, in that image's pixels
@@ -28,7 +33,7 @@ class Metadata:
     output: str = "raw"
     precision: str = "fp32"  # or fp16, int8
     limits: dict = field(default_factory=dict)  # of NMS in the file: conf_thres, iou_thres, max_det, agnostic
-    task: str = "detect"
+    task: str = "detect"  # or segment, classify
     model: dict = field(default_factory=dict)  # the model YAML's content
     licence: str = LICENCE
     version: str = ""  # of the program that wrote it
@@ -56,6 +61,8 @@ class Metadata:
         stride = values.get("stride", 32)
         if not (isinstance(names, dict) and isinstance(stride, int) and stride > 0):
             raise ValueError(f"{where}: expected names and a stride as metadata, found {names!r} and {stride!r}")
+        if values.setdefault("task", "detect") not in tuple(OUTPUT_DIMS):
+            raise ValueError(f"{where}: expected one of the tasks {', '.join(OUTPUT_DIMS)}, found {values['task']!r}")
         values["names"] = {int(key): str(name) for key, name in names.items()}
         values["stride"] = stride
         values.setdefault("strides", [])

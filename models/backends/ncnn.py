@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backends.base import ExportedBackend, ExportSpec, require
-from models.backends.metadata import Metadata
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
+from models.backends.metadata import OUTPUT_DIMS, Metadata
 from utils.logger import LOGGER
 
 LAYERS, WEIGHTS = "model.ncnn.param", "model.ncnn.bin"
-INPUT, OUTPUT = "in0", "out0"  # pnnx's names
+INPUT, OUTPUTS = "in0", ("out0", "out1")  # pnnx's names
 # ncnn computes in half precision, with other numbers than the model's, unless it is told not to
 REDUCED_PRECISION = "use_fp16_packed use_fp16_storage use_fp16_arithmetic use_bf16_packed use_bf16_storage".split()
 
@@ -74,9 +74,7 @@ class NcnnBackend(ExportedBackend):
         layers, weights = find_parts(path)
         super().__init__(path, Metadata.load(layers.parent))
         self.batch = None
-        for flag, is_set in (("--half", fp16), ("--dnn", dnn), ("--device", str(device) not in ("", "cpu"))):
-            if is_set:
-                LOGGER.warning(f"WARNING: {path}: {flag} is not used: ncnn files run on the CPU in float32")
+        self.warn_of_unused(device, fp16, dnn)
         self.net = ncnn.Net()
         for name in REDUCED_PRECISION:
             if hasattr(self.net.opt, name):
@@ -85,21 +83,26 @@ class NcnnBackend(ExportedBackend):
             self.net.opt.num_threads = threads
         if self.net.load_param(str(layers)) != 0 or self.net.load_model(str(weights)) != 0:
             raise ValueError(f"{layers}: ncnn cannot read this file and {weights.name}; export the model again")
-        found = [*self.net.input_names(), *self.net.output_names()]
-        if found != [INPUT, OUTPUT]:
-            raise ValueError(f"{layers}: expected input {INPUT} and output {OUTPUT}, found {', '.join(found)}")
+        self._outputs = OUTPUTS[: len(OUTPUT_DIMS[self.task])]
+        found = [*self.net.input_names(), *sorted(self.net.output_names())]
+        if found != [INPUT, *self._outputs]:
+            expected = f"input {INPUT} and output {' and '.join(self._outputs)}"
+            raise ValueError(f"{layers}: expected {expected}, found {', '.join(found)}")
         self._to_mat = ncnn.Mat
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        return np.stack([self._run_one(image) for image in images])
+    def run(self, images: np.ndarray):
+        return one_or_tuple([np.stack(outputs) for outputs in zip(*map(self._run_one, images))])
 
-    def _run_one(self, image: np.ndarray) -> np.ndarray:
+    def _run_one(self, image: np.ndarray) -> list:
         extractor = self.net.create_extractor()
         extractor.input(INPUT, self._to_mat(image))
-        status, output = extractor.extract(OUTPUT)
-        if status != 0:
-            raise ValueError(f"{self.path}: ncnn cannot run an image of shape {'x'.join(map(str, image.shape))}")
-        return np.array(output)
+        outputs = []
+        for name in self._outputs:
+            status, output = extractor.extract(name)
+            if status != 0:
+                raise ValueError(f"{self.path}: ncnn cannot run an image of shape {'x'.join(map(str, image.shape))}")
+            outputs.append(np.array(output))
+        return outputs
 
 
 def find_parts(path) -> tuple:

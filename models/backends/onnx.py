@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backends.base import ExportedBackend, ExportSpec, require
-from models.backends.metadata import Metadata
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
+from models.backends.metadata import OUTPUT_DIMS, Metadata
 from utils.general import write_atomic
 from utils.logger import LOGGER
 
@@ -16,8 +16,13 @@ from utils.logger import LOGGER
 OPSET = 17
 OPSETS = range(11, 21)  # what torch can write without a warning, from NPU toolchains' oldest
 FOLDED_VALUES = 2**20  # constants of at most so many values are computed when the file is written
-INPUT, OUTPUT = "images", "output0"  # YOLOv5's names
+INPUT, OUTPUT, PROTOTYPES = "images", "output0", "output1"  # YOLOv5's names
 IMAGE_AXES = {0: "batch", 2: "height", 3: "width"}
+OUTPUT_AXES = {  # task -> what is dynamic in each output
+    "detect": {OUTPUT: {0: "batch", 1: "boxes"}},
+    "segment": {OUTPUT: {0: "batch", 1: "boxes"}, PROTOTYPES: {0: "batch", 2: "mask_height", 3: "mask_width"}},
+    "classify": {OUTPUT: {0: "batch"}},
+}
 NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
@@ -26,21 +31,33 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
     int8 is not done here: the file is float32 then. ValueError for an opset that cannot be written.
     """
-    graph = traced(model, spec)
+    graph = traced(model, spec, metadata.task)
     if spec.simplify:
         graph = require("onnxslim", "onnx", "--simplify").slim(graph)
-    if spec.embed:
-        from models.backends.onnx_graph import add_image_input
-
-        graph = add_image_input(graph, spec, metadata)
-    elif spec.nms:
-        from models.backends.onnx_graph import add_nms
-
-        graph = add_nms(graph, spec)
+    graph = _with_boxes(graph, spec, metadata)
     if spec.verbose:
         counts = node_counts(graph)
         LOGGER.info(f"{file.name}: {sum(counts.values())} nodes: " + ", ".join(f"{n} {op}" for op, n in counts.items()))
     _save(graph, file, metadata)
+
+
+def complete(file: Path, spec: ExportSpec, metadata: Metadata) -> None:
+    """Put NMS, and an image as input, around a written file of raw predictions, as export() does: int8 comes before.
+
+    The file gets the metadata. With spec.embed it has to be dynamic.
+    """
+    import onnx
+
+    _save(_with_boxes(onnx.load(str(file)), spec, metadata), file, metadata)
+
+
+def _with_boxes(graph, spec: ExportSpec, metadata: Metadata):
+    """The onnx.ModelProto with what spec.nms and spec.embed add to it."""
+    from models.backends.onnx_graph import add_image_input, add_nms
+
+    if spec.embed:
+        return add_image_input(graph, spec, metadata)
+    return add_nms(graph, spec) if spec.nms else graph
 
 
 def _save(graph, file: Path, metadata: Metadata) -> None:
@@ -50,8 +67,8 @@ def _save(graph, file: Path, metadata: Metadata) -> None:
     write_atomic(file, graph.SerializeToString())
 
 
-def traced(model, spec: ExportSpec):
-    """The onnx.ModelProto of `model` with its constants folded: "images" [B, 3, H, W] -> "output0" [B, N, 5 + nc]."""
+def traced(model, spec: ExportSpec, task: str = "detect"):
+    """The onnx.ModelProto of `model` with its constants folded: "images" [B, 3, H, W] -> "output0" (and "output1")."""
     import onnx
     from onnxscript import optimizer
 
@@ -61,14 +78,17 @@ def traced(model, spec: ExportSpec):
     with warnings.catch_warnings():
         if not spec.verbose:
             warnings.simplefilter("ignore")
-        graph = onnx.load_from_string(_torch_export(model, spec, opset))
+        graph = onnx.load_from_string(_torch_export(model, spec, opset, task))
         graph = optimizer.optimize(graph, input_size_limit=FOLDED_VALUES)
-    graph.graph.output[0].type.tensor_type.shape.dim[2].dim_value = 5 + len(model.names)
+    dims = [value.type.tensor_type.shape.dim for value in graph.graph.output]
+    if task != "classify":  # torch does not know it where sizes are dynamic
+        masks = dims[1][1].dim_value if task == "segment" else 0
+        dims[0][2].dim_value = 5 + len(model.names) + masks
     del graph.graph.value_info[:]  # half known shapes of maps, which onnxslim takes for equal ones
     return graph
 
 
-def _torch_export(model, spec: ExportSpec, opset: int) -> bytes:
+def _torch_export(model, spec: ExportSpec, opset: int, task: str) -> bytes:
     """The ONNX file that torch writes.
 
     Of torch's two exporters this is the older one. It takes a second, not up to a minute as the other one for dynamic
@@ -82,8 +102,9 @@ def _torch_export(model, spec: ExportSpec, opset: int) -> bytes:
     dynamic = spec.dynamic or spec.embed
     images = example_images(spec.batch, spec.imgsz)
     model = HalfPrecision(model) if spec.half else model
-    axes = {INPUT: IMAGE_AXES, OUTPUT: {0: "batch", 1: "boxes"}} if dynamic else None
-    names = {"input_names": [INPUT], "output_names": [OUTPUT], "dynamic_axes": axes}
+    outputs = OUTPUT_AXES[task]
+    axes = {INPUT: IMAGE_AXES, **outputs} if dynamic else None
+    names = {"input_names": [INPUT], "output_names": list(outputs), "dynamic_axes": axes}
     buffer = io.BytesIO()
     torch.onnx.export(model, (images,), buffer, dynamo=False, opset_version=opset, **names)
     return buffer.getvalue()
@@ -106,8 +127,7 @@ def write_metadata(file: Path, metadata: Metadata) -> None:
 class OnnxBackend(ExportedBackend):
     """An ONNX file of ours or of YOLOv5's, run by onnxruntime; with `dnn` by OpenCV's DNN module on the CPU.
 
-    device: "" (a GPU if onnxruntime has one), "cpu", or a GPU's index. output_classes: the number of classes by the
-    width of the output, 0 if it does not tell; for files without names.
+    device: "" (a GPU if onnxruntime has one), "cpu", or a GPU's index.
     """
 
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
@@ -118,13 +138,11 @@ class OnnxBackend(ExportedBackend):
         self.device = self.runner.device
         if dnn and self.end2end:
             raise ValueError(f"{path}: --dnn: OpenCV does not run files that were exported with --nms or --embed")
-        self.output_classes = 0
         if self.metadata.output == "image":
             self.fixed_hw = self.batch = None
         else:
-            self._fit_to_graph(self.runner.input_shape, self.runner.output_shape)
-        if fp16 and self.metadata.precision != "fp16":
-            LOGGER.warning(f"WARNING: {path}: --half: the file decides, and it is {self.metadata.precision}")
+            self._fit_to_graph(self.runner.input_shape, self.runner.output_shapes)
+        self.warn_of_unused(fp16=fp16)
 
     def _fit_to_graph(self, inputs: list, outputs: list) -> None:
         """Batch, image size and number of classes from the graph: others' metadata do not have them all."""
@@ -133,25 +151,23 @@ class OnnxBackend(ExportedBackend):
         self.batch, hw = inputs[0], inputs[2:]
         self.fixed_hw = tuple(hw) if all(hw) else None
         self.imgsz = self.imgsz or (hw if all(hw) else None)
-        if self.end2end or not outputs or not outputs[-1]:
-            return
-        self.output_classes = outputs[-1] - 5
-        if len(outputs) != 3 or self.output_classes < 1 or (self.names and self.output_classes != self.nc):
-            expected = f"5 + {self.nc}" if self.names else "5 + classes"
-            raise ValueError(f"{self.path}: expected an output [B, N, {expected}], found {outputs}")
+        if "task" not in self.runner.strings and tuple(map(len, outputs)) == OUTPUT_DIMS["segment"]:
+            self.task = "segment"  # a file of YOLOv5's own
+        self.check_outputs(outputs[: len(OUTPUT_DIMS[self.task])])  # raw maps may come behind
 
     def predict(self, images: np.ndarray, augment: bool = False, visualize=False):
         if self.metadata.output == "image" and not (augment or visualize):
             return self._run_images(images)
         return super().predict(images, augment, visualize)
 
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray):
         if self.metadata.output == "image":
             return self._run_images((images.transpose(0, 2, 3, 1) * 255).round().astype(np.uint8))
         if any(side % self.stride for side in images.shape[2:]):
             found = "x".join(map(str, images.shape[2:]))
             raise ValueError(f"{self.path}: expected sides that are multiples of {self.stride} px, found {found}")
-        return self.runner.run(images)[0].astype(np.float32, copy=False)
+        outputs = self.runner.run(images)[: len(OUTPUT_DIMS[self.task])]
+        return one_or_tuple([output.astype(np.float32, copy=False) for output in outputs])
 
     def _run_images(self, images: np.ndarray) -> np.ndarray:
         """Boxes [B, n, 6] of uint8 RGB images [B, H, W, 3], which the file takes one by one."""
@@ -165,7 +181,7 @@ class OnnxBackend(ExportedBackend):
 class OnnxRuntime:
     """A session of onnxruntime.
 
-    strings: the metadata. input_shape, output_shape: of the first ones, None for what is dynamic.
+    strings: the metadata. input_shape: of the first input. output_shapes: of all. None is for what is dynamic.
     """
 
     def __init__(self, path, device="", threads: int = 0):
@@ -190,7 +206,8 @@ class OnnxRuntime:
         self.strings = self.session.get_modelmeta().custom_metadata_map
         self.input = self.session.get_inputs()[0]
         self.dtype = np.dtype(NUMPY_TYPES.get(self.input.type, np.float32))
-        self.input_shape, self.output_shape = map(_known, (self.input.shape, self.session.get_outputs()[0].shape))
+        self.input_shape = _known(self.input.shape)
+        self.output_shapes = [_known(output.shape) for output in self.session.get_outputs()]
 
     def run(self, array: np.ndarray) -> list:
         """All outputs."""
@@ -232,16 +249,18 @@ class OpenCvDnn:
             cv2.setNumThreads(threads)
         try:
             self.net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
-            self.strings, self.input_shape, self.output_shape = read_graph(data)
+            self.strings, inputs, self.output_shapes = read_graph(data)
         except (cv2.error, LookupError) as error:
             raise ValueError(f"{path}: --dnn: OpenCV {cv2.__version__} cannot read it: {_gist(error)}") from None
+        self.input_shape = inputs[0] if inputs else []
         self.path, self.error = path, cv2.error
 
     def run(self, array: np.ndarray) -> list:
         """All outputs."""
         try:
             self.net.setInput(array)
-            return [self.net.forward()]
+            outputs = self.net.forward(self.net.getUnconnectedOutLayersNames())
+            return sorted(outputs, key=np.ndim)  # which is the graph's order, if not always OpenCV's
         except self.error as error:
             raise ValueError(f"{self.path}: --dnn: OpenCV cannot run it: {_gist(error)}") from None
 
@@ -252,7 +271,7 @@ def _gist(error: Exception) -> str:
 
 
 def read_graph(data: bytes) -> tuple:
-    """Metadata, and the shapes of the first input and output, of an ONNX file's bytes, without the package onnx.
+    """Metadata, and the shapes of all inputs and outputs, of an ONNX file's bytes, without the package onnx.
 
     The numbers are those of the fields in ONNX's published onnx.proto. LookupError if it is no such file.
     """
@@ -263,13 +282,13 @@ def read_graph(data: bytes) -> tuple:
             strings[bytes(entry.get(1, b"")).decode()] = bytes(entry.get(2, b"")).decode()
         elif number == 7:  # ModelProto.graph: GraphProto
             graph = _fields(value)
-    shapes = {}
+    shapes = {11: [], 12: []}  # GraphProto.input, output: ValueInfoProto
     for number, value in graph:
-        if number in (11, 12) and number not in shapes:  # GraphProto.input, output: ValueInfoProto
+        if number in shapes:
             tensor = dict(_fields(dict(_fields(dict(_fields(value))[2]))[1]))  # .type, TypeProto.tensor_type
             dims = [dict(_fields(dim)).get(1) for _, dim in _fields(tensor.get(2, b""))]  # .shape, .dim_value
-            shapes[number] = _known(dims)
-    return strings, shapes.get(11, []), shapes.get(12, [])
+            shapes[number].append(_known(dims))
+    return strings, shapes[11], shapes[12]
 
 
 def _fields(data):

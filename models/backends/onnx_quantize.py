@@ -47,6 +47,7 @@ class OnnxQuantizer:
             **types,
         )
         quantizer.quantize_model()
+        quantizer.model.topological_sort()  # it leaves new nodes at the end, but ONNX wants them before their readers
         quantized = quantizer.model.model
         strings = {entry.key: entry.value for entry in quantized.metadata_props}
         metadata = Metadata.from_strings(strings, file)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backends.base import ExportedBackend, ExportSpec, require
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import FILE_NAME, Metadata
 from utils.logger import LOGGER
 
@@ -50,7 +50,7 @@ def complete(folder: Path, spec: ExportSpec, metadata: Metadata) -> None:
     openvino = load_openvino()
     file = graph_path(folder)
     network = openvino.Core().read_model(file)
-    nms = _nms_graph(openvino, network.output(0).get_partial_shape(), spec)
+    nms = _nms_graph(openvino, known_sizes(network.output(0)), spec)
     raw = network.get_results()[0].input_value(0)
     for reader in nms.get_parameters()[0].output(0).get_target_inputs():
         reader.replace_source_output(raw)
@@ -63,14 +63,13 @@ def complete(folder: Path, spec: ExportSpec, metadata: Metadata) -> None:
             new_file.replace(folder / (file.stem + new_file.suffix if new_file.suffix != ".yaml" else FILE_NAME))
 
 
-def _nms_graph(openvino, raw_shape, spec: ExportSpec):
-    """The openvino.Model of NMS alone, from raw predictions of this shape [B, N, 5 + nc]."""
+def _nms_graph(openvino, dims: list, spec: ExportSpec):
+    """The openvino.Model of NMS alone, from raw predictions [B, N, 5 + nc] of these sizes, None for any."""
     import onnx
 
     from models.backends.onnx import OPSET, OUTPUT
     from models.backends.onnx_graph import add_nms
 
-    dims = [None if dim.is_dynamic else dim.get_length() for dim in raw_shape]
     values = [onnx.helper.make_tensor_value_info(name, 1, dims) for name in ("raw", OUTPUT)]
     identity = onnx.helper.make_node("Identity", ["raw"], [OUTPUT])
     graph = onnx.helper.make_graph([identity], "raw", values[:1], values[1:])
@@ -113,8 +112,8 @@ class OpenVinoBackend(ExportedBackend):
         except RuntimeError as error:
             raise ValueError(f"{file}: not an OpenVINO model: {gist(error)}") from None
         super().__init__(path, read_metadata(file, graph))
-        if dnn:
-            LOGGER.warning("WARNING: --dnn is for ONNX files, OpenVINO is used")
+        self.check_outputs([known_sizes(output) for output in graph.outputs])
+        self.warn_of_unused(dnn=dnn)
         self.device = find_device(core, device)
         config = self._config(core, fp16, threads)
         try:
@@ -138,15 +137,16 @@ class OpenVinoBackend(ExportedBackend):
                 LOGGER.warning(f"WARNING: {self.device} does not compute in half precision, float32 is used")
         return config
 
-    def run(self, images: np.ndarray) -> np.ndarray:
-        """The graph's output, float32, for float32 RGB images [B, 3, H, W] of 0 to 1; ValueError for a wrong shape."""
+    def run(self, images: np.ndarray):
+        """As ExportedBackend has it; ValueError for a wrong shape."""
         with self._lock:
             try:
                 outputs = self._request.infer({0: images}, share_inputs=True)
             except RuntimeError as error:
                 shape = "x".join(map(str, images.shape))
                 raise ValueError(f"{self.path}: cannot take images of shape {shape}: {gist(error)}") from None
-            return np.asarray(outputs[0], np.float32)  # a copy: the outputs are not shared with the request
+            # copies: the outputs are not shared with the request
+            return one_or_tuple([np.asarray(outputs[i], np.float32) for i in range(len(outputs))])
 
 
 def graph_path(path) -> Path:
@@ -166,11 +166,10 @@ def graph_path(path) -> Path:
 def read_metadata(file: Path, graph) -> Metadata:
     """metadata.yaml beside the .xml `file`; what it does not say (as others' files may not) from the openvino.Model.
 
-    ValueError unless the graph takes one batch of RGB images and gives one output.
+    ValueError unless the graph takes one batch of RGB images.
     """
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        found = f"{len(graph.inputs)} inputs and {len(graph.outputs)} outputs"
-        raise ValueError(f"{file}: expected a detector with one input and one output, found {found}")
+    if len(graph.inputs) != 1:
+        raise ValueError(f"{file}: expected a model with one input, found {len(graph.inputs)}")
     shape = graph.input(0).get_partial_shape()
     if shape.rank.is_dynamic or len(shape) != 4 or (shape[1].is_static and shape[1].get_length() != 3):
         raise ValueError(f"{file}: expected an input of shape [B, 3, H, W], found {shape}")
@@ -181,6 +180,12 @@ def read_metadata(file: Path, graph) -> Metadata:
         else:
             metadata.batch, _, *metadata.imgsz = graph.input(0).shape
     return metadata
+
+
+def known_sizes(output) -> list:
+    """The shape of a graph's output, None for what is dynamic, [] if even the number of dimensions is."""
+    shape = output.get_partial_shape()
+    return [] if shape.rank.is_dynamic else [None if dim.is_dynamic else dim.get_length() for dim in shape]
 
 
 def _saved_metadata(folder: Path) -> Metadata:

@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 import torch
 
-from models.backends.base import Backend
+from models.backends.base import Backend, one_or_tuple
+from models.backends.metadata import OUTPUT_DIMS
 from models.experimental import attempt_load
 from utils.logger import LOGGER
 from utils.parallel import map_ahead, prefetch
@@ -29,7 +30,7 @@ class PyTorchBackend(Backend):
         model = attempt_load(weights, device=self.device, fuse=fuse)
         model = model.half() if self.fp16 else model.float()
         self.model = model.to(memory_format=torch.channels_last)  # convolutions take a sixth less time on CPUs
-        self.names = as_mapping(model.names)
+        self.names, self.task = as_mapping(model.names), getattr(model, "task", "detect")  # an Ensemble detects
         # The backbone may go deeper than the coarsest head, and EdgeViT's attention needs multiples of 32
         self.stride = max(int(max(model.stride)), 32)
         self.imgsz = getattr(model, "imgsz", None)
@@ -38,13 +39,15 @@ class PyTorchBackend(Backend):
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
         return x.to(torch.float16 if self.fp16 else torch.float32).div_(255)
 
-    def forward(self, images: torch.Tensor, augment: bool = False, visualize=False) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, augment: bool = False, visualize=False):
         images = images.to(self.device, torch.float16 if self.fp16 else torch.float32)
-        output = self.model(images, augment=augment, visualize=visualize)
-        return output[0] if isinstance(output, (list, tuple)) else output
+        asked = {"augment": augment} if augment else {}  # not every model can
+        output = self.model(images, visualize=visualize, **asked)
+        outputs = output if isinstance(output, (list, tuple)) else [output]
+        return one_or_tuple(outputs[: len(OUTPUT_DIMS[self.task])])  # raw maps come behind
 
     @torch.inference_mode()
-    def predict(self, images: np.ndarray, augment: bool = False, visualize=False) -> torch.Tensor:
+    def predict(self, images: np.ndarray, augment: bool = False, visualize=False):
         return super().predict(images, augment, visualize)
 
     def parallel_map(self, function, items):

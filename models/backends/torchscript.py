@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torchvision.ops import nms  # importing it also makes the operator known to files that hold it
 
-from models.backends.base import ExportedBackend, ExportSpec
-from models.backends.metadata import Metadata
+from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple
+from models.backends.metadata import OUTPUT_DIMS, Metadata
 from models.backends.pytorch import PyTorchBackend
 from models.exportable import example_images
 from models.heads import Detect
@@ -90,8 +90,11 @@ class Traceable(nn.Module):
                 head.register_buffer("ramp", torch.arange(float(MAX_CELLS)))
                 head._cells = partial(_cells, head)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.nms(self.model(images.to(self.dtype, memory_format=CHANNELS_LAST)).float())
+    def forward(self, images: torch.Tensor):
+        output = self.model(images.to(self.dtype, memory_format=CHANNELS_LAST))
+        if isinstance(output, tuple):
+            return tuple(tensor.float() for tensor in output)
+        return self.nms(output.float())
 
 
 def _cells(head: Detect, ny, nx, device) -> torch.Tensor:
@@ -116,7 +119,6 @@ class InModelNms(nn.Module):
         self.register_buffer("zeros", torch.zeros(1, spec.max_det + 1, 6))
 
     def forward(self, y: torch.Tensor) -> torch.Tensor:
-
         conf, cls = (y[..., 5:] * y[..., 4:5]).max(2)
         conf = conf * (y[..., 4] > self.conf_thres)
         conf, order = conf.sort(dim=1, descending=True, stable=True)
@@ -155,11 +157,12 @@ class TorchScriptBackend(ExportedBackend):
             batch, _, *imgsz = values["shape"]
             values = {"imgsz": imgsz, "batch": batch, **values}
         super().__init__(path, Metadata.from_dict(values, path))
+        self.warn_of_unused(fp16=fp16, dnn=dnn)
 
     @torch.inference_mode()
-    def run(self, images: np.ndarray) -> np.ndarray:
+    def run(self, images: np.ndarray):
         output = self.model(torch.from_numpy(images).to(self.device))
-        output = output[0] if isinstance(output, (list, tuple)) else output  # YOLOv5's own files give a tuple
-        return output.float().cpu().numpy()
+        outputs = output if isinstance(output, (list, tuple)) else [output]  # YOLOv5's own files give a tuple always
+        return one_or_tuple([tensor.float().cpu().numpy() for tensor in outputs[: len(OUTPUT_DIMS[self.task])]])
 
     parallel_map = PyTorchBackend.parallel_map

@@ -208,7 +208,7 @@ def test_hybrid_adds_the_true_boxes(folder, tmp_path, model):
 def test_table(folder, caplog):
     batches = list(make_loader(folder))
     with caplog.at_level("INFO", logger="yolov5_edgevit"):
-        evaluate(Oracle(batches), batches, names=NAMES, device="cpu", verbose=True, v5=True)
+        evaluate(Oracle(batches), batches, names=NAMES, device="cpu", verbose=True, v5_map=True)
     rows = [record.getMessage().split() for record in caplog.records]
     assert rows[0] == ["Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95"]
     assert rows[1] == ["all", "5", "8", "1", "1", "1", "1"]

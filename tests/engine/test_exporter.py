@@ -4,12 +4,14 @@ import hashlib
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import engine.exporter
 from engine import options
-from engine.exporter import evenly, export_formats, reason, replace, summary
+from engine.exporter import evenly, export_formats, reason, replace, report, summary
 from models.backends import DetectMultiBackend, find_format
+from tests.models.backends.conftest import write_other_weights
 from tests.tiny_detector import write_tiny_weights
 from utils.general import EMBEDDED_WEIGHTS, VERSION
 
@@ -51,7 +53,6 @@ def test_pictures_of_the_project_without_data(weights, caplog):
         ({"include": ["paddle"]}, "X2Paddle"),
         ({"half": True, "int8": True}, "exclude each other"),
         ({"int8": True}, "--int8 needs --data"),
-        ({"int8": True, "embed": True, "data": "x.yaml"}, "--int8 cannot be combined with --nms or --embed"),
         ({"batch_size": 0}, "--batch-size: expected a whole number from 1, found 0"),
         ({"imgsz": [64, 64, 64]}, "expected one number, or height and width"),
         ({"weights": ["a.pt", "b.pt"]}, "expected one checkpoint, found 2"),
@@ -117,6 +118,49 @@ def test_final_boxes_come_out_of_the_file(tmp_path, flag, name, output):
     assert result.error == "" and result.file.name == name and result.parity["boxes"] > 4
     model = DetectMultiBackend(result.file)
     assert model.end2end and model.backend.metadata.output == output
+
+
+@pytest.mark.parametrize(
+    ("key", "flag", "name", "output"),
+    [
+        ("onnx", "nms", "best-int8.onnx", "boxes"),
+        ("onnx", "embed", "best-int8-embed.onnx", "image"),
+        ("openvino", "nms", "best-int8_openvino_model", "boxes"),
+    ],
+)
+def test_final_boxes_come_out_of_an_int8_file(weights, tiny_dataset, key, flag, name, output):
+    if missing := find_format(key).missing():
+        pytest.skip(f"needs {', '.join(missing)}")
+    flags = {"int8": True, flag: True, "max_drop": 100, "workers": 0, "topk_all": 20}
+    (result,) = export(weights, include=[key], data=str(tiny_dataset), **flags)
+    assert result.error == "" and result.file.name == name
+    assert result.parity["boxes"] == 80 and 0 < result.parity["score"] < 0.1  # 20 in each image, from rounded numbers
+    model = DetectMultiBackend(result.file)
+    metadata = model.backend.metadata
+    assert model.end2end and model.names == {0: "box", 1: "disc"}
+    assert (metadata.output, metadata.precision, metadata.dynamic) == (output, "int8", flag == "embed")
+    assert metadata.limits["max_det"] == 20 and metadata.parity == result.parity
+    hw = (50, 70) if flag == "embed" else (64, 64)
+    pictures = np.random.default_rng(0).integers(0, 256, (1, *hw, 3), dtype=np.uint8)
+    assert model.predict(pictures).shape == (1, 20, 6)
+
+
+def test_a_segmentation_model(tmp_path, tiny_dataset, caplog):
+    caplog.set_level("INFO")
+    weights = write_other_weights(tmp_path / "best.pt", "segment")
+    results = export(weights, data=str(tiny_dataset), dynamic=True)
+    (result,) = results
+    assert result.error == "" and result.task == "segment" and result.parity["masks"] == result.parity["boxes"] > 4
+    assert DetectMultiBackend(result.file).task == "segment"
+    report(results)
+    assert "masks with an IoU of 1.0000" in caplog.text and "python segment/predict.py --weights" in caplog.text
+
+
+@pytest.mark.parametrize(("task", "flag"), [("segment", "int8"), ("segment", "nms"), ("classify", "embed")])
+def test_what_is_for_detection_alone(tmp_path, task, flag):
+    weights = write_other_weights(tmp_path / "best.pt", task)
+    with pytest.raises(ValueError, match=f"--{flag}: for detection models so far, found one for the task '{task}'"):
+        export(weights, include="onnx", **{flag: True})
 
 
 def test_evenly():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, write_tiny_dataset
+from conftest import ROOT, write_tiny_classes, write_tiny_dataset
 from kill_driver import MODEL
 
 from engine.options import from_kwargs
@@ -21,6 +21,8 @@ from utils.checkpoint import load_checkpoint
 
 HYP = {"warmup_epochs": 1.0, "mixup": 0.5, "degrees": 10.0}
 AUGMENTED = {"optimizer": "AdamW", "image_weights": True, "multi_scale": True, "hyp": HYP}
+MASKS = {"warmup_epochs": 1.0, "mixup": 0.5, "degrees": 10.0, "copy_paste": 0.5}
+MIXED = {"task": "classify", "hyp": {"mixup": 0.5, "cutmix": 0.5, "randaugment": 2}, "dropout": 0.2}
 # last.pt is written before the first epoch, after each one, and once more, stripped, at the end
 # name, moments at which the run is killed, options. 3 epochs of 3 batches (8 images in batches of 3)
 SCENARIOS = [
@@ -40,8 +42,12 @@ SCENARIOS = [
     ("augmented-killed", [["on_train_batch_end", 5], ["on_val_end", 1]], {**AUGMENTED, "workers": 1}),
     ("early-stop", [], {"patience": 1, "epochs": 6}),
     ("early-stop-killed", [["after last.pt", 3]], {"patience": 1, "epochs": 6}),
+    ("segment", [], {"task": "segment", "hyp": MASKS}),
+    ("segment-killed", [["on_train_batch_end", 5], ["on_val_batch_end", 1]], {"task": "segment", "hyp": MASKS}),
+    ("classify", [], MIXED),
+    ("classify-killed", [["on_train_batch_end", 5], ["after last.pt", 1]], {**MIXED, "workers": 1}),
 ]
-SAME = {"augmented-killed": "augmented", "early-stop-killed": "early-stop"}  # other pairs: "whole"
+SAME = {name: name.removesuffix("-killed") for name, _, _ in SCENARIOS if name.endswith("-killed")}  # others: "whole"
 KILLED = [name for name, moments, _ in SCENARIOS if moments]
 
 
@@ -50,6 +56,8 @@ def results(tmp_path_factory):
     """What the driver's trainings gave: one process, so that torch is imported once."""
     folder = tmp_path_factory.mktemp("kills")
     data = write_tiny_dataset(folder / "tiny")
+    write_tiny_dataset(data.parent / "segment", polygons=True)
+    write_tiny_classes(data.parent / "classify")
     command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(data), str(folder / "runs")]
     done = subprocess.run(
         [*command, json.dumps(SCENARIOS)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True

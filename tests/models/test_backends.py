@@ -8,6 +8,7 @@ from models.backends import FORMATS, DetectMultiBackend, find_format, format_of
 from models.backends.base import Backend
 from models.experimental import Ensemble, attempt_load
 from tests.conftest import SHARED, needs_shared
+from tests.models.backends.conftest import write_other_weights
 from tests.tiny_detector import write_tiny_weights
 
 
@@ -23,7 +24,7 @@ def random_images(batch=2, height=64, width=96, seed=0) -> np.ndarray:
 def test_attributes(weights):
     model = DetectMultiBackend(weights)
     assert model.pt and not (model.jit or model.onnx or model.engine)
-    assert model.names == {0: "box", 1: "disc"} and model.nc == 2 and model.imgsz == 64
+    assert model.names == {0: "box", 1: "disc"} and model.nc == 2 and model.imgsz == 64 and model.task == "detect"
     assert model.stride == 32 and isinstance(model.stride, int)  # the head's coarsest is 16, but see PyTorchBackend
     assert model.fp16 is False and model.device == torch.device("cpu")
     assert model.eval() is model and model.warmup((1, 3, 64, 64)) is None
@@ -45,6 +46,23 @@ def test_forward_gives_the_models_own_predictions(weights):
     torch.testing.assert_close(model.predict(images), expected, **close)
     assert expected.shape == (2, 2 * (8 * 12 + 4 * 6), 7)  # 2 anchors a cell at strides 8 and 16
     assert not model.predict(images).requires_grad
+
+
+@pytest.mark.parametrize(
+    ("task", "shapes"), [("segment", [(2, 2 * 8 * 12, 5 + 2 + 4), (2, 4, 16, 24)]), ("classify", [(2, 2)])]
+)
+def test_other_tasks(tmp_path, task, shapes):
+    """What the model in eval mode gives, without the raw maps."""
+    weights, images = write_other_weights(tmp_path / "m.pt", task), random_images()
+    model = DetectMultiBackend(weights)
+    assert (model.task, model.names, model.stride) == (task, {0: "box", 1: "disc"}, 32)
+    found = model.predict(images)
+    outputs = found if task == "segment" else (found,)
+    assert isinstance(found, tuple) is (task == "segment") and [tuple(x.shape) for x in outputs] == shapes
+    with torch.no_grad():
+        expected = attempt_load(weights)(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)
+    expected = expected[:2] if task == "segment" else expected
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_prepare_is_rgb_to_planes_from_0_to_1(weights):
@@ -98,6 +116,7 @@ def test_names_from_the_data_file_where_the_model_has_none(weights, tmp_path, mo
     data = tmp_path / "data.yaml"
     data.write_text("names: [cat, dog]\n")
     assert DetectMultiBackend(weights, data=data).names == {0: "cat", 1: "dog"}
+    assert DetectMultiBackend(weights).names == {}  # and nothing tells how many classes there are
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from models.backbone.Edgevit import (
     ChannelNorm,
     DropPath,
     EdgeViT,
+    EdgeViTClassifier,
     LocalProp,
     PositionEmbed,
     edgevit_s,
@@ -225,6 +226,28 @@ def test_fuse_leaves_no_batch_norm_and_equal_maps():
     for a, b, c in zip(before, once, twice):
         assert relative_error(b, a) < 1e-5
         assert torch.equal(b, c), "fusing again must change nothing"
+
+
+def test_classifier_adds_batch_norm_mean_and_linear_to_the_last_map():
+    """Step by step, and fused; its other tensors are the backbone's, name by name."""
+    torch.manual_seed(0)
+    model = EdgeViTClassifier((1, 2, 1, 1), (8, 8, 16, 16), 8, nc=5)
+    backbone = tiny()
+    assert model.state_dict().keys() - backbone.state_dict().keys() == {
+        *(f"norm.{name}" for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")),
+        "head.weight",
+        "head.bias",
+    }
+    model.load_state_dict(backbone.state_dict(), strict=False)
+    for tensor in (model.norm.weight, model.norm.bias, model.norm.running_mean, model.norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    image = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        last = backbone.eval()(image)[-1]
+        expected = F.linear(model.norm.eval()(last).mean((2, 3)), model.head.weight, model.head.bias)
+        assert relative_error(model.eval()(image), expected) < 1e-6
+        assert relative_error(fuse(model)(image), expected) < 1e-5
+    assert not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
 
 
 @pytest.mark.parametrize("rewrite", ["position", "propagation", "pick", "norm"])

@@ -81,10 +81,10 @@ def test_ensemble_of_other_names_is_an_error(tmp_path, tiny_model_cfg):
         attempt_load([a, b])
 
 
-def test_model_of_another_task_is_an_error(tmp_path):
+def test_an_ensemble_takes_detectors_alone(tmp_path):
     save_checkpoint(tmp_path / "seg.pt", Checkpoint({}, {0: "box"}, 1, [8.0], {}, task="segment"))
-    with pytest.raises(ValueError, match=r"seg\.pt: expected a detection model, found one for the task 'segment'"):
-        attempt_load(tmp_path / "seg.pt")
+    with pytest.raises(ValueError, match=r"seg\.pt: an ensemble takes detection models, found one for .* 'segment'"):
+        attempt_load([tmp_path / "seg.pt"] * 2)
 
 
 @needs_shared

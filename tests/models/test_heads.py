@@ -1,4 +1,4 @@
-"""Detect: decoding, grids, strides, biases, anchors."""
+"""Detect: decoding, grids, strides, biases, anchors. Segment: coefficients and prototypes besides."""
 
 import copy
 import math
@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from models.heads import Detect
+from models.heads import Detect, Segment
 
 ANCHORS = [[8, 10, 16, 20], [24, 30, 40, 50]]  # two maps, two anchors each, px
 
@@ -147,3 +147,66 @@ def test_number_of_anchors_alone():
     head = Detect(3, 3, [4, 6])
     assert (head.nl, head.na, head.no) == (2, 3, 8)
     assert head.anchors.shape == (2, 3, 2)
+
+
+def make_segment(nc=3, nm=5) -> Segment:
+    """Its boxes and scores are those of make_head(nc): the same weights, with coefficients behind them."""
+    head, detect = Segment(nc, ANCHORS, nm, 8, [4, 6]), make_head(nc)
+    head.set_stride(torch.tensor([8.0, 16.0]))
+    with torch.no_grad():
+        for ours, theirs in zip(head.m, detect.m):
+            for name in ("weight", "bias"):
+                source, target = getattr(theirs, name), getattr(ours, name)
+                target.unflatten(0, (2, -1))[:, : 5 + nc] = source.unflatten(0, (2, -1))
+    return head
+
+
+@pytest.mark.parametrize("export", [False, True])
+def test_segment(export):
+    """Boxes and scores as Detect's, raw coefficients, prototypes from the finest map, twice its size."""
+    head, detect = make_segment().eval(), make_head().eval()
+    head.export = detect.export = export
+    with torch.no_grad():
+        if export:
+            (predictions, protos), expected = head(make_maps()), detect(make_maps())
+            maps = [head._split_anchors(conv(level)) for conv, level in zip(head.m, make_maps())]
+        else:
+            predictions, protos, maps = head(make_maps())
+            expected, _ = detect(make_maps())
+        torch.testing.assert_close(predictions[..., :8], expected)
+        assert torch.equal(predictions[..., 8:], torch.cat([m[..., 8:].reshape(2, -1, 5) for m in maps], 1))
+        assert torch.equal(protos, head.proto(make_maps()[0]))
+    assert protos.shape == (2, 5, 16, 24) and predictions.shape == (2, 2 * (8 * 12 + 4 * 6), 13)
+    assert predictions[..., 8:].min() < 0, "no sigmoid"
+
+
+def test_segment_training_and_names():
+    head = make_segment().train()
+    maps, protos = head(make_maps())
+    assert [tuple(m.shape) for m in maps] == [(2, 2, 8, 12, 13), (2, 2, 4, 6, 13)] and protos.shape == (2, 5, 16, 24)
+    names = {name.rsplit(".", 1)[0] for name in head.state_dict() if name != "anchors"}
+    assert names == {"m.0", "m.1"} | {f"proto.cv{i}.{part}" for i in (1, 2, 3) for part in ("conv", "bn")}
+    assert head.proto.cv1.conv.weight.shape == (8, 4, 3, 3) and head.proto.cv3.conv.weight.shape == (5, 8, 1, 1)
+
+
+def test_segment_biases_leave_the_coefficients():
+    head = make_segment()
+    before = head.m[0].bias.detach().view(2, 13).clone()
+    head.initialize_biases()
+    after = head.m[0].bias.view(2, 13)
+    assert torch.equal(after[:, 8:], before[:, 8:]) and torch.equal(after[:, :4], before[:, :4])
+    assert after[:, 5:8].flatten().tolist() == pytest.approx([math.log(0.6 / (3 - 0.99999))] * 6)
+
+
+def test_segment_traces():
+    head = make_segment().eval()
+    head.export = True
+    with torch.no_grad():
+        traced = torch.jit.trace(head, (make_maps(),), check_trace=False)
+        torch.testing.assert_close(traced(make_maps(3, 5)), head(make_maps(3, 5)))
+
+
+@pytest.mark.parametrize("nm", [0, -1, "32", None, 1.5])
+def test_segment_needs_masks(nm):
+    with pytest.raises(ValueError, match=f"expected a positive number of masks, found nm={nm!r}"):
+        Segment(3, ANCHORS, nm, 8, [4, 6])

@@ -30,6 +30,7 @@ ARGUMENTS = {
     "Proto": [16, 24],
     "Classify": [7],
     "Detect": [5, [[8, 8, 16, 16]] * 2],
+    "Segment": [5, [[8, 8, 16, 16]] * 2, 4, 8],
     "timm": ["resnet18"],
 }
 CHANNELS = {
@@ -41,6 +42,7 @@ CHANNELS = {
     "Proto": 24,
     "Classify": 7,
     "Detect": None,
+    "Segment": None,
 }
 
 
@@ -65,7 +67,7 @@ def test_every_name_builds_runs_and_has_the_channels_that_its_rule_says(name):
     if layer.rule is registry.backbone:
         assert [m.shape[1] for m in y] == module.out_channels
         assert [size // m.shape[2] for m in y] == module.out_strides
-    elif layer.rule is not registry.head:
+    elif c_out is not None:  # a head gives no map
         assert y.shape[1] == c_out == CHANNELS.get(name, 16 if default or name in ARGUMENTS and c_out == 16 else 8)
 
 
@@ -179,8 +181,13 @@ def test_depth(depth, repeats, expected):
 
 @pytest.mark.parametrize("channels", [0, -8, "64", 64.0, None, True])
 def test_wrong_output_channels(channels):
-    with pytest.raises(ValueError, match="expected a positive number of output channels as the first argument"):
+    with pytest.raises(ValueError, match="expected a positive number of channels as the first argument"):
         SETTINGS.width(channels)
+
+
+def test_the_hidden_channels_of_segment_are_scaled():
+    args, c_out, n = find_layer("Segment").rule([5, [[1, 2]], 32, 256], [64], 1, Settings(5, [], width_multiple=0.25))
+    assert (args, c_out, n) == ([5, [[1, 2]], 32, 64, [64]], None, 1)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +199,8 @@ def test_wrong_output_channels(channels):
         ("Sum", [3], [8, 8], "expected 2, found 3"),
         ("Expand", [3], [8], "8 input channels cannot be divided by 3 * 3"),
         ("Proto", [16], [8], "expected two arguments"),
+        ("Segment", [5, [[1, 2]]], [8], "expected four arguments, nc, anchors, masks and hidden channels, found [5, "),
+        ("Segment", [5, [[1, 2]], 32, "wide"], [8], "number of channels as the fourth argument, found 'wide'"),
     ],
 )
 def test_rule_errors(name, args, inputs, message):

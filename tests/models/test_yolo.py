@@ -11,7 +11,7 @@ from torch import nn
 from models import yolo
 from models.backbone import backbones
 from models.common import Conv
-from models.yolo import BaseModel, DetectionModel, Model, parse_model
+from models.yolo import BaseModel, DetectionModel, Model, SegmentationModel, model_class, parse_model
 from tests.conftest import ROOT
 from utils.checkpoint import Checkpoint
 from utils.general import load_yaml
@@ -231,7 +231,7 @@ def change(section, row, column, value):
         (change("head", 0, 3, [512, 1, 1, None, 1, 1, True, 8, 9]), ["row 6", "too many positional arguments"]),
         (change("head", 1, 3, ["None", 2, "nearest", 1, 2, 3, 4]), ["row 7", "too many positional arguments"]),
         (change("head", 0, 3, ["[512", 1]), ["row 6", "'[512' is not a valid Python literal"]),
-        (change("head", 0, 3, ["wide", 1]), ["row 6", "number of output channels", "'wide'"]),
+        (change("head", 0, 3, ["wide", 1]), ["row 6", "number of channels", "'wide'"]),
         (change("head", 0, 3, 512), ["row 6", "expected a list of arguments, found 512"]),
         (change("head", 0, 1, 0), ["row 6", "positive number of repeats, found 0"]),
         (change("head", 0, 0, [-1, 4]), ["row 6", "takes one input, found 2"]),
@@ -243,7 +243,7 @@ def change(section, row, column, value):
         (change("head", 8, 0, [20]), ["row 14", "'from' 20 is no earlier row"]),
         (change("backbone", 0, 2, "edgevit_xxl"), ["row 0", "did you mean edgevit_xxs"]),
         (change("backbone", 0, 3, [{"drop": 1}]), ["row 0", "unexpected keyword argument 'drop'"]),
-        (lambda cfg: cfg["head"].pop(), ["the last row must be a detection head, found C3"]),
+        (lambda cfg: cfg["head"].pop(), ["the last row of a model for 'detect' must be Detect, found C3"]),
         (lambda cfg: cfg["head"][3].pop(), ["row 9", "expected [from, number, module, args]"]),
         (lambda cfg: cfg.pop("nc"), ["key 'nc' is missing"]),
         (lambda cfg: cfg.pop("head"), ["key 'head' is missing"]),
@@ -323,6 +323,55 @@ def test_test_time_augmentation(tiny_model_cfg):
     torch.testing.assert_close(second[..., 1:], scaled[..., 1:], rtol=1e-4, atol=1e-3)
 
 
+@pytest.fixture
+def tiny_segment_cfg(tiny_model_cfg):
+    """The tiny detector with 4 masks and 8 hidden channels of the prototypes."""
+    tiny_model_cfg["head"][-1][2:] = ["Segment", ["nc", "anchors", 4, 8]]
+    return tiny_model_cfg
+
+
+def test_segmentation_model(tiny_segment_cfg):
+    model = SegmentationModel(tiny_segment_cfg)
+    assert (model.task, model.nc, model.head.nm, model.stride.tolist()) == ("segment", 2, 4, [8, 16])
+    image = torch.rand(1, 3, 64, 96)
+    maps, protos = model(image)
+    assert [tuple(m.shape) for m in maps] == [(1, 2, 8, 12, 11), (1, 2, 4, 6, 11)] and protos.shape == (1, 4, 16, 24)
+    with torch.no_grad():
+        predictions, protos, maps = model.eval()(image)
+        assert predictions.shape == (1, 2 * (8 * 12 + 4 * 6), 11) and protos.shape == (1, 4, 16, 24) and len(maps) == 2
+        with pytest.raises(ValueError, match="expected augment=False for a segmentation model"):
+            model(image, augment=True)
+        model.fuse()
+        for after, before in zip(model(image)[:2], (predictions, protos)):
+            torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+        model.head.export = True
+        assert [tuple(t.shape) for t in model(image)] == [tuple(predictions.shape), tuple(protos.shape)]
+
+
+def test_segmentation_model_from_checkpoint(tiny_segment_cfg):
+    model = SegmentationModel(tiny_segment_cfg).eval()
+    names, stride = {0: "a", 1: "b"}, model.stride.tolist()
+    checkpoint = Checkpoint(model.yaml, names, 2, stride, model.state_dict(), task="segment")
+    loaded = SegmentationModel.from_checkpoint(checkpoint)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert all(torch.equal(a, b) for a, b in zip(loaded(image)[:2], model(image)[:2]))
+    with pytest.raises(ValueError, match="the last row of a model for 'detect' must be Detect, found Segment"):
+        DetectionModel.from_checkpoint(checkpoint)
+
+
+def test_class_of_a_model_file(tiny_segment_cfg):
+    assert model_class(tiny_segment_cfg) is SegmentationModel
+    assert model_class("yolov5n-seg.yaml") is SegmentationModel and model_class("yolov5n.yaml") is DetectionModel
+    for head in ([], None, [3], [[[5], 1, "Detect", ["nc", "anchors"]]]):  # what is wrong is for the class to say
+        assert model_class({**tiny_segment_cfg, "head": head}) is DetectionModel
+    with pytest.raises(ValueError, match="the last row of a model for 'segment' must be Segment, found Detect"):
+        SegmentationModel("yolov5n.yaml")
+    tiny_segment_cfg["head"][-1][3] = ["nc", "anchors", 4]
+    with pytest.raises(ValueError, match="row 6 .*expected four arguments, nc, anchors, masks and hidden channels"):
+        SegmentationModel(tiny_segment_cfg)
+
+
 def test_profile_and_visualize(tiny_model_cfg, tmp_path, caplog):
     caplog.set_level("INFO")
     model = DetectionModel(tiny_model_cfg).eval()
@@ -379,6 +428,13 @@ def test_script_prints_table_size_and_runs():
     assert first_columns[1:4] == ["0", "5", "6"], "true indices"
 
 
+def test_script_runs_a_segmentation_file():
+    result = run_script("--cfg", "models/segment/yolov5n-seg.yaml", "--device", "cpu")
+    assert result.returncode == 0, result.stderr
+    assert "SegmentationModel: 25 layers, 1991549 parameters, 1991549 gradients, 7.1 GFLOPs" in result.stdout
+    assert "[1, 3, 20, 20, 117], [1, 32, 160, 160]]" in result.stdout
+
+
 @pytest.mark.parametrize(
     "args, message",
     [(["--cfg", "yolov5q.yaml"], "did you mean yolov5"), (["--device", "9"], "device '9'")],
@@ -394,10 +450,11 @@ def test_build_all_counts_failures(tmp_path, monkeypatch, caplog):
     (tmp_path / "models" / "segment").mkdir(parents=True)
     (tmp_path / "models" / "good.yaml").write_text((ROOT / "models" / "yolov5n.yaml").read_text())
     (tmp_path / "models" / "bad.yaml").write_text("nc: 1\nbackbone: [[-1, 1, Conw, [8]]]\nhead: []\n")
-    (tmp_path / "models" / "segment" / "other.yaml").write_text("not looked at")
+    segment = (ROOT / "models" / "segment" / "yolov5n-seg.yaml").read_text()
+    (tmp_path / "models" / "segment" / "good-seg.yaml").write_text(segment)
     monkeypatch.setattr(yolo, "ROOT", tmp_path)
     assert yolo.build_all() == 1
-    assert "bad.yaml: failed" in caplog.text and "1 built, 1 failed, 0 skipped" in caplog.text
+    assert "bad.yaml: failed" in caplog.text and "2 built, 1 failed, 0 skipped" in caplog.text
     assert yolo.main(yolo.parse_opt(["--test"])) == 1
 
 

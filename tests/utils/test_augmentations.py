@@ -9,6 +9,7 @@ from utils.augmentations import (
     Polygons,
     augment_hsv,
     box_candidates,
+    clip_polygons,
     copy_paste,
     fit_wh,
     flip,
@@ -20,7 +21,7 @@ from utils.augmentations import (
     visible_boxes,
     warp,
 )
-from utils.boxes import resample_segments, scale_boxes
+from utils.boxes import resample_segments, scale_boxes, xywhn2xyxy
 
 SHAPES = [
     # ((h, w), kwargs, (h, w) expected, ratio (w, h), pad (w, h), what the row proves)
@@ -312,6 +313,119 @@ def test_polygons_take_and_list():
     kept = polygons.take(np.array([False, True, True]))
     assert [len(p) for p in kept.to_list()] == [0, 4] and (kept.points == 5).all()
     assert Polygons.from_list([], 2).to_list()[1].shape == (0, 2) and Polygons.none(0).to_list() == []
+
+
+def test_polygons_know_their_next_points():
+    """Within each polygon, rows without one in between."""
+    polygons = Polygons(np.zeros((7, 2)), np.array([0, 3, 0, 0, 4, 0]))
+    assert polygons.next_points().tolist() == [1, 2, 0, 4, 5, 6, 3]
+    assert Polygons.none(3).next_points().tolist() == []
+
+
+@pytest.mark.parametrize("axis,expected", [(0, [[1, 38], [5, 33]]), (1, [[59, 2], [55, 7]])])
+def test_polygons_are_mirrored_as_flip_mirrors_the_image(axis, expected):
+    polygons = Polygons.from_list([np.float32([[1, 2], [5, 7]])], 1)
+    np.testing.assert_array_equal(polygons.mirrored(axis, (40, 60)[axis]).points, expected)
+    np.testing.assert_array_equal(polygons.points, [[1, 2], [5, 7]])
+
+
+CLIPPED = [
+    # (polygon, what of it is in the rectangle (10, 20) to (50, 60), what the row proves)
+    ([[12, 22], [40, 30], [20, 50]], [[12, 22], [40, 30], [20, 50]], "inside: as it is"),
+    ([[0, 30], [20, 30], [20, 40], [0, 40]], [[10, 30], [20, 30], [20, 40], [10, 40]], "cut at the left side"),
+    ([[30, 50], [50, 70], [10, 70]], [[30, 50], [40, 60], [20, 60]], "edges are cut where they cross, not bent"),
+    ([[0, 0], [90, 0], [90, 90], [0, 90]], [[10, 20], [50, 20], [50, 60], [10, 60]], "covers the rectangle"),
+    ([[0, 0], [9, 0], [9, 90]], [], "outside"),
+    ([[0, 40], [30, 80], [0, 80]], [[10, 60 - 20 / 3], [15, 60], [10, 60]], "cut by two sides, the corner inside"),
+    ([[60, 0], [90, 90], [60, 90]], [], "beyond the right side"),
+]
+
+
+@pytest.mark.parametrize("polygon,expected,proves", CLIPPED, ids=[row[2] for row in CLIPPED])
+def test_clip_polygons(polygon, expected, proves):
+    other = np.float32([[11, 21], [13, 22], [13, 25]])  # polygons do not mix, and a row without one stays so
+    polygons = Polygons.from_list([other, np.zeros((0, 2)), np.float32(polygon), other], 4)
+    first, none, found, last = clip_polygons(polygons, (10, 20), (50, 60)).to_list()
+    np.testing.assert_array_equal(first, other)
+    np.testing.assert_array_equal(last, other)
+    assert len(none) == 0 and len(found) == len(expected)
+    for point in expected:  # any of them may be the first
+        assert np.abs(found - point).max(1).min() < 1e-4
+
+
+def filled(polygon, shape_hw) -> np.ndarray:
+    """The pixels whose centre a polygon holds, bool [h, w]; without the extra pixel that cv2.fillPoly adds."""
+    y, x = (np.arange(size) + 0.5 for size in shape_hw)
+    inside = np.zeros(shape_hw, bool)
+    for (ax, ay), (bx, by) in zip(polygon.astype(float), np.roll(polygon, -1, 0).astype(float)):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            inside ^= ((ay > y) != (by > y))[:, None] & (x < ((bx - ax) * (y - ay) / (by - ay) + ax)[:, None])
+    return inside
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), n=st.integers(3, 9))
+def test_clipped_polygons_hold_the_same_points(seed, n):
+    """Any polygon, crossings included: clipping it, or cutting what it fills, is the same."""
+    polygon = np.random.default_rng(seed).uniform(-30, 110, (n, 2)).astype(np.float32)
+    found = clip_polygons(Polygons.from_list([polygon], 1), (10, 20), (50, 60)).points
+    expected = np.zeros((80, 80), bool)
+    expected[20:60, 10:50] = filled(polygon, (80, 80))[20:60, 10:50]
+    assert (filled(found, (80, 80)) != expected).sum() <= 2  # centres on an edge, up to rounding
+    assert len(found) == 0 or ((found >= (10, 20)) & (found <= (50, 60))).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), count=st.sampled_from([1, 4, 9]), axis=st.sampled_from([None, 0, 1]))
+def test_polygons_move_with_the_pixels(seed, count, axis):
+    """Through mosaic, perspective and flip: the pixels of the polygons that are left are those of the objects."""
+    rng, imgsz, images, labels, polygons = np.random.default_rng(seed), 96, [], [], []
+    for k in range(count):
+        w, h = rng.permutation([imgsz, int(rng.integers(60, imgsz + 1))]).tolist()
+        angles = np.arange(7) * 2 * np.pi / 7 + rng.uniform(0, 0.5, 7)  # no splinters, which are nothing but rim
+        polygon = (0.5 + rng.uniform(0.25, 0.45, (7, 1)) * np.stack([np.cos(angles), np.sin(angles)], 1)) * (w, h)
+        images.append(np.repeat(filled(polygon, (h, w))[..., None] * np.uint8(255), 3, 2))
+        polygons.append(Polygons.from_list([(polygon / (w, h)).astype(np.float32)], 1))
+        x1, y1, x2, y2 = *polygon.min(0) / (w, h), *polygon.max(0) / (w, h)
+        labels.append(np.float32([[k, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]]))
+    if count == 1:
+        image, rows, (h, w) = images[0], labels[0], images[0].shape[:2]
+        rows, border = np.concatenate([rows[:, :1], xywhn2xyxy(rows[:, 1:], w, h)], 1), 0
+        polys = polygons[0].moved(polygons[0].points * np.float32([w, h]))
+    else:
+        (image, rows, polys), border = mosaic(images, labels, polygons, imgsz, rng, exact=True), -imgsz // 2
+    out_hw = image.shape[0] + 2 * border, image.shape[1] + 2 * border
+    matrix, zoom = random_matrix(image.shape, out_hw, rng, **STRONG)
+    image, rows, polys = warp(image, rows, polys, matrix, zoom, out_hw)
+    if axis is not None:
+        image, rows = flip(image, rows, axis)
+        polys = polys.mirrored(axis, image.shape[axis])
+    assert len(rows) == len(polys.counts) and (polys.counts >= 3).all()
+    pixels = np.zeros(out_hw, bool)
+    for polygon, row in zip(polys.to_list(), rows):
+        pixels |= filled(polygon, out_hw)
+        box = visible_boxes(Polygons.from_list([polygon], 1), *out_hw[::-1])[0]
+        np.testing.assert_allclose(row[1:], box, atol=1e-3)
+    white = image[..., 0] > 127
+    if pixels.sum() > 200:
+        assert (white & pixels).sum() / (white | pixels).sum() >= 0.9
+
+
+def test_mosaic_with_exact_cuts_drops_what_is_outside():
+    """Of rows that are cut away, polygons go and boxes stay for `warp` to judge; rows and polygons stay aligned."""
+    image = np.full((64, 64, 3), 9, np.uint8)
+    corner = np.float32([[0, 0], [0.1, 0], [0.1, 0.1], [0, 0.1]])
+    labels = np.float32([[0, 0.05, 0.05, 0.1, 0.1], [1, 0.05, 0.05, 0.1, 0.1], [2, 0.5, 0.5, 1, 1]])
+    whole = np.float32([[0, 0], [1, 0], [1, 1], [0, 1]])
+    polygons = Polygons.from_list([corner, corner[:0], whole], 3)
+    lost = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        _, rows, polys = mosaic([image] * 4, [labels] * 4, [polygons] * 4, 64, rng, exact=True)
+        assert ((polys.counts == 0) == (rows[:, 0] == 1)).all()
+        assert (rows[:, 0] == 1).sum() == (rows[:, 0] == 2).sum() == 4
+        lost += 4 - (rows[:, 0] == 0).sum()
+    assert lost > 10
 
 
 def test_warp_keeps_polygons_with_their_rows():

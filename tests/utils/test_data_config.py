@@ -162,9 +162,17 @@ def test_draw_makes_the_data_once_and_only_when_allowed(folder):
     assert drawn == {p: p.stat().st_mtime_ns for p in (folder / "drawn").rglob("*")}
 
 
+def test_draw_with_polygons(folder):
+    draw = {"train": 2, "val": 1, "test": 0, "imgsz": 64, "masks": True}
+    file = write(folder, path=str(folder / "drawn"), train="images/train", val="images/val", names=["a"], draw=draw)
+    assert check_dataset(file)["draw"] == draw
+    rows = "".join(label.read_text() for label in (folder / "drawn" / "labels").rglob("*.txt")).splitlines()
+    assert rows and all(len(row.split()) >= 7 for row in rows)
+
+
 def test_wrong_draw_option_is_named(folder):
     file = write(folder, path=str(folder / "drawn"), draw={"sed": 1}, **GOOD)
-    with pytest.raises(ValueError, match="'draw' takes seed, train, val, test, imgsz, found sed"):
+    with pytest.raises(ValueError, match="'draw' takes seed, train, val, test, imgsz, masks, found sed"):
         check_dataset(file)
 
 
@@ -226,8 +234,10 @@ def test_every_data_file_of_the_project_is_well_formed(file, caplog, tmp_path, m
     "name, count, first, last",
     [
         ("shapes", 8, "circle", "heart"),
+        ("shapes-seg", 8, "circle", "heart"),
         ("coco", 80, "person", "toothbrush"),
         ("coco128", 80, "person", "toothbrush"),
+        ("coco128-seg", 80, "person", "toothbrush"),
         ("VOC", 20, "aeroplane", "tvmonitor"),
         ("Objects365", 365, "Person", "Table Tennis"),
         ("GlobalWheat2020", 1, "wheat_head", "wheat_head"),

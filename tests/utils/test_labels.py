@@ -59,6 +59,14 @@ BAD_ROWS = [
     ("-1 .5 .5 .2 .2", 3, 1, "class number 0, 1, 2 ..., found -1", "a negative class"),
     ("inf .5 .5 .2 .2", None, 1, "class number", "an infinite class"),
     ("nan .5 .5 .2 .2", None, 1, "class number", "a class that is no number"),
+    ("0 .1 .1", 3, 1, "found 3", "a polygon of one point; two points would be a box"),
+    ("0 .1 .1 .2 .2 .3 1.3", 3, 1, "found 1.3", "a polygon that leaves the image"),
+    ("0 .1 .1 .2 .2 .3 -.3", 3, 1, "found -.3", "on the other side too"),
+    ("0 .1 .1 .2 .2 .3 nan", 3, 1, "found nan", "a polygon with nan"),
+    ("0 .1 .1 .2 .1 .3 .3\n0 .5 .5 .5 .5 .5 .5 .5 .5", 3, 2, "an area, found 4 points on one line", "one point"),
+    ("0 .1 .2 .3 .4 .1 .2 .3 .4", 3, 1, "an area, found 4 points on one line", "there and back again"),
+    ("0 .1 .1 .2 .2 .35 .35", 3, 1, "an area, found 3 points on one line", "a diagonal, after rounding"),
+    ("0 .1 .7 .2 .7 .35 .7", 3, 1, "an area, found 3 points on one line", "a line along a side"),
 ]
 
 
@@ -80,6 +88,41 @@ def test_good_rows():
     assert not parsed.errors and not parsed.duplicates
     assert parse_labels("0 .5 .5 1.00000001 .4").labels.shape == (1, 5)  # 1 after rounding to float32
     assert parse_labels("").labels.shape == (0, 5) and parse_labels("\n \n").points.shape == (0, 2)
+
+
+GOOD_POLYGONS = [
+    # (coordinates, points, what the row proves)
+    (".5 .5 .6 .5 .6 .6", 3, "a triangle"),
+    (".5 .5 .5 .5 .6 .5 .6 .6 .5 .5", 5, "repeated points do no harm"),
+    (".1 .1 .2 .2 .3 .3 .3 .300001", 4, "nearly a line"),
+    (".1 .1 .3 .3 .3 .1 .1 .3", 4, "crosses itself"),
+    ("0 0 1 0 1 1 0 1", 4, "the whole image"),
+]
+
+
+@pytest.mark.parametrize("text,count,proves", GOOD_POLYGONS, ids=[row[2] for row in GOOD_POLYGONS])
+def test_good_polygons(text, count, proves):
+    parsed = parse_labels(f"1 {text}")
+    assert not parsed.errors and parsed.counts.tolist() == [count]
+
+
+def test_each_row_is_a_box_or_a_polygon_by_itself():
+    """One polygon among boxes makes no polygon of them, and one box among polygons no box."""
+    parsed = parse_labels("0 .5 .5 .2 .2\n1 .1 .1 .3 .1 .3 .3\n2 .4 .4 .2 .2\n3 .1 .1 .3 .1 .3 .3 .1 .3")
+    assert parsed.counts.tolist() == [0, 3, 0, 4] and parsed.labels[:, 0].tolist() == [0, 1, 2, 3]
+    np.testing.assert_allclose(parsed.labels[[0, 2], 1:], [[0.5, 0.5, 0.2, 0.2], [0.4, 0.4, 0.2, 0.2]])
+
+
+def test_bad_polygons_are_named_with_file_and_line(tmp_path, messages):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for name, text in (("a", "0 .1 .1 .3 .1 .3 .3\n"), ("b", "0 .1 .1 .3 .1 .3 .3\n1 .2 .2 .2 .2 .2 .2\n")):
+        cv2.imwrite(str(tmp_path / "images" / f"{name}.png"), np.zeros((20, 30, 3), np.uint8))
+        (tmp_path / "labels" / f"{name}.txt").write_text(text)
+    scan = scan_labels([str(tmp_path / "images" / f"{name}.png") for name in "ab"], nc=2)
+    assert [Path(file).stem for file in scan.im_files] == ["a"] and scan.corrupt == 1
+    expected = f"WARNING {tmp_path}/labels/b.txt:2: expected a polygon with an area, found 3 points on one line"
+    assert messages()[-1] == f"{expected}; image left out"
 
 
 def test_repeated_rows_are_dropped_and_order_kept():
@@ -275,6 +318,7 @@ def test_real_sets():
         ("bccd/images/train", 205, 0, 2804),
         ("coco256/images/train2017", 126, 2, 929),
         ("coco256/images/val2017", 128, 0, 898),
+        ("coco256-seg/images/train2017", 98, 30, 746),
     ):
         files = sorted(str(file) for file in (SHARED / "datasets" / folder).glob("*.jpg"))
         scan = scan_labels(files, 80, progress=False)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from utils import charts
+from utils.augmentations import Polygons
 from utils.general import ROOT
 from utils.palette import PALETTE_RGB
 from utils.plots import (
@@ -28,6 +30,7 @@ from utils.plots import (
     plot_val_study,
     save_one_box,
 )
+from utils.segment.targets import MaskTargets
 
 RED_BGR = (0, 0, 255)
 
@@ -103,6 +106,49 @@ def test_names_that_are_not_ascii_are_drawn_by_pillow_with_the_bundled_font():
     assert (pictures[0] != pictures[1]).any()
 
 
+@pytest.mark.parametrize("pil", [False, True])
+@pytest.mark.parametrize("alpha", [0.5, 0.25, 0.0, 1.0])
+def test_masks_are_blended_on_their_pixels_and_nowhere_else(pil, alpha):
+    image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    masks = np.zeros((3, 40, 60), bool)
+    masks[0, 5:20, 10:30] = masks[1, 15:25, 25:40] = True  # they overlap; the third one is empty
+    given, colours = image.copy(), [RED_BGR, (250, 100, 0), (9, 9, 9)]
+    annotator = Annotator(given, pil=pil)
+    annotator.masks(torch.from_numpy(masks) if alpha == 0.5 else masks, colours, alpha)
+    expected = image.astype(np.float64)
+    for mask, colour in zip(masks, colours):
+        expected[mask] = expected[mask] * (1 - alpha) + np.array(colour) * alpha
+    assert np.abs(annotator.result() - expected).max() <= 1  # each of two blends is rounded
+    np.testing.assert_array_equal(annotator.result()[~masks.any(0)], image[~masks.any(0)])
+    np.testing.assert_array_equal(given, image if pil else annotator.result())  # Pillow draws into a copy
+    annotator.box_label((5, 5, 30, 30), color=RED_BGR)  # and drawing goes on
+    assert (annotator.result()[5, 10] == RED_BGR).all()
+
+
+def test_small_masks_cover_the_whole_image():
+    annotator = Annotator(np.zeros((80, 120, 3), np.uint8))
+    mask = np.zeros((20, 30), np.uint8)
+    mask[5:10, 10:20] = 1
+    annotator.masks([mask, mask * 0], [(200, 200, 200)] * 2, alpha=1)
+    ys, xs = np.nonzero(annotator.result()[..., 0])
+    assert np.abs(np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]) - (40, 20, 80, 40)).max() <= 1
+
+
+def test_a_thousand_masks_need_the_memory_of_one():
+    def masks():
+        for i in range(1000):
+            mask = np.zeros((320, 320), bool)
+            mask[i % 300 : i % 300 + 20, 10:300] = True
+            yield mask
+
+    annotator = Annotator(np.zeros((320, 320, 3), np.uint8))
+    tracemalloc.start()
+    annotator.masks(masks(), [RED_BGR] * 1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3e6 and (annotator.result()[150, 20:280, 2] > 200).all()
+
+
 def test_text_anchors():
     tops = []
     for anchor in ("top", "bottom"):
@@ -159,6 +205,32 @@ def test_plot_images_puts_boxes_on_their_tile(tmp_path, as_float):
     xs = np.flatnonzero(box.any(0))
     assert xs.min() > 240 and abs(xs.min() - (240 + 60)) <= 4 and abs(xs.max() - (240 + 180)) <= 4
     assert (picture[60:100, 330:390] == 255).all() and (picture[10:150, 10:220] == 0).all()
+
+
+def tile_pixels(file, i) -> np.ndarray:
+    """The pixels of tile i, bool [160, 240], that are half way between black and the colour of class 0."""
+    tile = cv2.imread(str(file))[:160, 240 * i : 240 * i + 240].astype(int)
+    return (np.abs(tile - np.array(colors(0, bgr=True)) / 2) <= 2).all(2)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_plot_images_draws_the_masks_of_targets(tmp_path, overlap):
+    """Two images of 40 x 60, masks of a quarter; the second target of the first image is only a box."""
+    outline = np.float32([[12, 8], [44, 8], [44, 24], [12, 24]])
+    polygons = [Polygons.from_list([outline, outline[:0]], 2), Polygons.none(0)]
+    boxes = torch.tensor([[0, 0, 28 / 60, 0.4, 32 / 60, 0.4], [0, 0, 0.9, 0.9, 0.1, 0.1]])
+    targets = MaskTargets.from_polygons(boxes, polygons, (40, 60), 4, overlap)
+    plot_images(np.zeros((2, 3, 40, 60), np.uint8), targets, None, tmp_path / "a.png")
+    blended = tile_pixels(tmp_path / "a.png", 0)
+    assert blended[40:88, 56:168].mean() > 0.95 and blended[:28].sum() == blended[:, 190:].sum() == 0
+    assert not tile_pixels(tmp_path / "a.png", 1).any()
+
+
+def test_plot_images_draws_the_masks_of_sure_predictions(tmp_path):
+    rows = np.array([[0, 0, 0.5, 0.5, 0.4, 0.4, 0.1], [1, 0, 0.5, 0.5, 0.4, 0.4, 0.9]])
+    masks = [np.ones((1, 10, 15), bool), np.ones((1, 40, 60), bool)]  # of any size
+    plot_images(np.zeros((2, 3, 40, 60), np.uint8), rows, None, tmp_path / "a.png", masks=masks)
+    assert not tile_pixels(tmp_path / "a.png", 0).any() and tile_pixels(tmp_path / "a.png", 1).mean() > 0.8
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (3, 3, 64, 32), (20, 3, 96, 96), (16, 3, 640, 640)])

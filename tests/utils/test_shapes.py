@@ -11,8 +11,20 @@ import pytest
 import yaml
 
 from utils import shapes
+from utils.augmentations import Polygons
 from utils.general import ROOT
-from utils.shapes import KINDS, draw_dataset, draw_objects, draw_scene, mask_to_box, object_stencil, outline
+from utils.labels import parse_labels
+from utils.segment.targets import polygons_to_masks
+from utils.shapes import (
+    KINDS,
+    draw_dataset,
+    draw_objects,
+    draw_scene,
+    mask_to_box,
+    mask_to_polygon,
+    object_stencil,
+    outline,
+)
 
 SMALL = {"seed": 3, "train": 5, "val": 3, "test": 2, "imgsz": 64}
 
@@ -29,6 +41,13 @@ def scenes(count, size=(192, 144), seed=0):
 def test_kinds_are_those_of_the_dataset_file():
     config = yaml.safe_load((ROOT / "data" / "shapes.yaml").read_text())
     assert config["names"] == list(KINDS) and len(KINDS) >= 8
+
+
+def test_the_set_with_polygons_has_the_same_pictures():
+    """Its file differs in its folder and in what is drawn, not in names and pictures."""
+    boxes, polygons = (yaml.safe_load((ROOT / f"data/{name}.yaml").read_text()) for name in ("shapes", "shapes-seg"))
+    assert polygons["names"] == boxes["names"] and polygons["path"] == "datasets/shapes-seg"
+    assert polygons["draw"] == {**boxes["draw"], "masks": True}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -225,6 +244,109 @@ def test_two_processes_may_draw_at_the_same_time(tmp_path):
 def test_wrong_options_are_named(tmp_path, option, value):
     with pytest.raises(ValueError, match=f"'{option}' must be an integer .* found"):
         draw_dataset(tmp_path / "s", **{option: value})
+
+
+def as_mask(polygon, shape_hw) -> np.ndarray:
+    return polygons_to_masks(Polygons.from_list([polygon], 1), shape_hw)[0].astype(bool)
+
+
+def without_holes(mask) -> np.ndarray:
+    """The mask with everything that cannot be reached from a frame around the picture."""
+    around = np.pad(mask, 1).astype(np.uint8)
+    cv2.floodFill(around, None, (0, 0), 2)
+    return around[1:-1, 1:-1] != 2
+
+
+@pytest.mark.parametrize("size", [(128, 128), (96, 128), (192, 144)])
+def test_polygons_hold_the_pixels_of_their_object(size):
+    """IoU with the filled mask at least 0.95 for every object, and the box of the polygon is that of the mask."""
+    width, height = size
+    compared = hollow = 0
+    for i in range(40):
+        image = np.zeros((height, width, 3), np.float32)
+        for _, mask, silhouette in shapes._draw_objects(np.random.default_rng([8, i]), image):
+            x1, y1, x2, y2 = mask_to_box(mask)
+            if min(x1, y1, width - x2, height - y2) > 0:  # else the edge of the picture may have opened a hole
+                np.testing.assert_array_equal(silhouette, without_holes(mask))
+            polygon = mask_to_polygon(silhouette)
+            found = as_mask(polygon, (height, width))
+            assert (found & silhouette).sum() >= 0.95 * (found | silhouette).sum()
+            np.testing.assert_allclose([*polygon.min(0), *polygon.max(0)], [x1, y1, x2, y2], atol=0.5)
+            compared += 1
+            hollow += (silhouette != mask).any()
+    assert compared > 150 and hollow > 15
+
+
+POLYGONS = [
+    # (mask, polygon, what the row proves)
+    (np.s_[2:5, 3:9], [[3, 2], [9, 2], [9, 5], [3, 5]], "along the pixels' outer edges, not through their middles"),
+    (np.s_[0:10, 0:12], [[0, 0], [12, 0], [12, 10], [0, 10]], "the whole picture"),
+    (np.s_[4:5, 7:8], [[7, 4], [8, 4], [8, 5], [7, 5]], "one pixel"),
+    (np.s_[4:5, 2:9], [[2, 4], [9, 4], [9, 5], [2, 5]], "a line of pixels"),
+]
+
+
+@pytest.mark.parametrize("region,expected,proves", POLYGONS, ids=[row[2] for row in POLYGONS])
+def test_mask_to_polygon(region, expected, proves):
+    """Up to the corners, which are cut from the middle of one pixel's edge to the next."""
+    mask = np.zeros((10, 12), bool)
+    mask[region] = True
+    polygon = mask_to_polygon(mask)
+    assert polygon.dtype == np.float32
+    np.testing.assert_array_equal(as_mask(polygon, (10, 12)), mask)
+    for corner in expected:
+        assert np.abs(polygon - corner).sum(1).min() <= 0.5
+
+
+@pytest.mark.parametrize("kind", ["circle", "square"])
+def test_hollow_objects_at_the_edge_are_filled_too(kind):
+    """There the hole may be open, but the outline stays that of the filled object: that of a convex one is convex."""
+    opened = 0
+    for seed in range(60):
+        stencil, is_filled = object_stencil(np.random.default_rng(seed), kind, 60)
+        corner = (-len(stencil) // 4, 20)
+        mask, silhouette = (
+            shapes._place(pixels, corner, 128, 96, least=0) >= 0.5
+            for pixels in (stencil, shapes._without_holes(stencil))
+        )
+        polygon = mask_to_polygon(silhouette)
+        assert cv2.contourArea(cv2.convexHull(polygon)) < 1.05 * cv2.contourArea(polygon)
+        assert not (mask & ~silhouette).any() and (is_filled == (mask == silhouette).all())
+        opened += (without_holes(mask) != silhouette).any()
+    assert opened >= 5
+
+
+def test_label_files_with_polygons(tmp_path):
+    """The same pictures to the byte; every object is a polygon around the box that it has otherwise."""
+    draw_dataset(tmp_path / "boxes", **SMALL)
+    draw_dataset(tmp_path / "polygons", **SMALL, masks=True)
+    boxes, polygons = digests(tmp_path / "boxes"), digests(tmp_path / "polygons")
+    assert boxes.keys() == polygons.keys()
+    assert all(boxes[name] == polygons[name] for name in boxes if name.endswith(".jpg"))
+    objects = 0
+    for file in sorted((tmp_path / "boxes/labels").rglob("*.txt")):
+        with_boxes = parse_labels(file.read_text(), len(KINDS))
+        with_polygons = parse_labels((tmp_path / "polygons" / file.relative_to(tmp_path / "boxes")).read_text())
+        assert not with_polygons.errors and not with_polygons.duplicates and (with_polygons.counts >= 3).all()
+        np.testing.assert_allclose(with_polygons.labels, with_boxes.labels, atol=0.5 / 48)  # half a pixel
+        objects += len(with_polygons.labels)
+    assert objects > 20
+
+
+def test_a_folder_with_boxes_is_drawn_anew_with_polygons_and_back(tmp_path):
+    draw_dataset(tmp_path / "s", **SMALL)
+    before = digests(tmp_path / "s")
+    draw_dataset(tmp_path / "s", **SMALL, masks=True)
+    assert digests(tmp_path / "s") != before
+    draw_dataset(tmp_path / "s", **SMALL, masks=False)
+    assert digests(tmp_path / "s") == before
+    assert "masks" not in json.loads((tmp_path / "s" / shapes.MANIFEST).read_text())
+
+
+@pytest.mark.parametrize("value", [1, "true", None])
+def test_wrong_masks_option_is_named(tmp_path, value):
+    with pytest.raises(ValueError, match=f"'masks' must be true or false, found {value!r}"):
+        draw_dataset(tmp_path / "s", masks=value)
 
 
 def test_label_files_hold_what_draw_scene_returns(tmp_path):

@@ -68,6 +68,7 @@ OPERATORS = {
     "softmax": lambda a: a["x"].softmax(a["axis"]),
     "reduce_mean": lambda a: a["x"].mean(list(a["axes"]), keepdim=a["keep_dims"]),
     "matmul": matmul,
+    "linear": lambda a: F.linear(a["x"], a["weight"], a["bias"]),
     "conv": conv,
     "batch_norm": batch_norm,
     "max_pool": max_pool,

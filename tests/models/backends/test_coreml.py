@@ -23,6 +23,7 @@ from tests.models.backends.mil_interpreter import OPERATORS, MilInterpreter
 from tests.models.test_edgevit import fuse
 from tests.models.test_edgevit import tiny as tiny_edgevit
 from tests.tiny_detector import write_tiny_weights
+from utils.logger import LOGGER
 
 pytest.importorskip("coremltools")
 
@@ -141,8 +142,8 @@ def test_metadata_is_read_and_replaced(tiny):
 def as_on_macos(monkeypatch, caplog):
     import coremltools
 
-    monkeypatch.setattr(coreml.LOGGER, "propagate", True)  # a main() that ran in this process set it otherwise
-    caplog.set_level("WARNING", coreml.LOGGER.name)
+    monkeypatch.setattr(LOGGER, "propagate", True)  # a main() that ran in this process set it otherwise
+    caplog.set_level("WARNING", LOGGER.name)
     monkeypatch.setattr(coreml, "runs_here", lambda: True)
     monkeypatch.setattr(coremltools.models, "MLModel", MilInterpreter)
 
@@ -153,7 +154,7 @@ def test_the_backend_on_macos(tiny, as_on_macos, kind, caplog):
     packages, model = tiny
     detector = DetectMultiBackend(packages[kind], "cpu", fp16=True, dnn=True)
     assert detector.coreml and detector.names == NAMES and detector.fixed_hw == (64, 96) and not detector.end2end
-    assert "export with --half" in caplog.text and "--dnn is for ONNX" in caplog.text
+    assert "--half is not used" in caplog.text and "--dnn is not used" in caplog.text
     images = random_images(3)
     expected = model(torch.from_numpy(as_input(images))).numpy()
     np.testing.assert_allclose(detector.predict(images), expected, atol=0.01)

@@ -18,6 +18,7 @@ from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
+from tests.models.backends.conftest import model_of
 
 METADATA = Metadata({0: "Käfer"}, [8.0, 16.0], 32, [64, 64])
 
@@ -138,18 +139,18 @@ class FakeParser:
 class FakeEngine:
     """Both the engine and its execution context."""
 
-    num_io_tensors = 2
-
     def __init__(self, graph):
         import onnxruntime
 
         self.session = onnxruntime.InferenceSession(graph)
+        self.names = ["images", *sorted((output.name for output in self.session.get_outputs()), reverse=True)]
+        self.num_io_tensors = len(self.names)
         self.create_execution_context = lambda: self
         self.addresses = {}
         self.set_tensor_address = self.addresses.__setitem__
 
     def get_tensor_name(self, index):
-        return ("images", "output0")[index]
+        return self.names[index]
 
     def get_tensor_mode(self, name):
         return "in" if name == "images" else "out"
@@ -162,13 +163,14 @@ class FakeEngine:
         return max(shape[2:]) <= 64
 
     def get_tensor_shape(self, name):
-        return self.session.run(None, {"images": np.zeros(self.shape, np.float32)})[0].shape
+        return self.session.run([name], {"images": np.zeros(self.shape, np.float32)})[0].shape
 
     def execute_async_v3(self, stream):
         size = int(np.prod(self.shape))
         images = np.ctypeslib.as_array(ctypes.cast(self.addresses["images"], ctypes.POINTER(ctypes.c_float)), (size,))
-        output = self.session.run(None, {"images": images.reshape(self.shape)})[0]
-        ctypes.memmove(self.addresses["output0"], output.ctypes.data, output.nbytes)
+        for name in self.names[1:]:
+            (output,) = self.session.run([name], {"images": images.reshape(self.shape)})
+            ctypes.memmove(self.addresses[name], output.ctypes.data, output.nbytes)
         return True
 
 
@@ -211,6 +213,25 @@ def test_building_and_running(tmp_path, model, tensorrt, dynamic, half):
     if dynamic:
         with pytest.raises(ValueError, match=r"takes images of \(1, 3, 32, 32\) to \(2, 3, 64, 64\), found \(1, 3, 96"):
             opened.forward(example_images(1, (96, 64)))
+
+
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_models_for_other_tasks(tmp_path, tensorrt, task):
+    model, file = model_of(task), tmp_path / "m.engine"
+    metadata = Metadata(model.names, [8], 32, [64, 64], batch=2, dynamic=True, task=task)
+    backend.export(model, file, ExportSpec((64, 64), batch=2, dynamic=True), metadata)
+    images = example_images(3, (64, 32))
+    torch.testing.assert_close(backend.TensorRtBackend(file).forward(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+def test_an_engine_for_another_task(tmp_path, tensorrt, model):
+    file = tmp_path / "m.engine"
+    backend.export(model, file, ExportSpec((64, 64)), Metadata({0: "a", 1: "b"}, [8, 16], 32, [64, 64]))
+    metadata, engine = backend.read(file)
+    metadata.task = "segment"
+    backend.write(file, metadata, engine)
+    with pytest.raises(ValueError, match=r"m.engine: expected 1 input and 2 output\(s\), found .*'output0'\]"):
+        backend.TensorRtBackend(file)
 
 
 def test_an_engine_of_another_computer(tmp_path, tensorrt):

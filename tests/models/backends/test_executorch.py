@@ -18,48 +18,15 @@ from models.experimental import attempt_load
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
 from tests.conftest import SHARED, needs_shared
-from tests.tiny_detector import write_tiny_weights
+from tests.models.backends.conftest import assert_equal_predictions, confident
 
-EDGEVIT = {  # without a neck: what is converted is the backbone
-    "nc": 2,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
-    "backbone": [[-1, 1, "edgevit_xxs", []]],
-    "head": [[[3, 4], 1, "Detect", ["nc", "anchors"]]],
-}
 WRITTEN = {}  # {name: content}; writing is slow
-
-
-def confident(cfg, folder) -> torch.nn.Module:
-    """An exportable() detector of random weights whose predictions depend on the picture."""
-    return exportable(attempt_load(write_tiny_weights(folder / "m.pt", cfg), fuse=False))
 
 
 def written(model, file, imgsz, batch=1):
     metadata = Metadata(model.names, [8.0, 16.0], 32, list(imgsz), batch)
     backend.export(model, file, ExportSpec(imgsz, batch), metadata)
     return file
-
-
-def assert_equal_predictions(exported, model, imgsz, limits=(0.05, 1e-4), batch=1):
-    """limits: the most that boxes (px) and scores may differ."""
-    images = example_images(batch, imgsz)
-    with torch.no_grad():
-        expected = model(images)
-    found = exported(images)
-    assert found.shape == expected.shape and found.dtype == torch.float32
-    difference = (found - expected).abs()
-    assert difference[..., :4].max() < limits[0] and difference[..., 4:].max() < limits[1]
-
-
-@pytest.fixture(scope="module")
-def edgevit(tmp_path_factory):
-    model = confident(EDGEVIT, tmp_path_factory.mktemp("edgevit"))
-    backbone = model.model[0]
-    backbone.blocks2, backbone.blocks3 = backbone.blocks2[:0], backbone.blocks3[:0]
-    backbone.blocks4 = backbone.blocks4[:1]  # left are one block with every 16th token and one with all
-    return model
 
 
 @pytest.fixture
@@ -76,18 +43,18 @@ def tiny_file(tiny, tmp_path):
     return file
 
 
-def test_edgevit(edgevit, tmp_path, capfd):
-    exported = DetectMultiBackend(written(edgevit, tmp_path / "m.pte", (64, 96)))
+def test_edgevit(shallow_edgevit, tmp_path, capfd):
+    exported = DetectMultiBackend(written(shallow_edgevit, tmp_path / "m.pte", (64, 96)))
     assert exported.pte and exported.fixed_hw == (64, 96) and exported.stride == 32 and exported.device == "cpu"
     assert exported.names == {0: "box", 1: "disc"}
     assert capfd.readouterr() == ("", "")
-    assert_equal_predictions(exported, edgevit, (64, 96))
+    assert_equal_predictions(exported, shallow_edgevit, (64, 96))
 
 
-def test_layer_norms_of_convolutions_give_the_same(edgevit):
+def test_layer_norms_of_convolutions_give_the_same(shallow_edgevit):
     images = example_images(1, (64, 96))
-    expected = edgevit(images)
-    model = backend.xnnpack_form(copy.deepcopy(edgevit))
+    expected = shallow_edgevit(images)
+    model = backend.xnnpack_form(copy.deepcopy(shallow_edgevit))
     assert not any(isinstance(module, backend.MapNorm) for module in model.modules())
     torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-3)
 
@@ -128,7 +95,7 @@ def test_a_file_without_metadata(tiny, tiny_file):
     content = tiny_file.read_bytes()
     tiny_file.write_bytes(content[: content.index(b"PK\x03\x04")])
     exported = DetectMultiBackend(tiny_file)
-    assert (exported.names, exported.fixed_hw, exported.backend.batch) == ({}, (64, 96), 1)
+    assert (exported.names, exported.fixed_hw, exported.backend.batch) == ({0: "0", 1: "1"}, (64, 96), 1)
     assert_equal_predictions(exported, tiny, (64, 96))
 
 

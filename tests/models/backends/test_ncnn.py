@@ -15,6 +15,7 @@ from models.backends.metadata import Metadata
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
 from tests.conftest import ROOT, SHARED, needs_shared
+from tests.models.backends.conftest import assert_equal_predictions
 
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
@@ -48,16 +49,6 @@ def written(model, folder, imgsz, half=False, **options):
     return DetectMultiBackend(folder, device="cpu", **options)
 
 
-def assert_equal_predictions(exported, model, imgsz, limits, batch=2):
-    images = example_images(batch, imgsz)
-    with torch.no_grad():
-        expected = model(images)
-    found = exported(images)
-    assert found.shape == expected.shape and found.dtype == torch.float32
-    difference = (found - expected).abs()
-    assert difference[..., :4].max() < limits[0] and difference[..., 4:].max() < limits[1]
-
-
 @pytest.fixture(scope="module")
 def edgevit():
     return varied("yolov5_edgevit.yaml", (64, 96))
@@ -74,7 +65,7 @@ def test_edgevit(edgevit, tmp_path, half, limits):
     exported = written(edgevit, folder, (64, 96), half)
     assert exported.ncnn and exported.fixed_hw == (64, 96) and exported.stride == 32 and exported.device == "cpu"
     assert sorted(file.name for file in folder.iterdir()) == ["metadata.yaml", "model.ncnn.bin", "model.ncnn.param"]
-    assert_equal_predictions(exported, edgevit, (64, 96), limits)
+    assert_equal_predictions(exported, edgevit, (64, 96), limits, batch=2)
     floats = sum(parameter.numel() for parameter in edgevit.parameters())
     assert (folder / "model.ncnn.bin").stat().st_size / floats == pytest.approx(2 if half else 4, rel=0.1)
 
@@ -90,7 +81,7 @@ def test_an_official_checkpoint(tmp_path, imgsz):
     from models.experimental import attempt_load
 
     model = exportable(attempt_load(SHARED / "weights" / "yolov5n.pt", fuse=False))
-    assert_equal_predictions(written(model, tmp_path / "m_ncnn_model", imgsz), model, imgsz, FP32)
+    assert_equal_predictions(written(model, tmp_path / "m_ncnn_model", imgsz), model, imgsz, FP32, batch=2)
 
 
 @pytest.mark.slow
@@ -98,7 +89,7 @@ def test_an_official_checkpoint(tmp_path, imgsz):
 @pytest.mark.parametrize("cfg", ["yolov5_edgevit.yaml", "yolov5_edgevit_xs.yaml", "yolov5_edgevit_s.yaml"])
 def test_every_edgevit_at_large_sizes(tmp_path, cfg, imgsz):
     model = varied(cfg, imgsz)
-    assert_equal_predictions(written(model, tmp_path / "m_ncnn_model", imgsz), model, imgsz, FP32, batch=1)
+    assert_equal_predictions(written(model, tmp_path / "m_ncnn_model", imgsz), model, imgsz, FP32)
 
 
 @pytest.mark.slow
@@ -106,7 +97,7 @@ def test_every_edgevit_at_large_sizes(tmp_path, cfg, imgsz):
 def test_other_model_files(tmp_path, name):
     model = varied(f"models/hub/{name}.yaml", (256, 320))
     exported = written(model, tmp_path / "m_ncnn_model", (256, 320))
-    assert_equal_predictions(exported, model, (256, 320), (0.5, 5e-3), batch=1)  # some features vary by 1e-4 only
+    assert_equal_predictions(exported, model, (256, 320), (0.5, 5e-3))  # some features vary by 1e-4 only
 
 
 CHANNELS_REVERSED = """7767517

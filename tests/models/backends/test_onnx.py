@@ -4,10 +4,12 @@ import subprocess
 import sys
 import warnings
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
+import detect
 from models.backends import DetectMultiBackend
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
@@ -15,6 +17,7 @@ from models.experimental import attempt_load
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
 from tests.conftest import ROOT, SHARED, needs_shared
+from tests.models.backends.conftest import model_of
 from utils.logger import LOGGER
 
 onnx = pytest.importorskip("onnx")
@@ -162,8 +165,8 @@ def test_the_file_is_read_without_the_package_onnx(tiny, tmp_path):
         strings, inputs, outputs = backend.read_graph(file.read_bytes())
         graph = onnx.load(file)
         assert strings == {entry.key: entry.value for entry in graph.metadata_props}
-        for found, value in ((inputs, graph.graph.input[0]), (outputs, graph.graph.output[0])):
-            assert found == [dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
+        for found, values in ((inputs, graph.graph.input), (outputs, graph.graph.output)):
+            assert found == [[dim.dim_value or None for dim in value.type.tensor_type.shape.dim] for value in values]
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -180,16 +183,16 @@ def test_opencv_does_not_run_final_boxes(tiny, tmp_path):
         OnnxBackend(file, dnn=True)
 
 
-@pytest.mark.parametrize("dnn", [False, True])
-def test_neither_torch_nor_onnx_is_imported_to_run_it(tiny_file, dnn):
+@pytest.mark.parametrize(("dnn", "blocked"), [(False, "torch onnx"), (True, "torch onnx onnxruntime")])
+def test_what_is_not_needed_to_run_it(tiny_file, dnn, blocked):
     code = (
-        "import sys, numpy as np\n"
+        f"import sys, numpy as np; sys.modules.update(dict.fromkeys({blocked.split()}))\n"
         "from models.backends import DetectMultiBackend\n"
         f"model = DetectMultiBackend({str(tiny_file)!r}, 'cpu', dnn={dnn})\n"
-        "print(model.predict(np.zeros((1, 64, 96, 3), np.uint8)).shape, *sorted({'torch', 'onnx'} & set(sys.modules)))"
+        "print(model.predict(np.zeros((1, 64, 96, 3), np.uint8)).shape, model.names)"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (run.stdout, run.returncode) == ("(1, 240, 7)\n", 0), run.stderr
+    assert (run.stdout, run.returncode) == ("(1, 240, 7) {0: 'box', 1: 'disc'}\n", 0), run.stderr
 
 
 def with_metadata(file, strings: dict, names=("batch", "height", "width")):
@@ -238,16 +241,43 @@ def test_a_file_that_takes_float16(tiny, tmp_path):
     assert_same(found, tiny(images))
 
 
-def test_a_file_without_names(tiny_file, tmp_path):
+def test_a_file_without_metadata(tiny, tiny_file, tmp_path, caplog):
+    """Its width tells the number of classes; their names are a data file's, if it has as many, else numbers."""
     with_metadata(tiny_file, {})
-    model = OnnxBackend(tiny_file)
-    assert model.names == {} and model.output_classes == 2 and model.stride == 32 and model.imgsz == list(PX)
+    model = DetectMultiBackend(tiny_file)
+    assert model.names == {0: "0", 1: "1"} and model.nc == 2 and model.stride == 32 and model.imgsz == list(PX)
     data = tmp_path / "data.yaml"
     data.write_text("names: [cat, dog]\n")
     assert DetectMultiBackend(tiny_file, data=data).names == {0: "cat", 1: "dog"}
+    data.write_text("names: [cat, dog, cow]\n")
+    assert not caplog.text
+    assert DetectMultiBackend(tiny_file, data=data).names == {0: "0", 1: "1"}
+    assert "data.yaml names 3 classes and the model has 2: numbers are used" in caplog.text
 
 
-def model_of(inputs, outputs):
+def test_detecting_with_a_file_without_metadata(tiny_file, tmp_path):
+    with_metadata(tiny_file, {})
+    cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (48, 96, 3), dtype=np.uint8))
+    flags = {"source": str(tmp_path / "a.png"), "project": str(tmp_path), "save_csv": True}
+    (result,) = detect.run(weights=str(tiny_file), **flags)
+    assert len(result.boxes) and set(result.boxes[:, 5]) <= {0, 1} and result.names == {0: "0", 1: "1"}
+    assert (tmp_path / "exp" / "a.png").is_file()
+
+
+@pytest.mark.parametrize("dnn", [False, True])
+def test_a_segmentation_file_of_yolov5s_own(tmp_path, dnn):
+    """Its metadata do not tell the task, its outputs do."""
+    model = model_of("segment")
+    file = tmp_path / "m.onnx"
+    metadata = Metadata(model.names, [8], 8, list(PX), task="segment")
+    backend.export(model, file, ExportSpec(PX), metadata)
+    with_metadata(file, {"stride": "8", "names": str(model.names)})
+    opened, images = DetectMultiBackend(file, dnn=dnn), example_images(1, PX)
+    assert opened.task == "segment" and opened.nc == opened.backend.output_classes == 2
+    torch.testing.assert_close(opened(images), model(images), rtol=1e-4, atol=1e-4)
+
+
+def graph_of(inputs, outputs):
     """A graph without a node, from one input to one output of these shapes."""
     values = [
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
@@ -272,7 +302,7 @@ def model_of(inputs, outputs):
 )
 def test_a_graph_that_is_no_detector_of_this_kind(tmp_path, inputs, outputs, strings, words):
     file = tmp_path / "other.onnx"
-    model = model_of(inputs, outputs)
+    model = graph_of(inputs, outputs)
     onnx.helper.set_model_props(model, strings)
     onnx.save(model, str(file))
     with pytest.raises(ValueError, match=rf"other\.onnx: {words}"):
@@ -324,7 +354,7 @@ def test_threads_and_half(tiny_file, caplog):
     model = OnnxBackend(tiny_file, "cpu", fp16=True, threads=2)
     options = model.runner.session.get_session_options()
     assert options.intra_op_num_threads == 2 and options.inter_op_num_threads == 1 and not model.fp16
-    assert "--half: the file decides, and it is fp32" in caplog.text
+    assert "tiny.onnx: --half is not used: the precision" in caplog.text and "this one is fp32" in caplog.text
 
 
 def test_a_whole_detector_in_the_file_takes_pictures_as_they_are(tiny, tmp_path):

@@ -1,5 +1,6 @@
 """INT8 ONNX files: which nodes are quantised, how, and that those to be kept in float are."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,8 @@ from models.backends.metadata import Metadata
 from models.backends.node_groups import group_nodes
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
+from tests.models.backends.conftest import confident
+from utils.nms import non_max_suppression
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -60,6 +63,31 @@ def test_everything_but_the_decoding_in_int8(tiny, tmp_path, dynamic):
     output = model(images)
     torch.testing.assert_close(output, tiny(images), rtol=0.1, atol=1.0)
     assert not torch.equal(output, DetectMultiBackend(file, "cpu")(images))
+
+
+def test_nms_and_a_picture_around_a_finished_file(tiny_model_cfg, tmp_path):
+    """Its nodes stand in an order of computation, so that others can be put around them."""
+    file = written(confident(tiny_model_cfg, tmp_path), tmp_path / "m.onnx", replace(SPEC, dynamic=True))
+    quantizer = OnnxQuantizer(file, calibration)
+    decoding = {node.name for node in quantizer.nodes if node.op in ("Sigmoid", "Mul", "Add", "Concat", "Pow")}
+    quantizer.write(file, decoding)
+    raw = DetectMultiBackend(file, "cpu")
+    onnx.checker.check_model(onnx.load(str(file)))
+    (expected,) = non_max_suppression(raw(example_images(1, SPEC.imgsz)), 0.25, 0.5, max_det=20)
+    metadata = raw.backend.metadata
+    backend.complete(file, SPEC, metadata)  # nothing to do
+    assert DetectMultiBackend(file, "cpu")(example_images(1, SPEC.imgsz)).shape == (1, 160, 7)
+
+    spec = replace(SPEC, dynamic=True, conf_thres=0.25, iou_thres=0.5, max_det=20)
+    for output, added in (("image", replace(spec, embed=True)), ("boxes", replace(spec, nms=True))):
+        finished = shutil.copy(file, tmp_path / f"{output}.onnx")
+        backend.complete(finished, added, replace(metadata, output=output))
+        model = DetectMultiBackend(finished, "cpu")
+        assert model.end2end and model.backend.metadata == replace(metadata, output=output)
+        assert model.predict(np.zeros((1, 64, 64, 3), np.uint8)).shape[::2] == (1, 6)
+    boxes = model(example_images(1, SPEC.imgsz))[0]
+    torch.testing.assert_close(boxes[: len(expected)], expected, rtol=1e-4, atol=1e-3)
+    assert len(expected) > 3 and not boxes[len(expected) :].any()
 
 
 def test_all_in_float_is_the_model(tiny, tmp_path):

@@ -108,7 +108,7 @@ def test_nms_behind_a_finished_folder(folder, tiny):
 def test_without_metadata_the_graph_says_what_it_takes(folder, tiny, tmp_path):
     (folder / "metadata.yaml").unlink()
     model = DetectMultiBackend(folder)
-    assert model.names == {} and model.stride == 32 and model.fixed_hw == PX and model.backend.batch == 1
+    assert model.names == {0: "0", 1: "1"} and model.fixed_hw == PX and model.backend.batch == 1
     dynamic = tmp_path / "dynamic_openvino_model"
     written(tiny, dynamic, ExportSpec(PX, dynamic=True))
     (dynamic / "metadata.yaml").unlink()
@@ -178,7 +178,7 @@ def test_a_device_that_cannot_run_it(folder):
 def test_options(folder, tiny, caplog):
     model = DetectMultiBackend(folder, threads=1, dnn=True)
     assert model.backend.compiled.get_property("INFERENCE_NUM_THREADS") == 1
-    assert "--dnn is for ONNX files" in caplog.text
+    assert "--dnn is not used: it is for ONNX files" in caplog.text
     images = example_images(1, PX)
     precise, half = model(images), DetectMultiBackend(folder, fp16=True)(images)
     torch.testing.assert_close(precise, tiny(images), rtol=1e-4, atol=1e-3)

@@ -1,0 +1,34 @@
+"""Classification of pictures: what classify/predict.py runs. Free of torch."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from engine.predictor import Detector, Prepared
+from utils.classify.transforms import center_crop
+from utils.nms import as_float32
+
+
+@dataclass
+class Classifier(Detector):
+    """A Detector whose pictures are cut to their middle, as in validation, and that gives a chance for each class."""
+
+    task: ClassVar = "classify"
+    steps: ClassVar = ("inference", "softmax")
+
+    @classmethod
+    def options(cls, opt) -> dict:
+        return {"batch_size": opt.batch_size}
+
+    def _prepare(self, frame, number: int) -> Prepared:
+        if frame.error:
+            return Prepared(frame, number)
+        return Prepared(frame, number, cv2.cvtColor(center_crop(frame.image, self.imgsz), cv2.COLOR_BGR2RGB))
+
+    def results(self, prediction, batch: list) -> list:
+        logits = as_float32(prediction)
+        chances = np.exp(logits - logits.max(1, keepdims=True))
+        chances /= chances.sum(1, keepdims=True)
+        return [self._result(prepared.frame, probabilities=row) for prepared, row in zip(batch, chances)]

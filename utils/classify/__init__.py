@@ -1,0 +1,1 @@
+"""Image classification: folders of images, augmentation, loss, scores and pictures."""
