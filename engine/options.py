@@ -17,6 +17,7 @@ DATA_DEFAULTS = {
     "hyp": ("hyp", "data/hyps/hyp.scratch-low.yaml"),
 }
 CLASSIFY_DEFAULTS = {"epochs": 10, "batch_size": 64, "imgsz": 224, "optimizer": "Adam"}  # in place of those above
+CLASSIFY_DEFAULTS["hyp"] = "data/hyps/classify/hyp.classify.yaml"
 OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSProp"]
 # task -> where its trainings go, and where its newest checkpoint is looked for
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
@@ -426,13 +427,13 @@ def classify_train_parser() -> Parser:
         default=False,
         help="start from published weights (torchvision and timm download them), or from the weights of this file",
     )
-    add("--hyp", default="", help="hyperparameter YAML; '' takes the values of utils/classify/hyp.py")
+    add("--hyp", default=None, help=f"hyperparameter YAML {_data_default('hyp', CLASSIFY_DEFAULTS)}")
     add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer", CLASSIFY_DEFAULTS))
     add("--lr0", type=float, default=None, help="learning rate after warm-up (default: that of the hyperparameters)")
     add("--decay", type=float, default=None, help="weight decay (default: that of the hyperparameters)")
     add("--label-smoothing", type=float, default=None, help="label smoothing (default: that of the hyperparameters)")
     add("--cutoff", type=int, default=None, help="rows of a detector that are kept (default: its backbone)")
-    add("--dropout", type=float, default=0.0, help="dropout before the last layer")
+    add("--dropout", type=float, default=None, help="dropout before the last layer (default: the network's own)")
     add("--verbose", action="store_true", help="a row for each class")
     _add_training(parser)
     _add_common(parser, TRAIN_PROJECTS["classify"])

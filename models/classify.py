@@ -20,7 +20,7 @@ from models.backbone import SLOTS, backbones, load_backbone_weights
 from models.backbone.Edgevit import VARIANTS, EdgeViTClassifier
 from models.backbone.pretrained import load_matching_weights
 from models.common import BATCH_NORM
-from models.yolo import BaseModel, DetectionModel, load_cfg, parse_model
+from models.yolo import BaseModel, load_cfg, parse_model
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.general import find_file, main_guard, write_atomic
 from utils.logger import LOGGER, setup_logging
@@ -100,8 +100,6 @@ class ClassificationModel(BaseModel):
         model.eval()
         return model.fuse() if fuse else model
 
-    load_checkpoint_state = DetectionModel.load_checkpoint_state
-
     def _forward_once(self, x, profile=False, visualize=False):
         if self.mean_std:
             mean, deviation = (x.new_tensor(values).view(-1, 1, 1) for values in self.mean_std)
@@ -130,7 +128,7 @@ class ClassificationModel(BaseModel):
     def layer_table(self) -> str:
         """A line for each row as in a detector's table, or for each part of a network without rows."""
         if self.has_rows:
-            return DetectionModel.layer_table(self)
+            return super().layer_table()
         lines = [f"{'':>4}{'params':>12}  {'part':<20}module"]
         for i, (name, part) in enumerate(self.model.named_children()):
             lines.append(f"{i:>4}{sum(p.numel() for p in part.parameters()):>12}  {name:<20}{type(part).__name__}")

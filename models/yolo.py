@@ -197,6 +197,29 @@ class BaseModel(nn.Module):
                 module.fuse()
         return self
 
+    def load_checkpoint_state(self, state_dict: dict) -> None:
+        """Load every tensor; ValueError if they are not this model's. Old YOLOv5 files' anchor_grid is passed over."""
+        own = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor for name, tensor in state_dict.items() if not name.endswith(".anchor_grid")}
+        wrong = [f"{name} is missing" for name in own if name not in tensors]
+        wrong += [f"{name} is not known" for name in tensors if name not in own]
+        wrong += [
+            f"{name} has shape {list(tensor.shape)}, expected {list(own[name])}"
+            for name, tensor in tensors.items()
+            if name in own and tensor.shape != own[name]
+        ]
+        if wrong:
+            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise ValueError(f"the checkpoint's tensors do not fit its model description: {'; '.join(wrong[:5])}{more}")
+        self.load_state_dict(tensors)
+
+    def layer_table(self) -> str:
+        """A line for each row: index, from, number of modules, parameters, module, arguments."""
+        lines = [f"{'':>4}{'from':>18}{'n':>4}{'params':>12}  {'module':<28}arguments"]
+        for row in self.model:
+            lines.append(f"{row.i:>4}{row.f!s:>18}{row.repeats:>4}{row.np:>12}  {row.type:<28}{row.args}")
+        return "\n".join(lines)
+
     def info(self, verbose=False, img_size=640) -> str:
         """Log and return layers, parameters, gradients and GFLOPs at `img_size` px."""
         return model_info(self, verbose, img_size)
@@ -249,22 +272,6 @@ class DetectionModel(BaseModel):
         model.eval()
         return model.fuse() if fuse else model
 
-    def load_checkpoint_state(self, state_dict: dict) -> None:
-        """Load every tensor; ValueError if they are not this model's. Old YOLOv5 files' anchor_grid is passed over."""
-        own = {name: tensor.shape for name, tensor in self.state_dict().items()}
-        tensors = {name: tensor for name, tensor in state_dict.items() if not name.endswith(".anchor_grid")}
-        wrong = [f"{name} is missing" for name in own if name not in tensors]
-        wrong += [f"{name} is not known" for name in tensors if name not in own]
-        wrong += [
-            f"{name} has shape {list(tensor.shape)}, expected {list(own[name])}"
-            for name, tensor in tensors.items()
-            if name in own and tensor.shape != own[name]
-        ]
-        if wrong:
-            more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-            raise ValueError(f"the checkpoint's tensors do not fit its model description: {'; '.join(wrong[:5])}{more}")
-        self.load_state_dict(tensors)
-
     @property
     def head(self) -> Detect:
         return self.model[-1]
@@ -305,13 +312,6 @@ class DetectionModel(BaseModel):
                 boxes[..., 0] = width - boxes[..., 0]
             views.append(boxes)
         return torch.cat(views, 1), None
-
-    def layer_table(self) -> str:
-        """A line for each row: index, from, number of modules, parameters, module, arguments."""
-        lines = [f"{'':>4}{'from':>18}{'n':>4}{'params':>12}  {'module':<28}arguments"]
-        for row in self.model:
-            lines.append(f"{row.i:>4}{row.f!s:>18}{row.repeats:>4}{row.np:>12}  {row.type:<28}{row.args}")
-        return "\n".join(lines)
 
 
 Model = DetectionModel  # YOLOv5's older name

@@ -22,6 +22,7 @@ TORCH_FREE = ["engine.options", "engine.predictor", "engine.sinks", "models.back
 TORCH_FREE += ["models.backends.onnx", "models.backends.openvino", "models.backends.litert", "models.backends.ncnn"]
 TORCH_FREE += ["utils.boxes", "utils.augmentations", "utils.images", "utils.logger", "utils.general", "utils.nms"]
 TORCH_FREE += ["engine.segmenter", "engine.classifier", "utils.segment.masks", "utils.segment.crops"]
+TORCH_FREE += ["utils.classify.transforms", "utils.classify.metrics"]
 SLOW_IMPORTS = ["pandas", "matplotlib", "timm", "tensorboard", "scipy", "onnx", "mss"]  # inside functions only
 PICKLE_READER = "utils/yolov5_pickle.py"
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500

@@ -185,16 +185,17 @@ def _plot_curves(px, py, path, labels, mean_label, xlabel, ylabel) -> None:
     figure.savefig(path, dpi=150)
 
 
-def plot_confusion_matrix(matrix, path, names=(), normalize: bool = True) -> None:
-    """Draw counts [nc + 1, nc + 1] of predicted (row) against true (column) class; the last of each is background.
+def plot_confusion_matrix(matrix, path, names=(), normalize: bool = True, background: bool = True) -> None:
+    """Draw counts of predicted (row) against true (column) class.
 
-    `normalize` makes each column sum to 1.
+    They are [nc + 1, nc + 1], the last of each being the background, or without it [nc, nc]. `normalize` makes each
+    column sum to 1.
     """
     matrix = np.asarray(matrix, dtype=np.float64)
-    nc = len(matrix) - 1
+    nc = len(matrix) - background
     if normalize:
         matrix = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9)
-    labels = [*_name_list(names, nc), "background"]
+    labels = [*_name_list(names, nc), *["background"] * background]
     inches = min(max(6, 4 + 0.4 * nc), 20)
     figure, axes = _figure(size=(inches + 1.5, inches))
     axis = axes[0, 0]
@@ -209,8 +210,8 @@ def plot_confusion_matrix(matrix, path, names=(), normalize: bool = True) -> Non
             axis.text(column, row, text, ha="center", va="center", color=color, fontsize=12 if nc < 10 else 8)
     if nc < 100:
         size = 11 if nc <= NAMED_CLASSES else 7
-        axis.set_xticks(range(nc + 1), labels, rotation=90, fontsize=size)
-        axis.set_yticks(range(nc + 1), labels, fontsize=size)
+        axis.set_xticks(range(len(labels)), labels, rotation=90, fontsize=size)
+        axis.set_yticks(range(len(labels)), labels, fontsize=size)
     title = "Confusion matrix" + (", columns normalised" if normalize else "")
     axis.set(xlabel="true", ylabel="predicted", title=title)
     figure.savefig(path, dpi=150 if nc < 50 else 100)

@@ -22,7 +22,7 @@ DEFAULTS = {
     "optimizer": ("a name", lambda v: isinstance(v, str)),
     "hyp": ("a file name", lambda v: isinstance(v, str)),
 }
-KNOWN_KEYS = {"path", *SPLITS, "names", "nc", "download", "draw", "yaml_file", *DEFAULTS}
+KNOWN_KEYS = {"path", *SPLITS, "names", "folders", "nc", "download", "draw", "yaml_file", *DEFAULTS}
 FOREIGN_KEYS = {"roboflow"}  # written by other tools into files that are otherwise fine
 URL = re.compile(r"https?://[^\s\"'<>)\],]+")
 

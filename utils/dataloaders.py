@@ -17,6 +17,7 @@ from utils import augmentations as aug
 from utils.augmentations import Polygons
 from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
 from utils.dist import world_size
+from utils.general import usable_cores
 from utils.image_cache import DiskCache, RamCache
 from utils.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
 from utils.labels import image_to_label_path, label_cache_path, scan_labels
@@ -329,7 +330,7 @@ def create_dataloader(
     else:
         dataset = LoadImagesAndLabels(*options)
     batch_size = min(batch_size, len(dataset))
-    workers = min(workers, _usable_cores(), -(-len(dataset) // batch_size))
+    workers = min(workers, usable_cores(), -(-len(dataset) // batch_size))
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -338,15 +339,11 @@ def create_dataloader(
         collate_fn=dataset.collate_fn4 if quad else dataset.collate_fn,
         pin_memory=torch.cuda.is_available() and os.environ.get("PIN_MEMORY", "true").lower() == "true",
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # the loader draws a seed from it, and so leaves the global state alone
     )
     return loader, dataset
 
 
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _start_worker(_worker_id: int) -> None:
+def start_worker(_worker_id: int) -> None:
     cv2.setNumThreads(0)  # the workers share the cores already

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from utils.logger import LOGGER
 
 RELEASE_URL = "https://github.com/ultralytics/yolov5/releases/download/v7.0/"
-RELEASE_NAMES = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg"))
+RELEASE_NAMES = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg", "-cls"))
 TIMEOUT_S = 5  # to connect, and without any data after that
 TRIES = 2
 CHUNK_BYTES = 1 << 20

@@ -58,7 +58,7 @@ TABLE = {
     "ema_decay": Hyperparameter(0.9999, 0.9, 0.99999, 0.0, "decay of the averaged weights", 1.0),
     "ema_tau": Hyperparameter(2000, 1, 10000, 0.0, "steps over which that decay builds up"),
 }
-POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau")  # 0 makes no sense
+POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau", "crop_scale")  # 0 makes no sense
 
 
 def default_hyp() -> dict:

@@ -7,20 +7,17 @@ the same pixels, a hollow object being filled.
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from utils.drawn_folder import SPLITS, check_options, keep_drawn
 from utils.shapes_background import VIVID, degrade, draw_background, draw_curves, random_color
 
 VERSION = 5  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 KINDS = ("circle", "square", "triangle", "star", "cross", "arrow", "crescent", "heart")
-SPLITS = ("train", "val", "test")
 ASPECTS_WH = ((1.0, 1.0), (1.0, 0.75), (1.0, 5 / 6), (5 / 6, 1.0), (0.75, 1.0))  # of the picture, times imgsz
 EMPTY_SHARE = 0.06  # pictures without any object
 MAX_OBJECTS = 10
@@ -36,7 +33,6 @@ PLACING_TRIES = 20
 CONTRAST_MIN = 130  # distance of an object's colour to the mean of what it covers, in BGR levels
 SUPERSAMPLING = 4
 OUTLINE_ERROR_PX = 0.3  # of the polygons, from the outline of the pixels
-MANIFEST = "drawn.json"  # in the folder: the options that it was drawn with
 DRAWN_BY = "utils/shapes.py"
 
 
@@ -58,27 +54,12 @@ def draw_dataset(
         FileExistsError: `folder` has content, but not from here.
     """
     wanted = {"seed": seed, "train": train, "val": val, "test": test, "imgsz": imgsz}
-    for key, value in wanted.items():
-        least = {"imgsz": 32, "train": 1, "val": 1}.get(key, 0)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"drawing shapes: '{key}' must be an integer of at least {least}, found {value!r}")
+    check_options(wanted, {"imgsz": 32, "train": 1, "val": 1})
     if not isinstance(masks, bool):
         raise ValueError(f"drawing shapes: 'masks' must be true or false, found {masks!r}")
     if masks:
         wanted["masks"] = True
-    wanted = {"drawn_by": DRAWN_BY, "version": VERSION, **wanted}
-    folder = Path(folder)
-    if _read_manifest(folder) == wanted:
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp") as temp:
-        new = Path(temp) / folder.name
-        _draw_files(new, wanted)
-        found = _read_manifest(folder)  # again: another process may have drawn meanwhile
-        if found is None:
-            _move_into_place(new, folder, wanted)
-        elif found != wanted:
-            _replace_files(new, folder, found, wanted)
+    keep_drawn(folder, {"drawn_by": DRAWN_BY, "version": VERSION, **wanted}, _draw_files, _all_file_names)
 
 
 def _draw_files(folder: Path, options: dict) -> None:
@@ -96,7 +77,6 @@ def _draw_files(folder: Path, options: dict) -> None:
         (folder / image_name).write_bytes(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
         rows = [" ".join([f"{row[0]:.0f}", *(f"{value:.6f}" for value in row[1:])]) for row in labels]
         (folder / label_name).write_text("".join(f"{row}\n" for row in rows))
-    (folder / MANIFEST).write_text(json.dumps(options) + "\n")
 
 
 def _file_names(split: str, i: int) -> tuple[str, str]:
@@ -105,42 +85,6 @@ def _file_names(split: str, i: int) -> tuple[str, str]:
 
 def _all_file_names(options: dict) -> set[str]:
     return {name for split in SPLITS for i in range(options[split]) for name in _file_names(split, i)}
-
-
-def _read_manifest(folder: Path) -> dict | None:
-    """The options that `folder` was drawn with; None if there is nothing in it, FileExistsError if others made it."""
-    if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
-        return None
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["drawn_by"] == DRAWN_BY:
-            return manifest
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # no manifest, or somebody else's
-    problem = f"exists and has no {MANIFEST} of this project, so it was not drawn by it"
-    raise FileExistsError(f"{folder} {problem}; move it away, or give another 'path' in the data file")
-
-
-def _move_into_place(new: Path, folder: Path, wanted: dict) -> None:
-    try:
-        os.replace(new, folder)
-    except OSError:
-        if _read_manifest(folder) != wanted:  # equal: another process was faster by an instant
-            raise
-
-
-def _replace_files(new: Path, folder: Path, found: dict, wanted: dict) -> None:
-    """Put the files of `new` in the place of those that `found` says were drawn before."""
-    both = {**found, **{split: max(found[split], wanted[split]) for split in SPLITS}, "complete": False}
-    unfinished = new / f"{MANIFEST}.tmp"
-    unfinished.write_text(json.dumps(both) + "\n")
-    os.replace(unfinished, folder / MANIFEST)  # from here on, an interrupted call is made good by the next one
-    for name in sorted(_all_file_names(both) - _all_file_names(wanted)):
-        (folder / name).unlink(missing_ok=True)
-    for name in sorted(_all_file_names(wanted)):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(new / name, folder / name)
-    os.replace(new / MANIFEST, folder / MANIFEST)
 
 
 def draw_scene(rng: np.random.Generator, width: int, height: int, masks: bool = False) -> tuple:
@@ -216,7 +160,7 @@ def _draw_objects(rng, image: np.ndarray) -> list[DrawnObject]:
                 break
         else:
             continue
-        _paint(rng, image, alpha, mask, size, is_filled)
+        paint(rng, image, alpha, mask, size, is_filled)
         silhouette = mask if is_filled else _place(_without_holes(stencil), corner, width, height, least=0) >= 0.5
         objects.append(DrawnObject(kind, mask, silhouette))
         visible = [*still_visible, mask]
@@ -276,7 +220,7 @@ def _place(stencil: np.ndarray, corner: tuple[int, int], width: int, height: int
     return alpha
 
 
-def _paint(rng, image, alpha, mask, size: float, is_filled: bool) -> None:
+def paint(rng, image, alpha, mask, size: float, is_filled: bool) -> None:
     """Paint an object in a colour that stands out: flat or shaded, some with an edge, some with a soft shadow."""
     x1, y1, x2, y2 = mask_to_box(mask)
     margin = int(0.3 * size) + 4  # room for the shadow

@@ -94,6 +94,6 @@ def degrade(rng, image: np.ndarray) -> np.ndarray:
     light = noise_field(rng, width, height, 1, octaves=1) * np.float32(rng.uniform(0, 0.2)) + 1
     image = image * light[..., None]
     if rng.random() < 0.6:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 0.005 * max(width, height)))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, max(0.005 * max(width, height), 0.3)))
     image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1, 9))
     return np.clip(np.round(image), 0, 255).astype(np.uint8)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from utils.drawn_folder import SPLITS, check_options, keep_drawn
-from utils.shapes import KINDS, _paint, object_stencil
+from utils.shapes import KINDS, object_stencil, paint
 from utils.shapes_background import degrade, draw_background, draw_curves
 
 VERSION = 1  # raise it when the same seed gives other pictures, so that old folders are drawn anew
@@ -65,6 +65,6 @@ def draw_picture(rng: np.random.Generator, kind: str, imgsz: int) -> np.ndarray:
     around = np.zeros((imgsz + 2 * side, imgsz + 2 * side), np.float32)  # the picture with a margin of `side`
     around[y + side : y + 2 * side, x + side : x + 2 * side] = stencil
     alpha = around[side : side + imgsz, side : side + imgsz]
-    _paint(rng, image, alpha, alpha >= 0.5, size, is_filled)
+    paint(rng, image, alpha, alpha >= 0.5, size, is_filled)
     draw_curves(rng, image, count=int(rng.integers(0, MAX_CURVES + 1)))
     return degrade(rng, image)

@@ -279,7 +279,7 @@ def parameter_groups(model: nn.Module) -> tuple:
 
 
 def smart_optimizer(model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5) -> torch.optim.Optimizer:
-    """SGD (Nesterov), Adam or AdamW. Groups: 0 biases, 1 norm weights, 2 the other weights, which alone are decayed."""
+    """SGD (Nesterov), Adam, AdamW or RMSProp. Groups: 0 biases, 1 norm weights, 2 other weights, the only decayed ones."""
     biases, norms, weights = parameter_groups(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},
@@ -291,8 +291,10 @@ def smart_optimizer(model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
     elif name in ("Adam", "AdamW"):
         optimizer = getattr(torch.optim, name)(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
+    elif name == "RMSProp":
+        optimizer = torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     else:
-        raise ValueError(f"optimizer '{name}': expected SGD, Adam or AdamW")
+        raise ValueError(f"optimizer '{name}': expected SGD, Adam, AdamW or RMSProp")
     check_covered(model, optimizer)
     counts = f"{len(biases)} biases, {len(norms)} norm weights, {len(weights)} weights (decay {decay:g})"
     LOGGER.info(f"optimizer: {name}, lr {lr:g}, {counts}")

@@ -156,6 +156,20 @@ def test_a_segmentation_model(tmp_path, tiny_dataset, caplog):
     assert "masks with an IoU of 1.0000" in caplog.text and "python segment/predict.py --weights" in caplog.text
 
 
+def test_a_classifier(tmp_path, tiny_dataset, caplog):
+    caplog.set_level("INFO")
+    weights = write_other_weights(tmp_path / "best.pt", "classify")
+    for cls in ("box", "disc"):
+        shutil.copytree(tiny_dataset.parent / "images" / "val", tmp_path / "folders" / "val" / cls)
+    results = export(weights, data=str(tmp_path / "folders"), include="torchscript")
+    (result,) = results
+    assert result.error == "" and result.parity["top1_changed"] == 0 and result.parity["images"] == 8
+    model = DetectMultiBackend(result.file)
+    assert model.task == "classify" and model.predict(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, 2)
+    report(results)
+    assert "probabilities within" in caplog.text and "python classify/predict.py --weights" in caplog.text
+
+
 @pytest.mark.parametrize(("task", "flag"), [("segment", "int8"), ("segment", "nms"), ("classify", "embed")])
 def test_what_is_for_detection_alone(tmp_path, task, flag):
     weights = write_other_weights(tmp_path / "best.pt", task)

@@ -13,6 +13,7 @@ from tests.conftest import SHARED, needs_shared, write_tiny_dataset
 from utils import dataloaders
 from utils.boxes import scale_boxes, xywhn2xyxy
 from utils.dataloaders import EpochSampler, LoadImagesAndLabels, create_dataloader
+from utils.general import usable_cores
 
 HYP = {
     "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 5.0, "translate": 0.1, "scale": 0.5, "shear": 2.0,
@@ -359,7 +360,7 @@ def test_image_weights_turn_rect_off(tiny):
 
 
 def test_workers_are_never_more_than_useful(tiny, monkeypatch):
-    cores = dataloaders._usable_cores()
+    cores = usable_cores()
     for asked, batch, expected in ((8, 1, min(8, cores)), (8, 16, 1), (0, 4, 0)):
         assert create_dataloader(tiny, 64, batch, 32, workers=asked)[0].num_workers == expected
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from utils import shapes
+from utils import drawn_folder, shapes
 from utils.augmentations import Polygons
 from utils.general import ROOT
 from utils.labels import parse_labels
@@ -163,7 +163,7 @@ def test_splits_and_counts_are_independent(tmp_path):
     draw_dataset(tmp_path / "a", **SMALL)
     draw_dataset(tmp_path / "b", **{**SMALL, "train": 7})
     a, b = digests(tmp_path / "a"), digests(tmp_path / "b")
-    assert all(b[name] == digest for name, digest in a.items() if name != shapes.MANIFEST)
+    assert all(b[name] == digest for name, digest in a.items() if name != drawn_folder.MANIFEST)
     images = [digest for name, digest in a.items() if name.endswith(".jpg")]
     assert len(set(images)) == len(images)
 
@@ -192,7 +192,7 @@ def test_other_options_draw_anew_and_keep_what_is_not_ours(tmp_path):
 def test_interrupted_redrawing_is_finished_by_the_next_call(tmp_path, monkeypatch):
     folder, wanted = tmp_path / "s", {**SMALL, "seed": 9, "train": 7}
     draw_dataset(folder, **SMALL)
-    replace, calls = shapes.os.replace, []
+    replace, calls = drawn_folder.os.replace, []
 
     def failing_replace(source, target):
         calls.append(target)
@@ -200,11 +200,11 @@ def test_interrupted_redrawing_is_finished_by_the_next_call(tmp_path, monkeypatc
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(shapes.os, "replace", failing_replace)
+    monkeypatch.setattr(drawn_folder.os, "replace", failing_replace)
     with pytest.raises(KeyboardInterrupt):
         draw_dataset(folder, **wanted)
-    assert json.loads((folder / shapes.MANIFEST).read_text())["complete"] is False
-    monkeypatch.setattr(shapes.os, "replace", replace)
+    assert json.loads((folder / drawn_folder.MANIFEST).read_text())["complete"] is False
+    monkeypatch.setattr(drawn_folder.os, "replace", replace)
     draw_dataset(folder, **wanted)
     draw_dataset(tmp_path / "fresh", **wanted)
     assert digests(folder) == digests(tmp_path / "fresh")
@@ -340,7 +340,7 @@ def test_a_folder_with_boxes_is_drawn_anew_with_polygons_and_back(tmp_path):
     assert digests(tmp_path / "s") != before
     draw_dataset(tmp_path / "s", **SMALL, masks=False)
     assert digests(tmp_path / "s") == before
-    assert "masks" not in json.loads((tmp_path / "s" / shapes.MANIFEST).read_text())
+    assert "masks" not in json.loads((tmp_path / "s" / drawn_folder.MANIFEST).read_text())
 
 
 @pytest.mark.parametrize("value", [1, "true", None])

@@ -52,7 +52,7 @@ def test_object_is_well_visible(kind, monkeypatch):
     for seed in range(20):
         image = draw_picture(np.random.default_rng(seed), kind, 64)
         with monkeypatch.context() as patch:
-            patch.setattr(shapes_cls, "_paint", lambda *_: None)
+            patch.setattr(shapes_cls, "paint", lambda *_: None)
             background = draw_picture(np.random.default_rng(seed), kind, 64)
         shares.append((np.linalg.norm(image - background, axis=2) > 40).mean())
     assert min(shares) > 0.02 and 0.05 < np.mean(shares) < 0.6

@@ -242,7 +242,7 @@ def test_uncovered_and_doubled_parameters_are_named():
 
 
 def test_unknown_optimizer():
-    with pytest.raises(ValueError, match="optimizer 'Lion': expected SGD, Adam or AdamW"):
+    with pytest.raises(ValueError, match="optimizer 'Lion': expected SGD, Adam, AdamW or RMSProp"):
         tu.smart_optimizer(nn.Linear(2, 2), "Lion")
 
 

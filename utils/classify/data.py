@@ -23,8 +23,8 @@ from utils.classify.augment import TrainTransform, mix_batch
 from utils.classify.hyp import load_classify_hyp
 from utils.classify.transforms import center_crop, resize
 from utils.data_config import SPLITS, check_dataset
-from utils.dataloaders import EpochSampler, _start_worker, _usable_cores
-from utils.general import ROOT, check_yaml
+from utils.dataloaders import EpochSampler, start_worker
+from utils.general import ROOT, check_yaml, usable_cores
 from utils.image_cache import DiskCache, RamCache
 from utils.images import find_images, image_size, read_image
 from utils.labels import MAX_PROBLEMS_LOGGED, SCAN_THREADS, Problem
@@ -302,7 +302,7 @@ def create_classification_dataloader(
     """
     dataset = ClassificationDataset(path, imgsz, augment, hyp, cache, names, folders, prefix, rank, seed)
     batch_size = min(batch_size, len(dataset))
-    workers = min(workers, _usable_cores(), -(-len(dataset) // batch_size))
+    workers = min(workers, usable_cores(), -(-len(dataset) // batch_size))
     loader = DataLoader(
         dataset,
         batch_size=batch_size,
@@ -311,7 +311,7 @@ def create_classification_dataloader(
         collate_fn=dataset.collate_fn,
         pin_memory=torch.cuda.is_available() and os.environ.get("PIN_MEMORY", "true").lower() == "true",
         persistent_workers=workers > 0,
-        worker_init_fn=_start_worker,
+        worker_init_fn=start_worker,
         generator=torch.Generator(),  # the loader draws a seed from it, and so leaves the global state alone
     )
     return loader, dataset

@@ -89,8 +89,5 @@ def plot_worst(mistakes: list, file, names) -> None:
 
 def plot_classification_result(result, names, folder) -> None:
     """confusion_matrix.png and, if there are any, worst_mistakes.jpg of a ClassificationResult, into `folder`."""
-    nc = len(result.matrix)
-    matrix = np.zeros((nc + 1, nc + 1))
-    matrix[:nc, :nc] = result.matrix
-    plot_confusion_matrix(matrix, Path(folder) / "confusion_matrix.png", names)
+    plot_confusion_matrix(result.matrix, Path(folder) / "confusion_matrix.png", names, background=False)
     plot_worst(result.worst, Path(folder) / "worst_mistakes.jpg", names)
