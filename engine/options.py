@@ -265,7 +265,7 @@ def detect_parser(task: str = "detect") -> Parser:
     add = parser.add_argument
     _add_weights(parser, task, nargs="+")
     _add_source(parser)
-    add("--data", default="data/shapes.yaml", help="dataset YAML, for class names where the model has none")
+    add("--data", default=None, help="dataset YAML, for class names where the model has none (default: numbers)")
     _add_imgsz_hw(parser)
     add("--conf-thres", type=float, default=0.25, help="least confidence of a box")
     add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold")
@@ -398,7 +398,6 @@ def segment_predict_parser() -> Parser:
     parser = detect_parser("segment")
     parser.prog, parser.description = "segment/predict.py", "Segment objects in images, videos and streams."
     parser.add_argument("--retina-masks", action="store_true", help="masks interpolated at the image's own size")
-    parser.set_defaults(data=SEGMENT_DATA)
     return parser
 
 
@@ -461,7 +460,7 @@ def classify_predict_parser() -> Parser:
     add = parser.add_argument
     _add_weights(parser, "classify", nargs="+")
     _add_source(parser)
-    add("--data", default="data/shapes-cls.yaml", help="dataset YAML, for class names where the model has none")
+    add("--data", default=None, help="dataset YAML, for class names where the model has none (default: numbers)")
     _add_imgsz_hw(parser)
     add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
     add("--view-img", action="store_true", help="show the results in a window")

@@ -35,11 +35,12 @@ def example_images(batch: int, imgsz, seed: int = 0) -> torch.Tensor:
 
 
 class HalfPrecision(nn.Module):
-    """An exportable model that computes in float16, decoded boxes apart, with float32 input and output."""
+    """An exportable model that computes in float16, decoded boxes apart, with float32 input and outputs."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).half()
 
     def forward(self, images):
-        return self.model(images.half())
+        output = self.model(images.half())
+        return tuple(x.float() for x in output) if isinstance(output, tuple) else output.float()

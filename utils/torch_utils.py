@@ -279,7 +279,7 @@ def parameter_groups(model: nn.Module) -> tuple:
 
 
 def smart_optimizer(model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5) -> torch.optim.Optimizer:
-    """SGD (Nesterov), Adam, AdamW or RMSProp. Groups: 0 biases, 1 norm weights, 2 other weights, the only decayed ones."""
+    """SGD (Nesterov), Adam, AdamW or RMSProp. Groups: 0 biases, 1 norm weights, 2 the others, which alone decay."""
     biases, norms, weights = parameter_groups(model)
     groups = [
         {"params": biases, "weight_decay": 0.0},

@@ -228,9 +228,9 @@ OTHER_SABOTAGES = [
 def test_the_gate_of_other_tasks(task, change, words, tmp_path):
     weights = write_other_weights(tmp_path / "m.pt", task)
     reference = DetectMultiBackend(weights, "cpu")
-    model = exportable(reference.model) if task == "segment" else reference.model  # which gives logits as it is
     metadata = Metadata(reference.names, [8], 32, [64, 64], dynamic=True, task=task)
-    backend.export(change(model).eval(), tmp_path / "m.torchscript", ExportSpec((64, 64)), metadata)
+    model = change(exportable(reference.model)).eval()
+    backend.export(model, tmp_path / "m.torchscript", ExportSpec((64, 64)), metadata)
     rng = np.random.default_rng(0)
     images = [cv2.resize(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8), (80, 60)) for _ in range(5)]
     parity = Gate(reference, DetectMultiBackend(tmp_path / "m.torchscript", "cpu"), (64, 64)).run(images)

@@ -75,6 +75,8 @@ def test_other_sizes_and_half_precision(key, task, tmp_path):
     for batch, height, width in ((1, *PX), (3, 32, 64)):
         images = example_images(batch, (height, width))
         assert_same(opened(images), model(images), 0.02)
+    if key == "onnx":
+        assert {output.type for output in opened.backend.runner.session.get_outputs()} == {"tensor(float)"}
 
 
 @pytest.mark.parametrize(
