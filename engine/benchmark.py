@@ -36,7 +36,6 @@ COLUMNS = {
     "note": ("note", ""),
 }
 TEXT_COLUMNS = ("format", "precision", "status", "note")
-LABEL_OFFSETS_PT = (12, -20, 28, -36, 44, -52, 60, -68, 76)  # above and below a point, so that no name hides another
 
 
 @dataclass
@@ -275,16 +274,9 @@ def plot(rows: list, file: Path, title: str = "") -> None:
     measured = sorted((row for row in rows if row.ms is not None), key=lambda row: row.ms)
     for i, row in enumerate(measured):
         color = tuple(channel / 255 for channel in colors(i))
-        axis.scatter(row.ms, 100 * row.map, s=60, color=color, zorder=3)
-        axis.annotate(
-            f"{row.format} {row.precision}",
-            (row.ms, 100 * row.map),
-            xytext=(0, LABEL_OFFSETS_PT[i % len(LABEL_OFFSETS_PT)]),
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            arrowprops={"arrowstyle": "-", "color": "lightgrey"},
-        )
+        name = f"{row.format} {row.precision}, {row.ms:.1f} ms"
+        axis.scatter(row.ms, 100 * row.map, s=60, color=color, zorder=3, label=name)
+    figure.legend(loc="outside right upper")  # names at the points would hide each other
     low, high = min(100 * row.map for row in measured), max(100 * row.map for row in measured)
     margin = max(high - low, 2.0)  # differences in the last digit are not to look like much
     axis.set_ylim(low - margin, high + margin)

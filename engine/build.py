@@ -94,18 +94,19 @@ def build_model(
 def freeze_layers(model: nn.Module, specs: list) -> list[str]:
     """Stop the training of layers; returns the names of the frozen parameters.
 
-    One number N: the model file's rows 0 to N - 1. Several numbers: those rows. A name such as "model.7.m" or "attn":
-    every parameter with these parts in its dotted name. As in YOLOv5 the batch-norm statistics of a frozen layer go on
-    following the data.
+    One number N: the model file's rows 0 to N - 1, or the first N parts of a network without rows. Several numbers:
+    those rows. A name such as "model.7.m" or "attn": every parameter with these parts in its dotted name. As in YOLOv5
+    the batch-norm statistics of a frozen layer go on following the data.
     """
     specs = [int(spec) if str(spec).isdigit() else str(spec) for spec in specs]
     if len(specs) == 1 and isinstance(specs[0], int):
         specs = list(range(specs[0]))
-    rows = [f"model.{name}" for name, _ in model.model.named_children()]
+    children = [name for name, _ in model.model.named_children()]
+    last_row = int(children[-1]) if children[-1].isdigit() else len(children) - 1
     names = [name for name, _ in model.named_parameters()]
-    parts = [f"model.{spec}" if isinstance(spec, int) else spec for spec in specs]
+    row_names = {row: f"model.{row if children[-1].isdigit() else children[row]}" for row in range(last_row + 1)}
+    parts = [row_names.get(spec, "") if isinstance(spec, int) else spec for spec in specs]
     for spec, part in zip(specs, parts):
-        last_row = int(rows[-1].split(".")[1])
         if isinstance(spec, int) and spec > last_row:
             raise ValueError(f"--freeze: the model's last row is {last_row}, found {spec}")
         if isinstance(spec, str) and not any(_has_parts(name, part) for name in names):

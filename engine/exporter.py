@@ -197,6 +197,9 @@ class Job:
             if self.spec.int8 and row.key in QUANTIZED_IN_STEPS:
                 self._quantize(row, module, file, metadata)
             else:
+                if self.spec.int8:
+                    steps = " and ".join(QUANTIZED_IN_STEPS)
+                    LOGGER.info(f"{row.title}: --max-drop is for {steps} alone; val.py tells what int8 loses here")
                 module.export(exportable(self.reference.model), file, self.spec, metadata)
             parity = None if row.runs_on and not can_run(row) else self.gate(file)
             metadata.parity = parity.to_dict() if parity else {}

@@ -68,7 +68,7 @@ class Parity:
     def to_dict(self) -> dict:
         """Without the figures of other tasks."""
         values = {key: value for key, value in asdict(self).items() if self.masks or not key.startswith("mask")}
-        return {key: round(value, 6) for key, value in values.items() if value is not None}
+        return {key: round(value, 9) for key, value in values.items() if value is not None}
 
     def describe(self) -> str:
         if self.top1_changed is not None:

@@ -5,7 +5,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageDraw, ImageOps
 
-weights, source, drawn = sys.argv[1:]  # best.onnx of export.py --embed, a picture, and the file to write
+weights, source, drawn = sys.argv[1:]  # best-embed.onnx of export.py --embed, a picture, and the file to write
 image = ImageOps.exif_transpose(Image.open(source)).convert("RGB")
 session = onnxruntime.InferenceSession(weights)
 names = json.loads(session.get_modelmeta().custom_metadata_map["names"])

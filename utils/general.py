@@ -310,7 +310,8 @@ def main_guard(main, *args, **kwargs) -> int:
     except (ValueError, TypeError, ImportError, OSError) as error:
         if os.environ.get("YOLOV5_TRACEBACK") == "1" or not _is_user_error(error):
             raise
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
+        hint = ": pip install -r requirements.txt" if isinstance(error, ModuleNotFoundError) else ""
+        print(f"error: {error or type(error).__name__}{hint}", file=sys.stderr)
         return 1
 
 

@@ -1,6 +1,7 @@
 """TorchScript: a trace of the model that runs in any program with libtorch, without this project's Python code."""
 
 import copy
+import io
 import json
 import warnings
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from models.backends.metadata import OUTPUT_DIMS, Metadata
 from models.backends.pytorch import PyTorchBackend
 from models.exportable import example_images
 from models.heads import Detect
+from utils.general import write_atomic
 from utils.nms import MAX_CANDIDATES
 from utils.torch_utils import select_device
 
@@ -50,7 +52,9 @@ def write_metadata(file: Path, metadata: Metadata) -> None:
 
 
 def _save(module, file: Path, metadata: Metadata) -> None:
-    torch.jit.save(module, str(file), _extra_files={ENTRY: json.dumps(asdict(metadata))})
+    buffer = io.BytesIO()  # on a full disk torch's own writer of files ends the whole process
+    torch.jit.save(module, buffer, _extra_files={ENTRY: json.dumps(asdict(metadata))})
+    write_atomic(file, buffer.getvalue())
 
 
 def _load(file: Path, device: torch.device):

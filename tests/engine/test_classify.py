@@ -12,8 +12,10 @@ from kill_driver import MODEL
 import classify.predict
 import classify.train
 import classify.val
+from engine.build import freeze_layers
 from engine.classify import CLASSIFY
 from engine.options import from_kwargs
+from models.classify import ClassificationModel
 from utils.checkpoint import load_checkpoint
 
 
@@ -92,3 +94,24 @@ def test_probabilities_are_the_same_for_one_picture_and_for_a_batch(trained, dat
     one, four = (classify.predict.run(**options, batch_size=size) for size in (1, 4))
     for a, b in zip(one, four):
         np.testing.assert_allclose(a.probabilities, b.probabilities, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "frozen"),
+    [
+        ([0], set()),
+        ([2], {"patch_embed1", "blocks1"}),  # the first parts, as the network has no numbered rows
+        (["head"], {"head"}),
+        ([1, 3], {"blocks1", "blocks2"}),
+    ],
+)
+def test_freeze(freeze, frozen):
+    model = ClassificationModel("edgevit_xxs", nc=2)
+    names = freeze_layers(model, freeze)
+    assert {name.split(".")[1] for name in names} == frozen
+    assert all(not model.get_parameter(name).requires_grad for name in names)
+
+
+def test_freezing_more_than_there_is():
+    with pytest.raises(ValueError, match="--freeze: the model's last row is"):
+        freeze_layers(ClassificationModel("edgevit_xxs", nc=2), [99])
