@@ -17,6 +17,7 @@ from utils.nms import as_float32, final_boxes
 
 TOP_ROWS = 300  # raw predictions of an image whose boxes are compared, by confidence
 SAME_OBJECT_IOU = 0.5
+GROWTH_PX = np.float32([-0.5, -0.5, 0.5, 0.5])  # before boxes are paired: the IoU of one without width is all rounding
 DYNAMIC_BATCH = 2  # images together, where the file takes any number
 CONF_THRES, IOU_THRES, MAX_DET = 0.25, 0.45, 300  # as detect.py's, where the file has no NMS of its own
 MASKED_ROWS = 8  # raw predictions whose masks are compared in an image without boxes
@@ -244,7 +245,7 @@ def matched(boxes: np.ndarray, others: np.ndarray, borderline: float) -> Parity:
     A box without a partner counts if its confidence is above `borderline`: below it the partner may have missed the
     threshold.
     """
-    iou = box_iou(boxes[:, :4], others[:, :4]) * (boxes[:, None, 5] == others[None, :, 5])
+    iou = box_iou(boxes[:, :4] + GROWTH_PX, others[:, :4] + GROWTH_PX) * (boxes[:, None, 5] == others[None, :, 5])
     pairs = []
     while iou.size and iou.max() > SAME_OBJECT_IOU:
         i, j = np.unravel_index(iou.argmax(), iou.shape)

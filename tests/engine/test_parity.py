@@ -38,6 +38,8 @@ def boxes(*rows):
         # of two candidates the nearer one is the partner
         (boxes([*BOX, 0.9, 1]), boxes([10, 10, 40, 30, 0.9, 1], [10, 10, 31, 30, 0.9, 1]), (1, 0, 1)),
         (boxes([*BOX, 0.9, 1]), boxes([*BOX, np.nan, 1]), (0, np.inf, 0)),
+        # boxes without width are the same object where they nearly touch
+        (boxes([10, 10, 10, 30, 0.9, 1]), boxes([10.001, 10, 10.001, 30, 0.9, 1]), (0.001, 0, 0)),
     ],
 )
 def test_matched(ours, theirs, expected):
