@@ -68,12 +68,15 @@ def build_model(
 ):
     """The model of --cfg or of a checkpoint for `nc` classes, on the CPU.
 
-    From `start` it takes the tensors that fit by name and shape, then the backbone those of --backbone-weights.
+    From `start` it takes the tensors that fit by name and shape, then the backbone those of --backbone-weights. With
+    --cfg a detector can start a segmentation model, and the other way round.
     `resumed`, the checkpoint of an interrupted run, gives the model file only: its tensors are loaded later.
     """
     source = resumed or start
-    if source is not None and source.task != task.name:
-        raise ValueError(f"{opt.weights}: expected a model for '{task.name}', found one for '{source.task}'")
+    other_layers = start is not None and opt.cfg and "classify" not in (start.task, task.name)
+    if source is not None and source.task != task.name and not other_layers:
+        hint = "; with --cfg its tensors can start another model" if start and start.task != "classify" else ""
+        raise ValueError(f"{opt.weights}: expected a model for '{task.name}', found one for '{source.task}'{hint}")
     cfg = source.yaml if resumed or not opt.cfg else opt.cfg
     # only --cfg may name a backbone file: what a checkpoint's row names is in its own tensors
     load_backbones = bool(opt.cfg) and resumed is None

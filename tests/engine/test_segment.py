@@ -13,11 +13,15 @@ from kill_driver import MODEL
 import segment.predict
 import segment.train
 import segment.val
+from engine.build import build_model
 from engine.evaluator import evaluate
+from engine.options import from_kwargs
 from engine.segment import SEGMENT, SegmentEvaluator
+from models.yolo import DetectionModel
 from utils.callbacks import HOOKS, Callbacks
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.dataloaders import create_dataloader
+from utils.hyperparameters import default_hyp
 from utils.labels import parse_labels
 
 NAMES = {0: "box", 1: "disc"}
@@ -134,3 +138,18 @@ def test_models_of_other_tasks_are_refused(trained, data):
         detect.run(weights=weights, source=str(data.parent / "images/val"), nosave=True)
     with pytest.raises(ValueError, match="expected a model for 'detect', found one for 'segment'"):
         val.run(weights=weights, data=str(data))
+
+
+def test_a_detector_starts_a_segmentation_model(tiny_model_cfg):
+    """With --cfg all tensors but the head's are taken; without it there is nothing to build."""
+    detector = DetectionModel(tiny_model_cfg)
+    start = Checkpoint(detector.yaml, detector.names, 2, [8.0, 16.0], detector.state_dict())
+    opt = from_kwargs("segment/train", {"cfg": with_masks(tiny_model_cfg), "weights": "detector.pt"})
+    model = build_model(opt, default_hyp(), 2, SEGMENT, start, None)
+    own, given = model.state_dict(), detector.state_dict()
+    taken = [name for name in given if torch.equal(own.get(name, torch.zeros(())), given[name])]
+    head = f"model.{detector.head.i}."
+    assert {name for name in given if not name.startswith(head)} <= set(taken)
+    opt.cfg = ""
+    with pytest.raises(ValueError, match="expected a model for 'segment', found one for 'detect'; with --cfg"):
+        build_model(opt, default_hyp(), 2, SEGMENT, start, None)
