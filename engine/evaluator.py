@@ -177,9 +177,9 @@ class DetectionEvaluator(Evaluator):
         with pre_process:
             inputs = self.to_input(images)
             targets = targets.to(self.device)
-            true_boxes = self.true_boxes(targets)
             if options.single_cls:
-                true_boxes[:, 1] = 0
+                targets = self.one_class(targets)
+            true_boxes = self.true_boxes(targets)
         with inference, self.precision():
             output = self.model(inputs, augment=options.augment)
         predictions, trainable = self.split(output)
@@ -199,8 +199,12 @@ class DetectionEvaluator(Evaluator):
         self.fire("on_val_batch_end", batch_i, images, targets_px, paths, shapes, found)
 
     def true_boxes(self, targets) -> torch.Tensor:
-        """[n, 6] of the loader's targets; what is written into it is written into them."""
+        """[n, 6] of the loader's targets."""
         return targets
+
+    def one_class(self, targets):
+        """The targets with class 0 everywhere, in a copy."""
+        return targets * targets.new_tensor([1, 0, 1, 1, 1, 1])
 
     def split(self, output) -> tuple:
         """The model's output as predictions [B, N, ...], and what the loss takes, or None."""

@@ -1,6 +1,6 @@
 """Instance segmentation as a task: what it adds to detection in training and validation."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,9 @@ class SegmentEvaluator(DetectionEvaluator):
 
     def true_boxes(self, targets: MaskTargets) -> torch.Tensor:
         return targets.boxes
+
+    def one_class(self, targets: MaskTargets) -> MaskTargets:
+        return replace(targets, boxes=super().one_class(targets.boxes))
 
     def split(self, output) -> tuple:
         predictions, self.protos, *maps = output
