@@ -1,10 +1,13 @@
 """What several tests share: the project root, the optional real data, and a data set of a few drawn images."""
 
+import logging
 import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from utils.logger import LOGGER
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -90,6 +93,13 @@ def with_masks(cfg: dict, nm: int = 4) -> dict:
     """A detector's model dict with a Segment head in the place of its Detect."""
     *rows, (sources, number, _, args) = cfg["head"]
     return {**cfg, "head": [*rows, [sources, number, "Segment", [*args, nm, 8]]]}
+
+
+@pytest.fixture(autouse=True)
+def _plain_logging():
+    """Undo setup_logging() of a main() that ran before in this process: its messages would not reach caplog."""
+    LOGGER.handlers[:], LOGGER.propagate = [], True
+    LOGGER.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(autouse=True)
