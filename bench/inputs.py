@@ -1,5 +1,7 @@
 """Pictures and data sets for the benches: real ones of ../shared where they are, else drawn ones."""
 
+import contextlib
+import io
 from pathlib import Path
 
 from bench.harness import Settings, Unavailable
@@ -22,7 +24,8 @@ def drawn_folder(settings: Settings, count: int) -> Path:
     from utils.shapes import draw_dataset
 
     folder = Path(settings.folder, f"shapes{count}")
-    draw_dataset(folder, train=1, val=count, test=0, imgsz=SIDE_PX)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        draw_dataset(folder, train=1, val=count, test=0, imgsz=SIDE_PX)
     return folder
 
 

@@ -15,6 +15,8 @@ import torch
 from tqdm import tqdm
 
 from utils.boxes import scale_boxes, xywh2xyxy, xyxy2xywh, xyxy2xywhn
+from utils.evidence.records import Evidence
+from utils.evidence.summary import conclude
 from utils.general import Profile, coco80_to_coco91_class
 from utils.logger import LOGGER
 from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
@@ -43,11 +45,12 @@ class EvalOptions:
     save_json: bool = False
     verbose: bool = False
     v5_map: bool = False  # also print YOLOv5's own figures
+    evidence: str = ""  # the dataset file, to write evidence.npz and print the intervals of a detector's mAP
     progress: bool = True  # a progress bar, on a terminal
 
     def __post_init__(self):
-        if self.save_dir is None and (self.plots or self.save_txt or self.save_json):
-            raise ValueError("plots, save_txt and save_json need a save_dir, found None")
+        if self.save_dir is None and (self.plots or self.save_txt or self.save_json or self.evidence):
+            raise ValueError("plots, save_txt, save_json and evidence need a save_dir, found None")
 
 
 @dataclass
@@ -171,6 +174,7 @@ class DetectionEvaluator(Evaluator):
         self.metrics = DetectionMetrics(len(self.names))
         self.confusion_matrix = ConfusionMatrix(len(self.names))
         self.files = PredictionFiles(self.options, self.names)
+        self.evidence = Evidence(self.names, self.options.evidence)
 
     def step(self, batch_i, images, targets, paths, shapes) -> None:
         options, (pre_process, inference, suppression) = self.options, self.timers
@@ -238,6 +242,8 @@ class DetectionEvaluator(Evaluator):
         native, truth = to_original(boxes, targets_px, shape_hw, shape)
         self.metrics.update(native.numpy(), truth.numpy())
         self.confusion_matrix.process_batch(native.numpy(), truth.numpy())
+        if self.options.evidence:
+            self.evidence.add(path, native.numpy(), truth.numpy())
         self.files.write(native.numpy(), shape[0], Path(path))
         return native
 
@@ -265,6 +271,8 @@ class DetectionEvaluator(Evaluator):
 
     def close(self, result: EvalResult) -> None:
         self.files.close()
+        if self.evidence.images:
+            conclude(self.evidence, self.options.save_dir, self.options.verbose, self.options.plots)
         counts = result.n_targets, result.true_positives, result.false_positives
         scores = result.p, result.r, result.f1_per_class, result.ap, result.ap50, result.classes
         self.fire("on_val_end", *counts, *scores, self.confusion_matrix)

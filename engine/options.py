@@ -114,22 +114,22 @@ def _data_default(option: str, fallbacks=DATA_DEFAULTS) -> str:
 def _add_weights(parser, task: str = "detect", **kwargs) -> None:
     embedded = ", else the embedded one" if task == "detect" else ""
     newest = f"{TRAIN_PROJECTS[task]}/*/weights/best.pt"
-    parser.add_argument(
-        "--weights", default=None, help=f"checkpoint (default: the newest {newest}{embedded})", **kwargs
-    )
+    help = f"checkpoint (default: the newest {newest}{embedded})"
+    parser.add_argument("--weights", default=None, help=help, **kwargs)
 
 
-def _add_common(parser, project: str, workers: bool = True) -> None:
-    parser.add_argument(
-        "--device", default="", help="cpu, mps, a GPU index such as 0, or several such as 0,1; '' chooses"
-    )
+def _add_folder(parser, project: str) -> None:
     parser.add_argument("--project", default=project, help="results go to PROJECT/NAME")
     parser.add_argument("--name", default="exp", help="results go to PROJECT/NAME, NAME2, NAME3 ...")
     parser.add_argument("--exist-ok", action="store_true", help="write into PROJECT/NAME even if it exists")
+
+
+def _add_common(parser, project: str, workers: bool = True) -> None:
+    add = parser.add_argument
+    add("--device", default="", help="cpu, mps, a GPU index such as 0, or several such as 0,1; '' chooses")
+    _add_folder(parser, project)
     if workers:
-        parser.add_argument(
-            "--workers", type=int, default=8, help="most data-loading processes (per rank); never more than the cores"
-        )
+        add("--workers", type=int, default=8, help="most data-loading processes (per rank); never more than the cores")
 
 
 def _add_imgsz(parser, help: str, **kwargs) -> None:
@@ -273,13 +273,8 @@ def detect_parser(task: str = "detect") -> Parser:
     add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
     add("--view-img", action="store_true", help="show the results in a window")
     add("--save-txt", action="store_true", help="write the boxes as text files")
-    add(
-        "--save-format",
-        type=int,
-        default=0,
-        choices=[0, 1],
-        help="with --save-txt: 0 YOLO (xywh, normalised), 1 Pascal VOC (xyxy, pixels)",
-    )
+    formats = "with --save-txt: 0 YOLO (xywh, normalised), 1 Pascal VOC (xyxy, pixels)"
+    add("--save-format", type=int, default=0, choices=[0, 1], help=formats)
     add("--save-csv", action="store_true", help="write predictions.csv")
     add("--save-json", action="store_true", help="write predictions.json")
     add("--save-conf", action="store_true", help="with --save-txt: the confidence as last column")
@@ -375,6 +370,17 @@ def benchmark_parser() -> Parser:
     _add_threads(parser)
     _add_common(parser, "runs/benchmarks")
     parser.set_defaults(device="cpu")  # every format runs there, so that the rows compare
+    return parser
+
+
+def compare_parser() -> Parser:
+    parser = Parser(prog="compare.py", description="Compare validations on the same images: better, or noise?")
+    add = parser.add_argument
+    add("runs", nargs="*", metavar="RUN", help="run folder of val.py or train.py; all are held against the first")
+    add("--verbose", action="store_true", help="a row for each class")
+    add("--resamples", type=int, default=1000, help="draws of the bootstrap over images")
+    add("--seed", type=int, default=0, help="of these draws")
+    _add_folder(parser, "runs/compare")
     return parser
 
 
@@ -482,6 +488,7 @@ PARSERS = {
     "detect": detect_parser,
     "export": export_parser,
     "benchmarks": benchmark_parser,
+    "compare": compare_parser,
     "segment/train": segment_train_parser,
     "segment/val": segment_val_parser,
     "segment/predict": segment_predict_parser,

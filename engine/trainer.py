@@ -356,7 +356,7 @@ class Trainer:
             pictures.draw_results(run.results_csv)
         LOGGER.info(f"\nValidating {final}...")
         model = self.task.model_class.from_checkpoint(load_checkpoint(final)).to(self.device)
-        result = self.validate(model, plots=not opt.noplots, verbose=True)
+        result = self.validate(model, plots=not opt.noplots, verbose=True, evidence=str(opt.data))
         strip_optimizer(run.last)  # only now: until here --resume can go on
         self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, self.summary(result))
         if self.board is not None:

@@ -28,7 +28,8 @@ def validate(opt, callbacks=None, task=DETECT):
     if opt.save_hybrid:
         LOGGER.warning("WARNING: --save-hybrid puts true boxes among the predictions: the figures below say nothing")
     files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
-    result = measure(opt, model, data, callbacks, task=task, save_dir=save_dir, plots=True, **files)
+    files |= {"save_dir": save_dir, "plots": True, "evidence": str(opt.data)}
+    result = measure(opt, model, data, callbacks, task=task, **files)
     report(result, opt, save_dir, task)
     return result
 

@@ -46,8 +46,8 @@ def test_run_writes_everything(options, tmp_path):
     assert result.images == 4 and result.targets == 8 and 0 <= result.map <= result.map50 <= 1
     found = {file.name for file in (tmp_path / "runs" / "exp").iterdir()}
     curves = {f"{letter}_curve.png" for letter in ("PR", "F1", "P", "R")}
-    pictures = {"val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"}
-    assert found == {"labels", "predictions.json"} | curves | pictures
+    pictures = {"val_batch0_labels.jpg", "val_batch0_pred.jpg", "confusion_matrix.png", "error_split.png"}
+    assert found == {"labels", "predictions.json", "evidence.npz"} | curves | pictures
     val.run(**options)
     assert (tmp_path / "runs" / "exp2").is_dir()  # a second run gets its own folder
 

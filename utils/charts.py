@@ -270,3 +270,48 @@ def plot_lr(lr_of_epoch, epochs: int, save_dir=".") -> None:
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].grid(alpha=0.3)
     figure.savefig(Path(save_dir) / "LR.png", dpi=120)
+
+
+def plot_error_split(gains: dict, path) -> None:
+    """Bars of the AP50 that is gained when one kind of error is repaired: {run: {kind: AP50}}, a colour for each run.
+
+    The names of the runs are shown if there are several.
+    """
+    kinds = list(next(iter(gains.values()), {}))
+    figure, axes = _figure(size=(9, 5))
+    axis, width = axes[0, 0], 0.8 / max(len(gains), 1)
+    for i, (run, values) in enumerate(gains.items()):
+        left = np.arange(len(kinds)) + (i - (len(gains) - 1) / 2) * width
+        bars = axis.bar(left, [values[kind] for kind in kinds], width, color=_unit(colors(i + 1)), label=_plain(run))
+        axis.bar_label(bars, fmt="%.3f", fontsize=9 if len(gains) < 4 else 6)
+    axis.set_xticks(range(len(kinds)), kinds)
+    axis.set_axisbelow(True)
+    axis.set(ylabel="AP50 gained when repaired", title="What each kind of error costs")
+    axis.grid(axis="y", alpha=0.3)
+    if len(gains) > 1:
+        figure.legend(loc="outside lower center", fontsize=9)
+    figure.savefig(path, dpi=150)
+
+
+def plot_learning_curves(runs: dict, path) -> None:
+    """The metrics of trainings in one picture: {run: columns of read_results()}, a line for each run.
+
+    The upper row is over epochs. Where a run has a column `time` (seconds of training), a lower row is over hours.
+    """
+    names = [name for name in RESULT_COLUMNS if name.startswith("metrics/")]
+    names = [name for name in names if any(name in columns for columns in runs.values())]
+    rows = ["epoch", "time"] if any("time" in columns for columns in runs.values()) else ["epoch"]
+    figure, axes = _figure(len(rows), max(len(names), 1), size=(4 * max(len(names), 1), 3.5 * len(rows) + 0.5))
+    for row, position in enumerate(rows):
+        for column, name in enumerate(names):
+            axis = axes[row, column]
+            for i, (run, columns) in enumerate(runs.items()):
+                if position not in columns or name not in columns:
+                    continue
+                x = columns["time"] / 3600 if position == "time" else columns["epoch"]
+                label = _plain(run) if (row, column) == (0, 0) else None
+                axis.plot(x, columns[name], marker=".", markersize=4, color=_unit(colors(i + 1)), label=label)
+            axis.set(title=_plain(name), xlabel="hours of training" if position == "time" else "epoch")
+            axis.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", fontsize=9)
+    figure.savefig(path, dpi=150)

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import torch
 import yaml
-from torchvision.ops import batched_nms
 
 from bench.plain.coco import annotations, coco_ap
 from bench.plain.data import read_labels
+from bench.plain.nms import plain_nms
 from models.experimental import attempt_load
 
 CONF_THRES, IOU_THRES, MAX_DET, MAX_CANDIDATES = 0.001, 0.6, 300, 30_000
@@ -51,18 +51,6 @@ def padded(image, shape_hw):
     return cv2.copyMakeBorder(image, *borders, cv2.BORDER_CONSTANT, value=(114,) * 3), left, top
 
 
-def suppress(prediction):
-    """[N, 5 + nc] xywh -> [n, 6] xyxy, confidence, class."""
-    prediction = prediction[prediction[:, 4] > CONF_THRES]
-    scores = prediction[:, 5:] * prediction[:, 4:5]
-    row, cls = (scores > CONF_THRES).nonzero(as_tuple=True)
-    centre, half = prediction[row, :2], prediction[row, 2:4] / 2
-    confidence = scores[row, cls]
-    boxes = torch.cat([centre - half, centre + half, confidence[:, None], cls[:, None].float()], 1)
-    boxes = boxes[confidence.argsort(descending=True, stable=True)[:MAX_CANDIDATES]]
-    return boxes[batched_nms(boxes[:, :4], boxes[:, 4], boxes[:, 5], IOU_THRES)[:MAX_DET]]
-
-
 def predict_batch(model, images, size):
     """Boxes [n, 6] of each picture in its own pixels. images: as they are in the files."""
     small = [resized(image, size) for image in images]
@@ -73,7 +61,7 @@ def predict_batch(model, images, size):
         predictions = model(torch.from_numpy(tensor).float() / 255)[0]
     results = []
     for prediction, image, resized_image, (_, left, top) in zip(predictions, images, small, placed):
-        boxes = suppress(prediction).numpy()
+        boxes = plain_nms(prediction, CONF_THRES, IOU_THRES, MAX_DET, MAX_CANDIDATES).numpy()
         (h, w), (small_h, small_w) = image.shape[:2], resized_image.shape[:2]
         boxes[:, [0, 2]] = ((boxes[:, [0, 2]] - left) / (small_w / w)).clip(0, w)
         boxes[:, [1, 3]] = ((boxes[:, [1, 3]] - top) / (small_h / h)).clip(0, h)
@@ -85,8 +73,9 @@ def main(data, weights, size, batch):
     config = yaml.safe_load(Path(data).read_text())
     model = attempt_load(weights)
     files = sorted(Path(config["path"], config["val"]).glob("*.jpg"))
-    aspects = {file: (lambda image: image.shape[0] / image.shape[1])(cv2.imread(str(file))) for file in files}
-    files.sort(key=aspects.get)
+    shapes = np.array([cv2.imread(str(file)).shape[:2] for file in files])
+    # which of several pictures of one aspect fall into which batch depends on the sort, and their padding on that
+    files = [files[i] for i in (shapes[:, 0] / shapes[:, 1]).argsort(kind="heapsort")]
     truth, found = [], []
     for start in range(0, len(files), int(batch)):
         chosen = files[start : start + int(batch)]

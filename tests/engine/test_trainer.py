@@ -52,7 +52,7 @@ def test_files_of_a_run(train):
     names = {file.name for file in folder.iterdir()}
     expected = "weights hyp.yaml opt.yaml results.csv results.png labels.jpg train_batch0.jpg train_batch1.jpg "
     expected += "train_batch2.jpg val_batch0_labels.jpg val_batch0_pred.jpg confusion_matrix.png F1_curve.png "
-    expected += "PR_curve.png P_curve.png R_curve.png"
+    expected += "PR_curve.png P_curve.png R_curve.png evidence.npz error_split.png"
     assert set(expected.split()) <= names
     assert {file.name for file in (folder / "weights").iterdir()} == {"best.pt", "last.pt", "epoch0.pt", "epoch1.pt"}
     assert list(rows(trainer)[0]) == COLUMNS
