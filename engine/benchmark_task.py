@@ -91,14 +91,13 @@ def validate(model, job: dict, imgsz: int):
     import torch
 
     from engine import options, validation
-    from engine.task import DETECT
     from utils.data_config import check_dataset
 
     same = ("data", "batch_size", "workers", "threads")
     opt = options.from_kwargs("val", {"weights": [job["file"]], "imgsz": imgsz, **{key: job[key] for key in same}})
     opt.split = "val"
     opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
-    validation.check_task(model, DETECT)
+    model.require_task("detect")
     data = check_dataset(opt.data, required=("val",))
     validation.check_classes(opt, model, data)
     return validation.measure(opt, model, data, rect=False)

@@ -105,13 +105,12 @@ def freeze_layers(model: nn.Module, specs: list) -> list[str]:
     if len(specs) == 1 and isinstance(specs[0], int):
         specs = list(range(specs[0]))
     children = [name for name, _ in model.model.named_children()]
-    last_row = int(children[-1]) if children[-1].isdigit() else len(children) - 1
+    rows = range(int(children[-1]) + 1) if children[-1].isdigit() else children  # a backbone's row takes many numbers
     names = [name for name, _ in model.named_parameters()]
-    row_names = {row: f"model.{row if children[-1].isdigit() else children[row]}" for row in range(last_row + 1)}
-    parts = [row_names.get(spec, "") if isinstance(spec, int) else spec for spec in specs]
+    parts = [f"model.{rows[min(spec, len(rows) - 1)]}" if isinstance(spec, int) else spec for spec in specs]
     for spec, part in zip(specs, parts):
-        if isinstance(spec, int) and spec > last_row:
-            raise ValueError(f"--freeze: the model's last row is {last_row}, found {spec}")
+        if isinstance(spec, int) and spec >= len(rows):
+            raise ValueError(f"--freeze: the model's last row is {len(rows) - 1}, found {spec}")
         if isinstance(spec, str) and not any(_has_parts(name, part) for name in names):
             match = get_close_matches(part, {part for name in names for part in _prefixes(name)}, n=1)
             raise ValueError(

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import cv2
-import numpy as np
 
 from engine.predictor import Detector, Prepared
+from utils.classify.metrics import softmax
 from utils.classify.transforms import center_crop
 from utils.nms import as_float32
 
@@ -28,7 +28,5 @@ class Classifier(Detector):
         return Prepared(frame, number, cv2.cvtColor(center_crop(frame.image, self.imgsz), cv2.COLOR_BGR2RGB))
 
     def results(self, prediction, batch: list) -> list:
-        logits = as_float32(prediction)
-        chances = np.exp(logits - logits.max(1, keepdims=True))
-        chances /= chances.sum(1, keepdims=True)
-        return [self._result(prepared.frame, probabilities=row) for prepared, row in zip(batch, chances)]
+        rows = softmax(as_float32(prediction))
+        return [self._result(prepared.frame, probabilities=row) for prepared, row in zip(batch, rows)]

@@ -10,10 +10,9 @@ from engine.task import Task
 from models.classify import ClassificationModel, load_classifier
 from utils import dist
 from utils.classify.data import check_classification_dataset, create_classification_dataloader
-from utils.classify.hyp import TABLE
+from utils.classify.hyp import load_classify_hyp
 from utils.classify.loss import ClassificationLoss
 from utils.classify.metrics import ClassificationMetrics, ClassificationResult
-from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
 
 HEADER = ("%22s" + "%11s" * 3) % ("Class", "Images", "top1", "top5")
@@ -89,10 +88,10 @@ class Classification(Task):
         return check_classification_dataset(opt.data, required=required)
 
     def read_hyp(self, opt, source=None) -> dict:
-        hyp = load_hyp(source or opt.hyp or {}, TABLE)
+        hyp = load_classify_hyp(source or opt.hyp)
         given = {"lr0": opt.lr0, "weight_decay": opt.decay, "label_smoothing": opt.label_smoothing}
         hyp |= {key: value for key, value in given.items() if value is not None}
-        return load_hyp(hyp, TABLE)
+        return load_classify_hyp(hyp)
 
     def load_start(self, opt):
         """None: what --model names may be no checkpoint, so build_model() opens it."""

@@ -106,9 +106,9 @@ def apply_data_defaults(opt: argparse.Namespace, data: dict, fallbacks=None) -> 
     return taken
 
 
-def _data_default(option: str, fallbacks=DATA_DEFAULTS) -> str:
+def _data_default(option: str, fallbacks=None) -> str:
     key, fallback = DATA_DEFAULTS[option]
-    return f"(default: '{key}' of the data file, else {fallback if fallbacks is DATA_DEFAULTS else fallbacks[option]})"
+    return f"(default: '{key}' of the data file, else {(fallbacks or {}).get(option, fallback)})"
 
 
 def _add_weights(parser, task: str = "detect", **kwargs) -> None:
@@ -141,11 +141,6 @@ def _add_imgsz_hw(parser) -> None:
     _add_imgsz(parser, help, nargs="+", default=None)
 
 
-def _add_source(parser) -> None:
-    help = "file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index"
-    parser.add_argument("--source", nargs="+", default="data/images", help=help)
-
-
 def _add_threads(parser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for inference, 0 takes all cores")
 
@@ -154,6 +149,38 @@ def _add_runtime(parser) -> None:
     parser.add_argument("--half", action="store_true", help="fp16 inference (CUDA)")
     parser.add_argument("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
     _add_threads(parser)
+
+
+def _add_prediction(parser, task: str, project: str, txt: str) -> None:
+    """What a prediction of any task takes and writes; `txt` is what --save-txt writes."""
+    add = parser.add_argument
+    _add_weights(parser, task, nargs="+")
+    source = "file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index"
+    add("--source", nargs="+", default="data/images", help=source)
+    add("--data", default=None, help="dataset YAML, for class names where the model has none (default: numbers)")
+    _add_imgsz_hw(parser)
+    add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
+    add("--view-img", action="store_true", help="show the results in a window")
+    add("--save-txt", action="store_true", help=f"write {txt} as text files")
+    add("--save-csv", action="store_true", help="write predictions.csv")
+    add("--save-json", action="store_true", help="write predictions.json")
+    add("--nosave", action="store_true", help="write no images or videos")
+    add("--update", action="store_true", help="strip the checkpoint(s) of training state after the run")
+    add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
+    _add_runtime(parser)
+    _add_common(parser, project, workers=False)
+
+
+def _add_data_defaults(parser, fallbacks=None) -> None:
+    """The options of DATA_DEFAULTS."""
+    add = parser.add_argument
+    defaults = {option: _data_default(option, fallbacks) for option in DATA_DEFAULTS}
+    add("--hyp", default=None, help=f"hyperparameter YAML {defaults['hyp']}")
+    add("--epochs", type=int, default=None, help=defaults["epochs"])
+    batch = f"images in a batch over all devices, -1 measures {defaults['batch_size']}"
+    add("--batch-size", type=int, default=None, help=batch)
+    _add_imgsz(parser, f"training image size in pixels {defaults['imgsz']}", default=None)
+    add("--optimizer", choices=OPTIMIZERS, default=None, help=defaults["optimizer"])
 
 
 def _add_training(parser) -> None:
@@ -198,15 +225,7 @@ def train_parser(task: str = "detect") -> Parser:
     add("--cfg", default="", help="model YAML; '' takes the one inside --weights")
     add("--backbone-weights", default="", help=".pt, .pth or .safetensors file for the backbone alone")
     add("--data", default="data/shapes.yaml", help="dataset YAML")
-    add("--hyp", default=None, help=f"hyperparameter YAML {_data_default('hyp')}")
-    add("--epochs", type=int, default=None, help=_data_default("epochs"))
-    add(
-        "--batch-size",
-        type=int,
-        default=None,
-        help=f"images in a batch over all devices, -1 measures {_data_default('batch_size')}",
-    )
-    _add_imgsz(parser, f"training image size in pixels {_data_default('imgsz')}", default=None)
+    _add_data_defaults(parser)
     add("--rect", action="store_true", help="rectangular batches: images of like shape together, least padding")
     add("--noautoanchor", action="store_true", help="keep the model file's anchors")
     add(
@@ -217,7 +236,6 @@ def train_parser(task: str = "detect") -> Parser:
     add("--image-weights", action="store_true", help="draw images of weak classes more often")
     add("--multi-scale", action="store_true", help="vary the image size by +-50 %% from batch to batch")
     add("--single-cls", action="store_true", help="train all classes as one")
-    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer"))
     add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
     add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
     add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
@@ -263,34 +281,22 @@ def val_parser(task: str = "detect") -> Parser:
 def detect_parser(task: str = "detect") -> Parser:
     parser = Parser(prog="detect.py", description="Detect objects in images, videos and streams.")
     add = parser.add_argument
-    _add_weights(parser, task, nargs="+")
-    _add_source(parser)
-    add("--data", default=None, help="dataset YAML, for class names where the model has none (default: numbers)")
-    _add_imgsz_hw(parser)
+    project, txt = ("runs/detect", "boxes") if task == "detect" else ("runs/predict-seg", "polygons")
+    _add_prediction(parser, task, project, f"the {txt}")
     add("--conf-thres", type=float, default=0.25, help="least confidence of a box")
     add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold")
     add("--max-det", type=int, default=1000, help="most boxes in an image")
-    add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
-    add("--view-img", action="store_true", help="show the results in a window")
-    add("--save-txt", action="store_true", help="write the boxes as text files")
     formats = "with --save-txt: 0 YOLO (xywh, normalised), 1 Pascal VOC (xyxy, pixels)"
     add("--save-format", type=int, default=0, choices=[0, 1], help=formats)
-    add("--save-csv", action="store_true", help="write predictions.csv")
-    add("--save-json", action="store_true", help="write predictions.json")
     add("--save-conf", action="store_true", help="with --save-txt: the confidence as last column")
     add("--save-crop", action="store_true", help="write a picture of every box")
-    add("--nosave", action="store_true", help="write no images or videos")
     add("--classes", nargs="+", type=int, default=None, help="keep these class numbers only")
     add("--agnostic-nms", action="store_true", help="NMS over all classes together")
     add("--augment", action="store_true", help="test-time augmentation")
     add("--visualize", action="store_true", help="save pictures of the feature maps")
-    add("--update", action="store_true", help="strip the checkpoint(s) of training state after the run")
     add("--line-thickness", type=int, default=3, help="box line thickness in pixels")
     add("--hide-labels", action="store_true", help="draw no class names")
     add("--hide-conf", action="store_true", help="draw no confidences")
-    _add_runtime(parser)
-    add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
-    _add_common(parser, "runs/detect" if task == "detect" else "runs/predict-seg", workers=False)
     return parser
 
 
@@ -417,14 +423,7 @@ def classify_train_parser() -> Parser:
         "or a model name of torchvision or timm",
     )
     add("--data", default="data/shapes-cls.yaml", help="folder with train/CLASS/ and val/CLASS/, or a YAML")
-    add("--epochs", type=int, default=None, help=_data_default("epochs", CLASSIFY_DEFAULTS))
-    add(
-        "--batch-size",
-        type=int,
-        default=None,
-        help=f"images in a batch {_data_default('batch_size', CLASSIFY_DEFAULTS)}",
-    )
-    _add_imgsz(parser, f"image size in pixels {_data_default('imgsz', CLASSIFY_DEFAULTS)}", default=None)
+    _add_data_defaults(parser, CLASSIFY_DEFAULTS)
     add(
         "--pretrained",
         nargs="?",
@@ -432,8 +431,6 @@ def classify_train_parser() -> Parser:
         default=False,
         help="start from published weights (torchvision and timm download them), or from the weights of this file",
     )
-    add("--hyp", default=None, help=f"hyperparameter YAML {_data_default('hyp', CLASSIFY_DEFAULTS)}")
-    add("--optimizer", choices=OPTIMIZERS, default=None, help=_data_default("optimizer", CLASSIFY_DEFAULTS))
     add("--lr0", type=float, default=None, help="learning rate after warm-up (default: that of the hyperparameters)")
     add("--decay", type=float, default=None, help="weight decay (default: that of the hyperparameters)")
     add("--label-smoothing", type=float, default=None, help="label smoothing (default: that of the hyperparameters)")
@@ -463,21 +460,7 @@ def classify_val_parser() -> Parser:
 
 def classify_predict_parser() -> Parser:
     parser = Parser(prog="classify/predict.py", description="Classify images, videos and streams.")
-    add = parser.add_argument
-    _add_weights(parser, "classify", nargs="+")
-    _add_source(parser)
-    add("--data", default=None, help="dataset YAML, for class names where the model has none (default: numbers)")
-    _add_imgsz_hw(parser)
-    add("--batch-size", type=int, default=1, help="images of a folder that go through the model together")
-    add("--view-img", action="store_true", help="show the results in a window")
-    add("--save-txt", action="store_true", help="write the five most probable classes as text files")
-    add("--save-csv", action="store_true", help="write predictions.csv")
-    add("--save-json", action="store_true", help="write predictions.json")
-    add("--nosave", action="store_true", help="write no images or videos")
-    add("--update", action="store_true", help="strip the checkpoint(s) of training state after the run")
-    _add_runtime(parser)
-    add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
-    _add_common(parser, "runs/predict-cls", workers=False)
+    _add_prediction(parser, "classify", "runs/predict-cls", "the five most probable classes")
     parser.set_defaults(**NOT_FOR_CLASSIFIERS)
     return parser
 

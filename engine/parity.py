@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.augmentations import letterbox
 from utils.boxes import box_iou, scale_boxes, xywh2xyxy
+from utils.classify.metrics import softmax
 from utils.nms import as_float32, final_boxes
 
 TOP_ROWS = 300  # raw predictions of an image whose boxes are compared, by confidence
@@ -231,12 +232,6 @@ def compare_logits(expected: np.ndarray, found: np.ndarray, tie: float) -> Parit
     ours, theirs = (softmax(logits) for logits in (expected, found))
     lost = ours.max(1) - np.take_along_axis(ours, theirs.argmax(1)[:, None], 1)[:, 0]
     return Parity(score=_largest(ours - theirs), top1_changed=int((lost > tie).sum()))
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities [B, nc] of logits [B, nc]."""
-    chances = np.exp(logits - logits.max(1, keepdims=True))
-    return chances / chances.sum(1, keepdims=True)
 
 
 def matched(boxes: np.ndarray, others: np.ndarray, borderline: float) -> Parity:

@@ -214,8 +214,7 @@ def load_model(opt, task: str = "detect"):
         weights = default_weights(TRAIN_PROJECTS[task])
         LOGGER.info(f"weights {weights} (--weights is not given)")
     model = DetectMultiBackend(weights, opt.device, dnn=opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
-    if model.task != task:
-        raise ValueError(f"{weights}: expected a model for '{task}', found one for '{model.task}'")
+    model.require_task(task)
     if opt.classes is not None and not all(0 <= cls < model.nc for cls in opt.classes):
         raise ValueError(f"--classes {opt.classes}: expected numbers from 0 to {model.nc - 1}")
     return model

@@ -19,7 +19,6 @@ from utils.segment.metrics import SegmentMetrics, SegmentResult
 from utils.segment.targets import MaskTargets
 
 ROW = "%22s" + "%11i" * 2 + "%11.3g" * 8
-METRICS = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
 
 
 @dataclass
@@ -138,15 +137,13 @@ class Segmentation(Detection):
     scripts = "segment/"
     model_class = SegmentationModel
     evaluator = SegmentEvaluator
-    metric_names = (*(f"{name}(B)" for name in METRICS), *(f"{name}(M)" for name in METRICS))
+    metric_names = tuple(f"{name}({kind})" for kind in "BM" for name in Detection.metric_names)  # boxes, masks
     loss = ComputeSegmentLoss
 
     def loader_options(self, opt) -> dict:
-        return {
-            "masks": True,
-            "mask_ratio": getattr(opt, "mask_ratio", 4),  # val.py has no use for these masks
-            "overlap": not getattr(opt, "no_overlap", False),
-        }
+        if hasattr(opt, "mask_ratio"):
+            return {"masks": True, "mask_ratio": opt.mask_ratio, "overlap": not opt.no_overlap}
+        return {"masks": True}  # val.py scores the polygons themselves
 
     def figures(self, result) -> list:
         return [float(value) for value in result.means]

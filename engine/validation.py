@@ -87,18 +87,13 @@ def open_all(opt, split: str, task=DETECT, weights=None):
     data = task.read_data(opt, required=(split,))
     model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
     opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
-    check_task(model, task)
+    model.require_task(task.name)
     check_classes(opt, model, data)
     choose_size(opt, model, data, task)
     opt.split = split
     device = device_summary(opt.device) if model.device == opt.device else f"{model.format.title} on {model.device}"
     LOGGER.info(f"{device}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
     return opt, model, data
-
-
-def check_task(model, task) -> None:
-    if model.task != task.name:
-        raise ValueError(f"expected a model for '{task.name}', found one for '{model.task}'")
 
 
 def check_classes(opt, model, data) -> None:

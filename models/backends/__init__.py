@@ -210,7 +210,7 @@ class DetectMultiBackend:
         rows = [format_of(file) for file in files]
         if len(files) > 1 and any(row.key != "pt" for row in rows):
             raise ValueError(f"an ensemble takes .pt files only, found {', '.join(map(str, files))}")
-        self.format = rows[0]
+        self.files, self.format = files, rows[0]
         if self.format.exports and not Path(files[0]).exists():
             raise FileNotFoundError(f"{files[0]}: no such file")
         by_opencv = dnn and self.format.key == "onnx"  # which needs no package besides those that are there always
@@ -238,6 +238,12 @@ class DetectMultiBackend:
         if name in OF_THE_BACKEND:
             return getattr(self.backend, name)
         raise AttributeError(f"DetectMultiBackend has no attribute '{name}'")
+
+    def require_task(self, task: str) -> None:
+        """ValueError unless the model is for this task."""
+        if self.task != task:
+            files = ", ".join(map(str, self.files))
+            raise ValueError(f"{files}: expected a model for '{task}', found one for '{self.task}'")
 
     def forward(self, im, augment: bool = False, visualize=False):
         """What the model gives for RGB images [B, 3, H, W] in 0 to 1, by its task:

@@ -92,5 +92,10 @@ def probabilities(predictions: np.ndarray) -> np.ndarray:
     """Softmax over the classes of logits [B, nc]; what is probabilities already stays as it is."""
     if (predictions >= 0).all() and np.allclose(predictions.sum(1), 1, atol=ROUNDING):
         return predictions
-    powers = np.exp(predictions - predictions.max(1, keepdims=True))
+    return softmax(predictions)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities [B, nc] of logits [B, nc]."""
+    powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)
