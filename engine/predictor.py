@@ -44,7 +44,7 @@ class Result:
     fps: float = 30.0
     error: str = ""
     image: Optional[np.ndarray] = None  # the original, uint8 [H, W, 3] BGR
-    masks: Optional[list] = None  # of segmentation: a utils.segment.masks.CroppedMask for each box
+    masks: Optional[list] = None  # of segmentation: a utils.segment.crops.CroppedMask for each box
     probabilities: Optional[np.ndarray] = None  # of classification: [nc]
 
     def top(self, k: int = 5) -> list:
