@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from engine.evaluator import PLOTTED_BATCHES, Evaluator
-from engine.options import CLASSIFY_DEFAULTS
+from engine.options.flags import CLASSIFY_DEFAULTS
 from engine.task import Task
 from models.classify import ClassificationModel, load_classifier
 from utils import dist

@@ -12,7 +12,7 @@ from typing import ClassVar, Optional
 import cv2
 import numpy as np
 
-from engine.options import TRAIN_PROJECTS
+from engine.options.flags import TRAIN_PROJECTS
 from engine.sinks import Sinks, Stems, frame_stem
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes

@@ -39,7 +39,7 @@ class Trainer:
     """One training run.
 
     Args:
-        opt: the options of engine.options.train_parser; a copy is changed.
+        opt: the options of engine.options.training; a copy is changed.
         callbacks: the user's hooks.
         hyp: hyperparameters (a mapping) instead of those of opt.hyp.
         resumed: a checkpoint with a train_state to go on with.

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from engine.options import TRAIN_PROJECTS, apply_data_defaults
+from engine.options import apply_data_defaults
+from engine.options.flags import TRAIN_PROJECTS
 from engine.task import DETECT
 from models.backends import DetectMultiBackend
 from utils.general import check_img_size, default_weights, increment_path

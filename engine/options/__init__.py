@@ -1,0 +1,74 @@
+"""The command lines: the only home of flags and their defaults. Imports argparse alone, so that --help is instant.
+
+`parse(name, argv)` reads a command line; `from_kwargs(name, kwargs)` does the same for `run(**kwargs)` from Python.
+An option in DATA_DEFAULTS is None until `apply_data_defaults` takes it from the data file, else from that table.
+"""
+
+import argparse
+
+from engine.options.flags import DATA_DEFAULTS, nearest
+from engine.options.inference import (
+    classify_predict_parser,
+    classify_val_parser,
+    detect_parser,
+    segment_predict_parser,
+    segment_val_parser,
+    val_parser,
+)
+from engine.options.tools import benchmark_parser, compare_parser, export_parser
+from engine.options.training import classify_train_parser, segment_train_parser, train_parser
+
+PARSERS = {
+    "train": train_parser,
+    "val": val_parser,
+    "detect": detect_parser,
+    "export": export_parser,
+    "benchmarks": benchmark_parser,
+    "compare": compare_parser,
+    "segment/train": segment_train_parser,
+    "segment/val": segment_val_parser,
+    "segment/predict": segment_predict_parser,
+    "classify/train": classify_train_parser,
+    "classify/val": classify_val_parser,
+    "classify/predict": classify_predict_parser,
+}
+
+
+def parse(name: str, argv=None) -> argparse.Namespace:
+    """Read a command line (default: sys.argv) with the parser called `name`."""
+    return PARSERS[name]().parse_args(argv)
+
+
+def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
+    """The parser's defaults with `kwargs` put over them.
+
+    Keys are option names with underscores; every alias counts (imgsz, img, img_size). An unknown key is a TypeError
+    that names the nearest, a value outside an option's choices a ValueError.
+    """
+    parser = PARSERS[name]()
+    opt = parser.parse_args([])
+    actions = {s.lstrip("-").replace("-", "_"): action for s, action in parser._option_string_actions.items()}
+    for key, value in kwargs.items():
+        if key not in actions:
+            raise TypeError(f"{name}.run() has no option '{key}'{nearest(key, actions)}")
+        action = actions[key]
+        if action.choices is not None and value is not None and value not in action.choices:
+            raise ValueError(f"{name}.run(): {key}={value!r} is not one of {list(action.choices)}")
+        if action.nargs == "+" and isinstance(value, (int, str)):
+            value = [value]
+        setattr(opt, action.dest, value)
+    return opt
+
+
+def apply_data_defaults(opt: argparse.Namespace, data: dict, fallbacks=None) -> list[str]:
+    """Fill the options that were not given from the data file's own defaults; returns a line for each one taken.
+
+    fallbacks: values, by option, that go before those of DATA_DEFAULTS.
+    """
+    taken = []
+    for option, (key, fallback) in DATA_DEFAULTS.items():
+        if getattr(opt, option, fallback) is None:
+            setattr(opt, option, data.get(key, (fallbacks or {}).get(option, fallback)))
+            if key in data:
+                taken.append(f"{option} {data[key]} (from {opt.data})")
+    return taken

@@ -1,0 +1,107 @@
+"""What several command lines share: the parser itself, defaults, and groups of flags."""
+
+import argparse
+import difflib
+import sys
+
+# option -> (key in a dataset YAML, value where neither the flag nor the data file gives one)
+DATA_DEFAULTS = {
+    "epochs": ("epochs", 100),
+    "batch_size": ("batch", 16),
+    "imgsz": ("imgsz", 640),
+    "optimizer": ("optimizer", "SGD"),
+    "hyp": ("hyp", "data/hyps/hyp.scratch-low.yaml"),
+}
+CLASSIFY_DEFAULTS = {"epochs": 10, "batch_size": 64, "imgsz": 224, "optimizer": "Adam"}  # in place of those above
+CLASSIFY_DEFAULTS["hyp"] = "data/hyps/classify/hyp.classify.yaml"
+OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSProp"]
+# task -> where its trainings go, and where its newest checkpoint is looked for
+TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
+SEGMENT_DATA = "data/shapes-seg.yaml"
+# options that the engine asks for, and for which classification has no flags
+NOT_FOR_CLASSIFIERS = {"classes": None, "save_format": 0, "line_thickness": 3} | dict.fromkeys(
+    "evolve image_weights multi_scale quad single_cls augment square save_txt save_json save_hybrid save_conf "
+    "save_crop visualize hide_labels hide_conf".split(),
+    False,
+)
+# YOLOv5's flags that send data away or have no meaning here, and what to say to someone who gives one
+REMOVED_FLAGS = {
+    "--bucket": "files stay on this machine: copy the run folder to your bucket yourself",
+    "--entity": "no Weights & Biases account is used",
+    "--upload_dataset": "data sets stay on this machine",
+    "--bbox_interval": "no Weights & Biases account is used; predictions are drawn in val_batch*.jpg",
+    "--keras": "TensorFlow's own formats are not written, --include litert gives a .tflite file",
+    "--mlmodel": "CoreML files are .mlpackage, which iOS 16 and later read",
+    "--optimize": "torch's mobile optimizer has no XNNPACK any more: use --include executorch",
+    "--inplace": "exported models never overwrite their maps",
+    "--per-tensor": "int8 weights are quantised per channel, which loses less",
+    "--topk-per-class": "the most confident boxes of an image count, whatever their class: --topk-all",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose error for an unknown flag names the nearest known one."""
+
+    def parse_args(self, args=None, namespace=None):
+        args = sys.argv[1:] if args is None else args
+        for flag, reason in REMOVED_FLAGS.items():
+            if flag not in self._option_string_actions and any(
+                arg == flag or arg.startswith(flag + "=") for arg in args
+            ):
+                self.error(f"{flag} does not exist here: {reason}")
+        opt, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            hint = nearest(unknown[0].split("=")[0], self._option_string_actions)
+            self.error(f"unknown argument {' '.join(unknown)}{hint}")
+        return opt
+
+
+def nearest(name, known) -> str:
+    """' (did you mean X?)' for the entry of `known` most like `name`, or ''."""
+    match = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {match[0]}?)" if match else ""
+
+
+def data_default(option: str, fallbacks=None) -> str:
+    key, fallback = DATA_DEFAULTS[option]
+    return f"(default: '{key}' of the data file, else {(fallbacks or {}).get(option, fallback)})"
+
+
+def add_weights(parser, task: str = "detect", **kwargs) -> None:
+    embedded = ", else the embedded one" if task == "detect" else ""
+    newest = f"{TRAIN_PROJECTS[task]}/*/weights/best.pt"
+    help = f"checkpoint (default: the newest {newest}{embedded})"
+    parser.add_argument("--weights", default=None, help=help, **kwargs)
+
+
+def add_folder(parser, project: str) -> None:
+    parser.add_argument("--project", default=project, help="results go to PROJECT/NAME")
+    parser.add_argument("--name", default="exp", help="results go to PROJECT/NAME, NAME2, NAME3 ...")
+    parser.add_argument("--exist-ok", action="store_true", help="write into PROJECT/NAME even if it exists")
+
+
+def add_common(parser, project: str, workers: bool = True) -> None:
+    add = parser.add_argument
+    add("--device", default="", help="cpu, mps, a GPU index such as 0, or several such as 0,1; '' chooses")
+    add_folder(parser, project)
+    if workers:
+        add("--workers", type=int, default=8, help="most data-loading processes (per rank); never more than the cores")
+
+
+def add_imgsz(parser, help: str, **kwargs) -> None:
+    parser.add_argument("--imgsz", "--img", "--img-size", type=int, help=help, **kwargs)
+
+
+def add_imgsz_hw(parser) -> None:
+    help = "image size: one number, or height and width (default: the checkpoint's training size, else 640)"
+    add_imgsz(parser, help, nargs="+", default=None)
+
+
+def add_threads(parser) -> None:
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads for inference, 0 takes all cores")
+
+
+def add_runtime(parser) -> None:
+    parser.add_argument("--half", action="store_true", help="fp16 inference (CUDA)")
+    parser.add_argument("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
+    add_threads(parser)

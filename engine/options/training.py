@@ -1,0 +1,126 @@
+"""The command lines of training."""
+
+from engine.options.flags import (
+    CLASSIFY_DEFAULTS,
+    DATA_DEFAULTS,
+    NOT_FOR_CLASSIFIERS,
+    OPTIMIZERS,
+    SEGMENT_DATA,
+    TRAIN_PROJECTS,
+    Parser,
+    add_common,
+    add_imgsz,
+    data_default,
+)
+
+
+def add_data_defaults(parser, fallbacks=None) -> None:
+    """The options of DATA_DEFAULTS."""
+    add = parser.add_argument
+    defaults = {option: data_default(option, fallbacks) for option in DATA_DEFAULTS}
+    add("--hyp", default=None, help=f"hyperparameter YAML {defaults['hyp']}")
+    add("--epochs", type=int, default=None, help=defaults["epochs"])
+    batch = f"images in a batch over all devices, -1 measures {defaults['batch_size']}"
+    add("--batch-size", type=int, default=None, help=batch)
+    add_imgsz(parser, f"training image size in pixels {defaults['imgsz']}", default=None)
+    add("--optimizer", choices=OPTIMIZERS, default=None, help=defaults["optimizer"])
+
+
+def add_training(parser) -> None:
+    """How a training of any task goes on, ends and is kept."""
+    add = parser.add_argument
+    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
+    add("--nosave", action="store_true", help="keep only the final checkpoint")
+    add("--noval", action="store_true", help="validate only after the last epoch")
+    add("--noplots", action="store_true", help="draw no pictures")
+    add(
+        "--cache",
+        nargs="?",
+        const="ram",
+        default=None,
+        choices=["ram", "disk"],
+        help="keep decoded images in memory or on disk",
+    )
+    add("--sync-bn", action="store_true", help="batch-norm statistics over all ranks (torchrun only)")
+    add("--cos-lr", action="store_true", help="cosine learning-rate schedule instead of linear")
+    add("--patience", type=int, default=100, help="stop after this many epochs without improvement, 0 never")
+    add(
+        "--freeze",
+        nargs="+",
+        default=[0],
+        help="N freezes the first N layers; several numbers or module names freeze those",
+    )
+    add("--save-period", type=int, default=-1, help="keep a checkpoint every so many epochs")
+    add("--seed", type=int, default=0, help="random seed")
+    add(
+        "--amp",
+        choices=["auto", "off", "fp16", "bf16"],
+        default="auto",
+        help="mixed precision; auto is fp16 on CUDA and off elsewhere",
+    )
+    add("--local_rank", type=int, default=-1, help="set by torchrun, not by hand")
+
+
+def train_parser(task: str = "detect") -> Parser:
+    parser = Parser(prog="train.py", description="Train a detector.")
+    add = parser.add_argument
+    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
+    add("--cfg", default="", help="model YAML; '' takes the one inside --weights")
+    add("--backbone-weights", default="", help=".pt, .pth or .safetensors file for the backbone alone")
+    add("--data", default="data/shapes.yaml", help="dataset YAML")
+    add_data_defaults(parser)
+    add("--rect", action="store_true", help="rectangular batches: images of like shape together, least padding")
+    add("--noautoanchor", action="store_true", help="keep the model file's anchors")
+    add(
+        "--evolve", nargs="?", type=int, const=300, default=None, help="search hyperparameters over this many trainings"
+    )
+    add("--evolve_population", default="data/hyps", help="folder of hyperparameter files that the search starts from")
+    add("--resume_evolve", default=None, help="evolve.csv of a search to go on with")
+    add("--image-weights", action="store_true", help="draw images of weak classes more often")
+    add("--multi-scale", action="store_true", help="vary the image size by +-50 %% from batch to batch")
+    add("--single-cls", action="store_true", help="train all classes as one")
+    add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
+    add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
+    add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
+    add_training(parser)
+    add_common(parser, TRAIN_PROJECTS[task])
+    return parser
+
+
+def segment_train_parser() -> Parser:
+    parser = train_parser("segment")
+    parser.prog, parser.description = "segment/train.py", "Train an instance segmentation model."
+    parser.add_argument("--mask-ratio", type=int, default=4, help="input pixels on a pixel of the masks trained with")
+    parser.add_argument("--no-overlap", action="store_true", help="a mask for each object, not one map for each image")
+    parser.set_defaults(data=SEGMENT_DATA)
+    return parser
+
+
+def classify_train_parser() -> Parser:
+    parser = Parser(prog="classify/train.py", description="Train a classifier.")
+    add = parser.add_argument
+    add(
+        "--model",
+        default="edgevit_xxs",
+        help="edgevit_xxs, edgevit_xs or edgevit_s, a .pt file (a detector is cut at its backbone), "
+        "or a model name of torchvision or timm",
+    )
+    add("--data", default="data/shapes-cls.yaml", help="folder with train/CLASS/ and val/CLASS/, or a YAML")
+    add_data_defaults(parser, CLASSIFY_DEFAULTS)
+    add(
+        "--pretrained",
+        nargs="?",
+        const=True,
+        default=False,
+        help="start from published weights (torchvision and timm download them), or from the weights of this file",
+    )
+    add("--lr0", type=float, default=None, help="learning rate after warm-up (default: that of the hyperparameters)")
+    add("--decay", type=float, default=None, help="weight decay (default: that of the hyperparameters)")
+    add("--label-smoothing", type=float, default=None, help="label smoothing (default: that of the hyperparameters)")
+    add("--cutoff", type=int, default=None, help="rows of a detector that are kept (default: its backbone)")
+    add("--dropout", type=float, default=None, help="dropout before the last layer (default: the network's own)")
+    add("--verbose", action="store_true", help="a row for each class")
+    add_training(parser)
+    add_common(parser, TRAIN_PROJECTS["classify"])
+    parser.set_defaults(**NOT_FOR_CLASSIFIERS)
+    return parser
