@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models.backbone.pretrained import load_backbone_weights
+from models.backbone.pretrained import backbones, load_backbone_weights
 from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.general import check_yaml
@@ -120,6 +120,25 @@ def freeze_layers(model: nn.Module, specs: list) -> list[str]:
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     return frozen
+
+
+def backbone_parameters(model: nn.Module) -> list:
+    """The parameters of the modules that are backbones, else those of a model file's backbone rows."""
+    parts = list(backbones(model))
+    if not parts and getattr(model, "yaml", None) and "backbone" in model.yaml:
+        parts = list(model.model)[: len(model.yaml["backbone"])]
+    return [parameter for part in parts for parameter in part.parameters()]
+
+
+def set_drop_path(model: nn.Module, rate: float) -> None:
+    """Stochastic depth for the model's backbones; 0 leaves them as they are. ValueError if none has any."""
+    if rate == 0:
+        return
+    able = [module for module in backbones(model) if hasattr(module, "set_drop_path")]
+    if not able:
+        raise ValueError("hyp: drop_path: expected 0, as the model's backbone has no stochastic depth")
+    for module in able:
+        module.set_drop_path(rate)
 
 
 def _has_parts(name: str, part: str) -> bool:

@@ -34,7 +34,7 @@ def evolve(opt: argparse.Namespace, callbacks=None, task=DETECT) -> argparse.Nam
     """
     plots = not opt.noplots
     opt = search_options(opt, task)
-    starts = starting_points(opt)
+    starts = starting_points(opt, task)
     trials = read_trials(opt.resume_evolve, task) if opt.resume_evolve else []
     folder = Path(opt.resume_evolve).parent if opt.resume_evolve else create_run_folder(opt)
     opt.save_dir = str(folder)
@@ -71,9 +71,9 @@ def search_options(opt: argparse.Namespace, task=DETECT) -> argparse.Namespace:
     return opt
 
 
-def starting_points(opt: argparse.Namespace) -> list[dict]:
+def starting_points(opt: argparse.Namespace, task=DETECT) -> list[dict]:
     """The values of --hyp, then those of the population folder's files that differ from all before."""
-    points = [load_hyp(opt.hyp)]
+    points = [task.read_hyp(opt)]
     folder = next((f for f in (Path(opt.evolve_population), ROOT / opt.evolve_population) if f.is_dir()), None)
     if folder is None:
         raise FileNotFoundError(f"--evolve_population: no folder {opt.evolve_population}")

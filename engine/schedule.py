@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from utils.general import one_cycle
 
-SHORTEST_WARMUP = 100  # iterations
 LONGEST_WARMUP_PART = 1 / 3  # of all iterations: a short training must not end inside its warm-up
 BIAS_GROUP = 0  # index of the optimizer's group of biases
 
@@ -43,7 +42,7 @@ class Schedule:
 
     @property
     def warmup_iterations(self) -> int:
-        wanted = max(round(self.hyp["warmup_epochs"] * self.batches_per_epoch), SHORTEST_WARMUP)
+        wanted = max(round(self.hyp["warmup_epochs"] * self.batches_per_epoch), self.hyp["warmup_least"])
         return min(wanted, int(self.epochs * self.batches_per_epoch * LONGEST_WARMUP_PART))
 
     def lr_part(self, epoch: int) -> float:

@@ -10,6 +10,7 @@ import torch
 from engine import build, pictures
 from engine.evaluator import DetectionEvaluator, evaluate
 from engine.options import apply_data_defaults
+from engine.recipe import AUTO
 from engine.schedule import scaled_loss_gains
 from models.yolo import DetectionModel
 from utils import dist
@@ -112,7 +113,7 @@ class Detection(Task):
         return check_dataset(opt.data, required=required)
 
     def read_hyp(self, opt, source=None) -> dict:
-        hyp = load_hyp(source or opt.hyp)
+        hyp = load_hyp(source or ({} if opt.hyp == AUTO else opt.hyp))
         if opt.label_smoothing:
             hyp["label_smoothing"] = opt.label_smoothing
         return hyp
@@ -132,7 +133,7 @@ class Detection(Task):
         same |= {"hyp": hyp, "nc": data["nc"], "names": data["names"], "stride": stride, **self.loader_options(opt)}
         per_rank = opt.batch_size // dist.world_size()
         with dist.main_first():
-            loader, dataset = create_dataloader(
+            loader, _ = create_dataloader(
                 data["train"],
                 opt.imgsz,
                 per_rank,
@@ -146,8 +147,6 @@ class Detection(Task):
                 shuffle=True,
                 **same,
             )
-        if opt.close_mosaic > 0:
-            dataset.mosaic_until = max(opt.epochs - opt.close_mosaic, 0)
         if not dist.is_main():
             return loader, None
         cache = None if opt.noval else opt.cache
@@ -176,6 +175,8 @@ class Detection(Task):
 
     def prepare(self, trainer) -> None:
         model, opt, labels = trainer.model, trainer.opt, trainer.loader.dataset.labels
+        if opt.close_mosaic:
+            trainer.loader.dataset.mosaic_until = max(opt.epochs - opt.close_mosaic, 0)
         model.hyp = scaled_loss_gains(trainer.hyp, model.head.nl, trainer.data["nc"], opt.imgsz)
         weights = labels_to_class_weights(labels, trainer.data["nc"])
         model.class_weights = torch.from_numpy(weights).to(trainer.device)

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from engine import build, pictures
+from engine import build, pictures, recipe
 from engine.progress import EpochProgress, MeanLosses
-from engine.runfolder import RunFolder, create_run_folder
+from engine.runfolder import LR_COLUMNS, RunFolder, create_run_folder
 from engine.schedule import Schedule, multi_scale_size, scaled_weight_decay
 from engine.task import DETECT, apply_defaults
 from engine.trainstate import TrainState, pack, restore
@@ -114,7 +114,6 @@ class Trainer:
         before = dict(vars(opt))
         apply_defaults(opt, self.data, self.task)
         self.hyp = self.task.read_hyp(opt, source)
-        LOGGER.info("hyperparameters: " + ", ".join(f"{key}={value}" for key, value in self.hyp.items()))
         if opt.single_cls and self.data["nc"] > 1:
             self.data.update(nc=1, names={0: "item"})
         self.names = self.data["names"]
@@ -156,20 +155,33 @@ class Trainer:
         run = RunFolder(self.folder or create_run_folder(self.opt), self.task)
         self.opt.save_dir = str(run.folder)
         if dist.is_main() and not self.opt.evolve:
-            if self.resumed is None:
-                run.write_options(self.opt, self.hyp)
             self.board = build.tensorboard(run.folder, run.columns)
         return run
 
     def load_data(self) -> None:
         self.loader, self.val_loader = self.task.build_loaders(self.opt, self.hyp, self.data, self.stride)
         self.state.images, self.state.ranks = len(self.loader.dataset), dist.world_size()
+        if self.resumed is None:
+            self.complete_options()
         self.task.prepare(self)
+
+    def complete_options(self) -> None:
+        """Choose what is still open, now that data and model are known, and write down what this run trains with."""
+        before = dict(vars(self.opt))
+        given = self.given_hyp is not None
+        pretrained = self.start is not None
+        self.hyp = recipe.fill(self.opt, self.hyp, self.state.images, len(self.loader), pretrained, given)
+        self.report_changes(before)
+        LOGGER.info("hyperparameters: " + ", ".join(f"{key}={value}" for key, value in self.hyp.items()))
+        if dist.is_main() and not self.opt.evolve:
+            self.run.write_options(self.opt, self.hyp)
 
     def build_optimizer(self) -> None:
         opt, hyp = self.opt, self.hyp
         decay = scaled_weight_decay(hyp, opt.batch_size)
-        self.optimizer = smart_optimizer(self.model, opt.optimizer, hyp["lr0"], hyp["momentum"], decay)
+        backbone, part = build.backbone_parameters(self.model), hyp.get("lr_backbone", 1.0)
+        self.optimizer = smart_optimizer(self.model, opt.optimizer, hyp["lr0"], hyp["momentum"], decay, backbone, part)
+        build.set_drop_path(self.model, hyp.get("drop_path", 0.0))
         build.use_fused_steps(self.optimizer, self.device)
         self.schedule = Schedule(opt.epochs, len(self.loader), opt.batch_size, hyp, cosine=opt.cos_lr)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp is torch.float16)
@@ -255,8 +267,8 @@ class Trainer:
         self.pending = 0
 
     def apply_settings(self, settings) -> None:
-        for group, lr in zip(self.optimizer.param_groups, settings.lrs):
-            group["lr"] = lr
+        for group, lr in zip(self.optimizer.param_groups, settings.lrs * 2):  # the backbone's may follow the others
+            group["lr"] = lr * group["lr_part"]
             if "momentum" in group:
                 group["momentum"] = settings.momentum
 
@@ -304,7 +316,7 @@ class Trainer:
     def record(self, epoch: int, result) -> bool:
         """Note the epoch's figures (nan where there was no validation); True if the model is the best so far."""
         state = self.state
-        lrs = [group["lr"] for group in self.optimizer.param_groups]
+        lrs = [group["lr"] for group in self.optimizer.param_groups[: len(LR_COLUMNS)]]
         unknown = [math.nan] * (len(self.task.metric_names) + len(self.task.loss_names))
         figures = self.summary(result) if result else unknown
         values = [*self.train_losses, *figures, *lrs]

@@ -267,25 +267,35 @@ def _tensors(value) -> list:
 
 
 def parameter_groups(model: nn.Module) -> tuple:
-    """All parameters as three lists: biases, other vectors and scalars (norm weights), all the rest (which is decayed).
+    """All parameters as three lists: biases, norm weights, all the rest (which is decayed).
 
-    Each parameter is in exactly one list, also if several modules share it.
+    With the norm weights go other vectors and scalars, and the weights of modules with `no_weight_decay`. Each
+    parameter is in exactly one list, also if several modules share it.
     """
+    undecayed = {id(p) for m in model.modules() if getattr(m, "no_weight_decay", False) for p in m.parameters(False)}
     biases, vectors, others = [], [], []
     for name, parameter in model.named_parameters():
         is_bias = name.rpartition(".")[2].endswith("bias")
-        (biases if is_bias else vectors if parameter.ndim <= 1 else others).append(parameter)
+        is_vector = parameter.ndim <= 1 or id(parameter) in undecayed
+        (biases if is_bias else vectors if is_vector else others).append(parameter)
     return biases, vectors, others
 
 
-def smart_optimizer(model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5) -> torch.optim.Optimizer:
-    """SGD (Nesterov), Adam, AdamW or RMSProp. Groups: 0 biases, 1 norm weights, 2 the others, which alone decay."""
+def smart_optimizer(
+    model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5, slow=(), slow_part=1.0
+) -> torch.optim.Optimizer:
+    """SGD (Nesterov), Adam, AdamW or RMSProp. Groups: 0 biases, 1 norm weights, 2 the others, which alone decay.
+
+    With slow_part other than 1 the parameters in `slow` form three more groups of the same order. A group's "lr_part"
+    says which part of the learning rate it takes.
+    """
     biases, norms, weights = parameter_groups(model)
-    groups = [
-        {"params": biases, "weight_decay": 0.0},
-        {"params": norms, "weight_decay": 0.0},
-        {"params": weights, "weight_decay": decay},
-    ]
+    chosen = {id(p) for p in slow} if slow_part != 1 else set()
+    groups = []
+    for part, is_slow in ((1.0, False), (slow_part, True))[: 2 if chosen else 1]:
+        for parameters, rate in ((biases, 0.0), (norms, 0.0), (weights, decay)):
+            members = [p for p in parameters if (id(p) in chosen) == is_slow]
+            groups.append({"params": members, "weight_decay": rate, "lr": lr * part, "lr_part": part})
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())  # one kernel per step, much faster
     if name == "SGD":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)

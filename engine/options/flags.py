@@ -9,12 +9,12 @@ DATA_DEFAULTS = {
     "epochs": ("epochs", 100),
     "batch_size": ("batch", 16),
     "imgsz": ("imgsz", 640),
-    "optimizer": ("optimizer", "SGD"),
-    "hyp": ("hyp", "data/hyps/hyp.scratch-low.yaml"),
+    "optimizer": ("optimizer", "auto"),
+    "hyp": ("hyp", "auto"),
 }
 CLASSIFY_DEFAULTS = {"epochs": 10, "batch_size": 64, "imgsz": 224, "optimizer": "Adam"}  # in place of those above
 CLASSIFY_DEFAULTS["hyp"] = "data/hyps/classify/hyp.classify.yaml"
-OPTIMIZERS = ["SGD", "Adam", "AdamW", "RMSProp"]
+OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "RMSProp"]
 # task -> where its trainings go, and where its newest checkpoint is looked for
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
 SEGMENT_DATA = "data/shapes-seg.yaml"

@@ -18,7 +18,7 @@ def add_data_defaults(parser, fallbacks=None) -> None:
     """The options of DATA_DEFAULTS."""
     add = parser.add_argument
     defaults = {option: data_default(option, fallbacks) for option in DATA_DEFAULTS}
-    add("--hyp", default=None, help=f"hyperparameter YAML {defaults['hyp']}")
+    add("--hyp", default=None, help=f"hyperparameter YAML; auto chooses and says why {defaults['hyp']}")
     add("--epochs", type=int, default=None, help=defaults["epochs"])
     batch = f"images in a batch over all devices, -1 measures {defaults['batch_size']}"
     add("--batch-size", type=int, default=None, help=batch)
@@ -81,7 +81,7 @@ def train_parser(task: str = "detect") -> Parser:
     add("--single-cls", action="store_true", help="train all classes as one")
     add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
     add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
-    add("--close-mosaic", type=int, default=0, help="no mosaic for this many last epochs")
+    add("--close-mosaic", type=int, default=None, help="no mosaic for this many last epochs (default: auto chooses)")
     add_training(parser)
     add_common(parser, TRAIN_PROJECTS[task])
     return parser

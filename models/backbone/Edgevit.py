@@ -97,6 +97,8 @@ class DropPath(nn.Module):
 class PositionEmbed(nn.Conv2d):
     """x + dw3x3(x), as one depthwise convolution whose centre weight is one larger."""
 
+    no_weight_decay = True  # it says where things are; decay would take that away
+
     def __init__(self, dim):
         super().__init__(dim, dim, 3, padding=1, groups=dim)
         identity = torch.zeros(1, 1, 3, 3)
@@ -256,6 +258,13 @@ class Stages(nn.Module):
             setattr(self, f"blocks{i}", nn.Sequential(*(LGLBlock(dim, head_dim, r, next(rates)) for _ in range(depth))))
             in_chans = dim
         self.apply(_init_weights)
+
+    def set_drop_path(self, rate: float) -> None:
+        """Drop the last block's branches with probability `rate`, and less the earlier a block is."""
+        blocks = [m for m in self.modules() if isinstance(m, LGLBlock)]
+        for block, part in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist()):
+            for path in (m for m in block.modules() if isinstance(m, DropPath)):
+                path.rate = part
 
     def maps(self, x) -> list:
         """[B, in_chans, H, W] -> maps [B, C_i, H / s_i, W / s_i], strides s_i 4, 8, 16, 32."""

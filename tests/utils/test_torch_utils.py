@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from models.backbone.Edgevit import PositionEmbed
 from models.yolo import DetectionModel
 from utils import torch_utils as tu
 
@@ -222,11 +223,24 @@ def test_optimizer_groups_cover_every_parameter_once(name, cfg):
     assert {group["lr"] for group in groups} == {0.02}
     ids = [id(p) for group in groups for p in group["params"]]
     assert len(ids) == len(set(ids)) and set(ids) == {id(p) for p in model.parameters()}
-    assert all(p.ndim <= 1 for p in groups[0]["params"] + groups[1]["params"])
+    positions = {id(m.weight) for m in model.modules() if isinstance(m, PositionEmbed)}
+    assert len(positions) == (cfg == "yolov5_edgevit.yaml") * 12
+    assert all(p.ndim <= 1 or id(p) in positions for p in groups[0]["params"] + groups[1]["params"])
+    assert positions <= {id(p) for p in groups[1]["params"]}
     if name == "SGD":
         assert groups[0]["momentum"] == 0.8 and groups[0]["nesterov"]
     else:
         assert groups[0]["betas"] == (0.8, 0.999)
+
+
+def test_the_backbone_may_have_its_own_rate():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1))
+    slow = [*model[0].parameters(), *model[1].parameters()]
+    groups = tu.smart_optimizer(model, "AdamW", lr=0.1, decay=0.05, slow=slow, slow_part=0.2).param_groups
+    assert [[p.numel() for p in group["params"]] for group in groups] == [[5], [], [20], [4, 4], [4], [108]]
+    assert [group["lr"] for group in groups] == pytest.approx([0.1] * 3 + [0.02] * 3)
+    assert [group["weight_decay"] for group in groups] == [0, 0, 0.05] * 2
+    assert len(tu.smart_optimizer(model, "AdamW", slow=slow, slow_part=1.0).param_groups) == 3
 
 
 def test_uncovered_and_doubled_parameters_are_named():

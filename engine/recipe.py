@@ -1,0 +1,92 @@
+"""What a training chooses where neither --hyp nor --optimizer says it: by data, model and length, with the reason.
+
+The figures behind these choices are in bench/notes.md. `--hyp FILE` turns all of this off; `--hyp hyp.scratch-low.yaml
+--optimizer SGD` is YOLOv5's own recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+
+from utils.logger import LOGGER
+
+AUTO = "auto"
+MANY_STEPS = 20_000  # optimizer steps from which YOLOv5's own recipe has the time that it needs
+SCRATCH_LR, FINE_TUNING_LR = 0.002, 0.001  # of AdamW
+LAST_LR = 0.01  # as a part of the first
+WEIGHT_DECAY = 0.0005
+WARMUP_PART, LONGEST_WARMUP = 0.1, 1000  # of all steps; steps
+EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
+
+
+@dataclass
+class Recipe:
+    """Choices with their reasons: `hyp` and `options` hold the values, by key."""
+
+    hyp: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    lines: list = field(default_factory=list)
+
+    def choose(self, what: str, why: str, options: dict | None = None, **hyp) -> None:
+        self.options |= options or {}
+        self.hyp |= hyp
+        self.lines.append(f"{what}: {why}")
+
+
+def fill(opt: argparse.Namespace, hyp: dict, images: int, batches: int, pretrained: bool, given: bool) -> dict:
+    """Give the options that are "auto" or None their values; returns hyp with what was chosen, and prints the reasons.
+
+    images: in the training set; batches: in an epoch; pretrained: whether the training starts from a detector's
+    weights; given: whether hyp came from elsewhere than opt.hyp, and stays.
+    """
+    recipe = Recipe()
+    if opt.hyp == AUTO and not given:
+        recipe = chosen(opt, images, batches, pretrained)
+    for key, fallback in (("optimizer", "SGD"), ("close_mosaic", 0)):
+        if getattr(opt, key, 0) in (AUTO, None):
+            setattr(opt, key, recipe.options.get(key, fallback))
+    opt.cos_lr |= recipe.options.get("cos_lr", False)
+    for line in recipe.lines:
+        LOGGER.info(f"chosen: {line}")
+    return {**hyp, **recipe.hyp}
+
+
+def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool) -> Recipe:
+    """The recipe for a training of opt.epochs epochs."""
+    recipe = Recipe()
+    steps = batches * opt.epochs
+    if opt.optimizer not in (AUTO, "Adam", "AdamW"):
+        return recipe  # the rates below are those of AdamW
+    if opt.optimizer == AUTO and steps > MANY_STEPS:
+        recipe.choose("optimizer SGD and YOLOv5's values", f"{steps} steps are enough for them")
+        return recipe
+    lr0 = FINE_TUNING_LR if pretrained else SCRATCH_LR
+    start = "pretrained weights are to be kept" if pretrained else "from scratch"
+    kept = {} if opt.optimizer == "Adam" else {"optimizer": "AdamW"}
+    recipe.choose(
+        f"AdamW, lr0 {lr0:g}, cosine",
+        f"{start}, and {steps} steps are few: SGD would need tens of thousands",
+        options={**kept, "cos_lr": True},
+        lr0=lr0,
+        lrf=LAST_LR,
+        weight_decay=WEIGHT_DECAY,
+        warmup_bias_lr=0.0,
+    )
+    recipe.choose(
+        f"a step for each batch of {opt.batch_size}",
+        f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
+        nominal_batch=opt.batch_size,
+    )
+    warmup = round(min(steps * WARMUP_PART, LONGEST_WARMUP))
+    recipe.choose(
+        f"warm-up over {warmup} steps", f"{WARMUP_PART:.0%} of all", warmup_epochs=warmup / batches, warmup_least=0
+    )
+    horizon = max(round(steps * EMA_PART), 1)
+    recipe.choose(
+        f"average of the last {horizon} steps' weights",
+        f"{EMA_PART:.0%} of all; YOLOv5's 10,000 would average next to nothing so early",
+        ema_decay=1 - 1 / horizon,
+        ema_tau=horizon,
+    )
+    return recipe

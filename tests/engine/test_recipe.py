@@ -1,0 +1,94 @@
+"""What a training chooses by itself, and what it leaves alone."""
+
+import pytest
+import torch
+
+from engine import build
+from engine.options import from_kwargs
+from engine.recipe import AUTO, MANY_STEPS, fill
+from models.backbone import edgevit_xxs
+from models.backbone.Edgevit import DropPath
+from models.yolo import DetectionModel
+from utils.hyperparameters import default_hyp
+
+
+def filled(epochs=50, images=205, batches=13, pretrained=False, given=False, **options):
+    opt = from_kwargs("train", {"epochs": epochs, "batch_size": 16, "optimizer": AUTO, "hyp": AUTO, **options})
+    return opt, fill(opt, default_hyp(), images, batches, pretrained, given)
+
+
+def test_a_short_training_gets_adamw_and_a_step_for_each_batch():
+    opt, hyp = filled()
+    assert (opt.optimizer, opt.cos_lr) == ("AdamW", True)
+    assert hyp["nominal_batch"] == 16 and hyp["lr0"] < 0.01 and hyp["warmup_bias_lr"] == 0
+    assert hyp.keys() == default_hyp().keys()
+
+
+def test_the_average_and_the_warm_up_fit_the_length():
+    short, long = filled(epochs=10)[1], filled(epochs=100)[1]
+    assert 1 < short["ema_tau"] < long["ema_tau"] < 100 * 13
+    assert short["ema_decay"] < long["ema_decay"] < default_hyp()["ema_decay"]
+    assert 0 < short["warmup_epochs"] * 13 < 10 * 13 / 3
+
+
+@pytest.mark.parametrize(
+    "options, optimizer",
+    [
+        ({"epochs": MANY_STEPS // 13 + 1}, "SGD"),  # long: YOLOv5's own values
+        ({"hyp": "data/hyps/hyp.scratch-low.yaml"}, "SGD"),  # a given file is taken as it is
+        ({"given": True}, "SGD"),  # so are values from Python
+        ({"optimizer": "SGD"}, "SGD"),
+        ({"hyp": "data/hyps/hyp.scratch-low.yaml", "optimizer": "AdamW"}, "AdamW"),
+    ],
+)
+def test_yolov5s_own_values_stay(options, optimizer):
+    opt, hyp = filled(**options)
+    assert (opt.optimizer, opt.cos_lr, opt.close_mosaic) == (optimizer, False, 0)
+    assert hyp == default_hyp()
+
+
+def test_what_is_given_stays():
+    opt, hyp = filled(optimizer="Adam", close_mosaic=7)
+    assert (opt.optimizer, opt.close_mosaic) == ("Adam", 7)
+    assert hyp["lr0"] < default_hyp()["lr0"]
+
+
+def test_fine_tuning_takes_smaller_steps():
+    assert filled(pretrained=True)[1]["lr0"] < filled()[1]["lr0"]
+
+
+def test_each_choice_is_printed_with_its_reason(caplog):
+    with caplog.at_level("INFO"):
+        filled()
+    lines = [record.message for record in caplog.records if record.message.startswith("chosen: ")]
+    assert len(lines) >= 4 and all(": " in line.removeprefix("chosen: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    "cfg, share",
+    [
+        ("yolov5_edgevit.yaml", 3_778_128),  # the four stages, without the neck's SPPF
+        (
+            "yolov5n.yaml",
+            sum(p.numel() for row in list(DetectionModel("yolov5n.yaml").model)[:10] for p in row.parameters()),
+        ),
+    ],
+)
+def test_parameters_of_the_backbone(cfg, share):
+    assert sum(p.numel() for p in build.backbone_parameters(DetectionModel(cfg))) == share
+
+
+def test_drop_path_grows_with_depth():
+    model = edgevit_xxs()
+    build.set_drop_path(model, 0.3)
+    rates = [m.rate for m in model.modules() if isinstance(m, DropPath)]
+    assert rates == pytest.approx(sorted(rates)) and rates[0] == 0 and rates[-1] == pytest.approx(0.3)
+    x = torch.rand(2, 3, 64, 64)
+    model.eval()
+    assert torch.equal(model(x)[-1], model(x)[-1])  # nothing is dropped outside of training
+
+
+def test_drop_path_needs_a_backbone_that_has_it():
+    build.set_drop_path(DetectionModel("yolov5n.yaml"), 0)
+    with pytest.raises(ValueError, match="no stochastic depth"):
+        build.set_drop_path(DetectionModel("yolov5n.yaml"), 0.1)
