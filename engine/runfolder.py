@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 from pathlib import Path
 
 from utils import dist
@@ -31,11 +32,23 @@ class RunFolder:
         save_yaml(self.folder / "hyp.yaml", hyp)
         save_yaml(self.folder / "opt.yaml", {**plain_options(opt), "save_dir": str(self.folder)})
 
-    def write_results(self, rows: list[list[float]]) -> None:
-        """Write results.csv anew, from a row [epoch, *values of self.columns] for each epoch."""
-        lines = [",".join(("epoch", *self.columns))]
-        lines += [",".join([f"{row[0]:d}", *(f"{value:.5g}" for value in row[1:])]) for row in rows]
+    def write_results(self, rows: list[list[float]], seconds: list[float]) -> None:
+        """Write results.csv anew: a row [epoch, *values of self.columns] for each epoch, and when it ended."""
+        lines = [",".join(("epoch", *self.columns, "time"))]
+        lines += [
+            ",".join([f"{row[0]:d}", *(f"{value:.5g}" for value in row[1:]), f"{end:.1f}"])
+            for row, end in zip(rows, seconds)
+        ]
         write_atomic(self.results_csv, ("\n".join(lines) + "\n").encode())
+
+    def read_seconds(self, epochs: int) -> list[float]:
+        """The `time` of the first epochs in results.csv; 0 for those that it does not have."""
+        rows = []
+        if self.results_csv.is_file():
+            with self.results_csv.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.DictReader(file))[:epochs]
+        seconds = [float(row.get("time") or 0) for row in rows]
+        return seconds + [max(seconds, default=0.0)] * (epochs - len(rows))
 
 
 def create_run_folder(opt: argparse.Namespace) -> Path:

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 import torch
 
-from engine import build, pictures
+from engine import build, distillation, pictures
 from engine.evaluator import DetectionEvaluator, evaluate
 from engine.options import apply_data_defaults
 from engine.recipe import AUTO
@@ -60,6 +60,10 @@ class Task:
         """The model to train, on the CPU, with the tensors of `start`; `resumed` gives its description alone."""
         raise NotImplementedError
 
+    def load_teacher(self, trainer):
+        """The engine.distillation.Teacher of --teacher, None without; what it labels goes into trainer.data."""
+        return None
+
     def build_loaders(self, opt, hyp: dict, data: dict, stride: int) -> tuple:
         """(training loader, validation loader); the latter is None in all but the main process."""
         raise NotImplementedError
@@ -70,6 +74,9 @@ class Task:
 
     def prepare(self, trainer) -> None:
         """What the model and the run folder need from the data, before the first epoch."""
+
+    def set_close_mosaic(self, trainer) -> None:
+        """Tell the data set from which epoch on there is no mosaic, where there is any."""
 
     def criterion(self, model):
         """A callable (outputs, targets) -> (loss, items [len(loss_names)], detached)."""
@@ -124,6 +131,11 @@ class Detection(Task):
     def build_model(self, opt, hyp, data, start=None, resumed=None):
         return build.build_model(opt, hyp, data["nc"], self, start, resumed)
 
+    def load_teacher(self, trainer):
+        teacher = distillation.load_teacher(trainer)
+        trainer.data["unlabeled"] = distillation.label_unlabeled(trainer, teacher)
+        return teacher
+
     def loader_options(self, opt) -> dict:
         """Further keywords for create_dataloader."""
         return {}
@@ -145,6 +157,7 @@ class Detection(Task):
                 quad=opt.quad,
                 prefix="train: ",
                 shuffle=True,
+                extra=data.get("unlabeled"),
                 **same,
             )
         if not dist.is_main():
@@ -175,8 +188,7 @@ class Detection(Task):
 
     def prepare(self, trainer) -> None:
         model, opt, labels = trainer.model, trainer.opt, trainer.loader.dataset.labels
-        if opt.close_mosaic:
-            trainer.loader.dataset.mosaic_until = max(opt.epochs - opt.close_mosaic, 0)
+        self.set_close_mosaic(trainer)
         model.hyp = scaled_loss_gains(trainer.hyp, model.head.nl, trainer.data["nc"], opt.imgsz)
         weights = labels_to_class_weights(labels, trainer.data["nc"])
         model.class_weights = torch.from_numpy(weights).to(trainer.device)
@@ -187,6 +199,10 @@ class Detection(Task):
             if not opt.noplots:
                 pictures.draw_labels(labels, trainer.names, trainer.run.folder)
         trainer.callbacks.run("on_pretrain_routine_end", np.concatenate(list(labels)), trainer.names)
+
+    def set_close_mosaic(self, trainer) -> None:
+        if trainer.opt.close_mosaic:
+            trainer.loader.dataset.mosaic_until = max(trainer.opt.epochs - trainer.opt.close_mosaic, 0)
 
     def criterion(self, model):
         return self.loss(model)

@@ -11,13 +11,15 @@ import math
 import time
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 from torch import nn
 
 from engine import build, pictures, recipe
+from engine.budget import Budget
+from engine.distillation import Distiller
 from engine.progress import EpochProgress, MeanLosses
 from engine.runfolder import LR_COLUMNS, RunFolder, create_run_folder
 from engine.schedule import Schedule, multi_scale_size, scaled_weight_decay
@@ -55,10 +57,15 @@ class Trainer:
         self.resumed = resumed
         self.folder = folder
         self.state = TrainState()
+        self.distiller = None  # with --teacher
         self.pending = 0  # batches whose gradients wait for an optimizer step
         self.run = None
         self.result = None  # of the newest validation
         self.board = None  # TensorBoard's writer, where it is installed
+        self.started = time.perf_counter()
+        self.epoch_ends = []  # seconds of training, at the end of each epoch
+        self.budget = None
+        self.val_seconds = 0.0  # of the newest validation
 
     def fit(self):
         """Train to the end; returns the validation result of the final model, None in all but the main process.
@@ -91,11 +98,18 @@ class Trainer:
         self.callbacks.run("on_pretrain_routine_start")
         self.read_options()
         self.build_model()
+        self.teacher = self.task.load_teacher(self)
         self.run = self.open_run_folder()
         self.load_data()
         self.build_optimizer()
+        if self.teacher is not None:
+            self.distiller = Distiller(self)
         if self.resumed is not None:
             restore(self, self.resumed)
+            self.epoch_ends = self.run.read_seconds(self.state.epoch)
+            self.started -= self.epoch_ends[-1] if self.epoch_ends else 0
+        if self.opt.budget:
+            self.follow_plan()
         self.train_model = build.parallelize(self.model, self.device)
         self.announce()
         if dist.is_main() and self.resumed is None:
@@ -106,6 +120,10 @@ class Trainer:
         """Starting weights, data file and the defaults that it gives, hyperparameters, device and precision."""
         opt = self.opt
         source = self.resumed.hyp if self.resumed else self.given_hyp
+        if opt.budget:
+            self.budget = Budget(opt.budget, lambda: time.perf_counter() - self.started)
+            if opt.epochs is not None and self.resumed is None:
+                raise ValueError("--budget chooses the number of epochs: leave --epochs away")
         if source or opt.hyp:
             self.task.read_hyp(opt, source)  # a mistake in it is told before data are downloaded
         with dist.main_first():
@@ -161,6 +179,9 @@ class Trainer:
     def load_data(self) -> None:
         self.loader, self.val_loader = self.task.build_loaders(self.opt, self.hyp, self.data, self.stride)
         self.state.images, self.state.ranks = len(self.loader.dataset), dist.world_size()
+        if self.budget and self.resumed is None:
+            self.state.plan = dist.broadcast_object(asdict(self.budget.plan(self)) if dist.is_main() else None)
+            self.opt.epochs = self.state.plan["epochs"]
         if self.resumed is None:
             self.complete_options()
         self.task.prepare(self)
@@ -207,7 +228,8 @@ class Trainer:
         epoch, total = self.state.epoch, len(self.loader)
         self.train_model.train()
         self.callbacks.run("on_train_epoch_start")
-        self.loader.sampler.set_epoch(epoch, self.task.image_weights(self))
+        view = self.distiller.view(epoch) if self.distiller else None
+        self.loader.sampler.set_epoch(epoch, self.task.image_weights(self), view)
         batches = iter(self.loader)
         # only now: making the iterator draws from the same generator, a new one more often than a used one
         init_seeds(build.epoch_seed(self.opt.seed, epoch, dist.rank()), deterministic=True)
@@ -219,6 +241,8 @@ class Trainer:
         for i, (images, targets, paths, _) in enumerate(progress):
             self.callbacks.run("on_train_batch_start")
             iteration = epoch * total + i
+            if self.distiller:
+                self.distiller.look_at(images, i)
             images = self.to_input(images, iteration)
             losses.add(self.step(images, targets, iteration, is_last=i + 1 == total))
             if i % look_every == 0 or i + 1 == total:
@@ -234,6 +258,8 @@ class Trainer:
         if self.pending:
             self.optimizer_step()
         self.train_losses = losses.values(f"epoch {epoch}")
+        if self.distiller:
+            self.distiller.end_epoch(epoch)
 
     def step(self, images: torch.Tensor, targets, iteration: int, is_last: bool) -> torch.Tensor:
         """Gradients of one batch, and where enough are gathered (or none will follow) an optimizer step.
@@ -246,7 +272,10 @@ class Trainer:
         wait = nullcontext() if steps_now or self.train_model is self.model else self.train_model.no_sync()
         with wait:
             with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-                loss, items = self.criterion(self.train_model(images), targets.to(self.device, non_blocking=True))
+                outputs = self.train_model(images)
+                loss, items = self.criterion(outputs, targets.to(self.device, non_blocking=True))
+                if self.distiller:
+                    loss = loss + self.distiller.loss(outputs)
                 # DDP averages over the ranks where one process would sum; a quad batch has a quarter of the images
                 loss = loss * dist.world_size() * (4 if self.opt.quad else 1)
             self.scaler.scale(loss).backward()
@@ -259,6 +288,8 @@ class Trainer:
         self.scaler.unscale_(self.optimizer)
         nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
         self.scaler.step(self.optimizer)
+        if self.distiller:
+            self.distiller.optimizer_step(self.scaler)
         self.scaler.update()
         self.callbacks.run("optimizer_step")
         self.callbacks.run("on_before_zero_grad")
@@ -285,10 +316,15 @@ class Trainer:
         """Validate, record, decide whether to stop, and save."""
         epoch = self.state.epoch
         self.state.epoch += 1
+        if self.budget:
+            epochs = self.budget.corrected(self.state.epoch, self.epoch_ends, self.opt.epochs, self.val_seconds)
+            self.opt.epochs = dist.broadcast_object(epochs)
+            self.follow_plan()
         if dist.is_main():
             self.callbacks.run("on_train_epoch_end", epoch=epoch)
             is_final = self.state.epoch == self.opt.epochs or self.callbacks.stop_training
-            result = self.validate(self.ema.ema) if is_final or not self.opt.noval else None
+            skipped = self.opt.noval or self.state.epoch % self.state.plan.get("val_period", 1)
+            result = self.validate(self.ema.ema) if is_final or not skipped else None
             is_best = self.record(epoch, result)
             if result is not None:
                 self.state.stopped = self.stopper(epoch=epoch, fitness=result.fitness)
@@ -298,7 +334,14 @@ class Trainer:
         if self.opt.image_weights:
             self.state.maps = dist.broadcast_object(self.state.maps)
 
+    def follow_plan(self) -> None:
+        """Let data and schedule know the plan of --budget as it is now."""
+        self.loader.sampler.limit = self.state.plan["images"]
+        self.schedule = replace(self.schedule, epochs=self.opt.epochs, batches_per_epoch=len(self.loader))
+        self.task.set_close_mosaic(self)
+
     def validate(self, model: nn.Module, **options):
+        start = time.perf_counter()
         self.result = self.task.evaluate(
             model,
             self.val_loader,
@@ -311,6 +354,7 @@ class Trainer:
             callbacks=self.callbacks,
             **options,
         )
+        self.val_seconds = time.perf_counter() - start
         return self.result
 
     def record(self, epoch: int, result) -> bool:
@@ -321,13 +365,14 @@ class Trainer:
         figures = self.summary(result) if result else unknown
         values = [*self.train_losses, *figures, *lrs]
         state.rows.append([epoch, *values])
+        self.epoch_ends.append(time.perf_counter() - self.started)
         is_best = result is not None and (state.best_fitness is None or result.fitness >= state.best_fitness)
         if is_best:
             state.best_fitness = float(result.fitness)
         if result is not None:
             state.maps = self.task.class_scores(result)
         if not self.opt.evolve:
-            self.run.write_results(state.rows)
+            self.run.write_results(state.rows, self.epoch_ends)
         if self.board is not None:
             self.board.write_epoch(values, epoch)
         fitness = result.fitness if result else math.nan

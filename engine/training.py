@@ -9,6 +9,7 @@ from engine.trainer import Trainer
 from utils import dist
 from utils.general import print_args
 from utils.logger import setup_logging
+from utils.torch_utils import keep_freed_memory
 
 
 def train(opt: argparse.Namespace, callbacks=None, task=DETECT) -> argparse.Namespace:
@@ -20,6 +21,7 @@ def train(opt: argparse.Namespace, callbacks=None, task=DETECT) -> argparse.Name
     checkpoint = folder = None
     if opt.resume:
         opt, checkpoint, folder = resume(opt, task)
+    keep_freed_memory()
     dist.setup()
     try:
         trainer = Trainer(opt, callbacks, resumed=checkpoint, folder=folder, task=task)

@@ -30,6 +30,7 @@ class TrainState:
     rows: list = field(default_factory=list)  # of results.csv
     images: int = 0  # in the training set
     ranks: int = 1
+    plan: dict = field(default_factory=dict)  # of --budget, a engine.budget.Plan
 
 
 def pack(trainer) -> Checkpoint:
@@ -63,6 +64,7 @@ def pack(trainer) -> Checkpoint:
             "scaler": trainer.scaler.state_dict(),
             "balance": list(getattr(trainer.criterion, "balance", ())),  # of a detection loss
             "stopper": trainer.stopper.state_dict(),
+            **({"distiller": trainer.distiller.state_dict()} if trainer.distiller else {}),
         },
         meta={"version": VERSION, "licence": "Apache-2.0", "data": str(trainer.data.get("yaml_file") or "")},
     )
@@ -80,8 +82,10 @@ def restore(trainer, checkpoint: Checkpoint) -> None:
     if saved["balance"]:
         trainer.criterion.balance = list(saved["balance"])
     trainer.stopper.load_state_dict(saved["stopper"])
+    if trainer.distiller:
+        trainer.distiller.load_state_dict(saved["distiller"])
     images = trainer.state.images
-    trainer.state = TrainState(**{f.name: saved[f.name] for f in fields(TrainState)})
+    trainer.state = TrainState(**{f.name: saved[f.name] for f in fields(TrainState) if f.name in saved})
     if trainer.state.images != images:
         LOGGER.warning(
             f"WARNING: the training set had {trainer.state.images} images and has {images} now, "

@@ -11,7 +11,7 @@ from engine.task import DETECT
 from models.backends import DetectMultiBackend
 from utils.general import check_img_size, default_weights, increment_path
 from utils.logger import LOGGER, colorize
-from utils.torch_utils import device_summary
+from utils.torch_utils import device_summary, keep_freed_memory
 
 STUDY_SIZES = range(256, 1536 + 1, 128)  # pixels
 STUDY_COLUMNS = ("imgsz", "P", "R", "mAP50", "mAP50-95", "pre_ms", "inference_ms", "nms_ms")
@@ -83,6 +83,7 @@ def chosen_weights(opt, task=DETECT) -> list:
 
 def open_all(opt, split: str, task=DETECT, weights=None):
     """(options with what was left open, model, data file); ValueError if the classes of model and data do not fit."""
+    keep_freed_memory()
     opt = copy(opt)
     opt.weights = weights or chosen_weights(opt, task)
     data = task.read_data(opt, required=(split,))

@@ -114,7 +114,12 @@ def run(name: str, moments: list, options: dict, data: str, folder: Path) -> dic
         statuses.append(train_in_child(task, resumed if statuses else start, moment))
     files = {stem: run_folder / "weights" / f"{stem}.pt" for stem in ("last", "best")}
     result = {stem: state_sha256(load_checkpoint(file).state_dict) for stem, file in files.items()}
-    return {**result, "statuses": statuses, "csv": (run_folder / "results.csv").read_text()}
+    return {**result, "statuses": statuses, "csv": without_times(run_folder / "results.csv")}
+
+
+def without_times(results_csv: Path) -> str:
+    """The text of results.csv but for the last column, which no two runs share."""
+    return "\n".join(line.rpartition(",")[0] for line in results_csv.read_text().splitlines())
 
 
 if __name__ == "__main__":

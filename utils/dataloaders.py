@@ -22,6 +22,7 @@ from utils.image_cache import DiskCache, RamCache
 from utils.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
 from utils.labels import image_to_label_path, label_cache_path, scan_labels
 from utils.logger import LOGGER
+from utils.pseudo_labels import join_scans
 
 # names that YOLOv5 users import from here, owned by another module
 MOVED = dict.fromkeys(("LoadImages", "LoadStreams", "LoadScreenshots", "VID_FORMATS"), "utils.sources")
@@ -48,6 +49,7 @@ class LoadImagesAndLabels(Dataset):
     def __init__(
         self, path, img_size=640, batch_size=16, augment=False, hyp=None, rect=False, image_weights=False,
         cache_images=None, single_cls=False, stride=32, pad=0.0, prefix="", rank=-1, seed=0, nc=None, fixed_hw=None,
+        extra=None,
     ):  # fmt: skip
         self.path, self.img_size, self.stride, self.augment, self.seed = path, img_size, stride, augment, seed
         self.fixed_hw = fixed_hw and tuple(fixed_hw)
@@ -55,9 +57,9 @@ class LoadImagesAndLabels(Dataset):
         self.image_weights = image_weights
         self.rect = rect and not image_weights
         self.mosaic = augment and not self.rect
-        self.mosaic_until = float("inf")  # epoch from which there is no mosaic; set it before the first epoch
+        self._mosaic_until = torch.tensor(float("inf")).share_memory_()  # so that running workers see a change
         self.prefix, self.progress = prefix, rank in (-1, 0)
-        self._scan(None if single_cls else nc)
+        self._scan(None if single_cls else nc, extra)
         if single_cls:
             self.labels.values[:, 0] = 0
         self.n = len(self.im_files)
@@ -99,6 +101,15 @@ class LoadImagesAndLabels(Dataset):
         return _image_tensor(image), _target_tensor(labels, image.shape), self.im_files[index], shapes, polygons
 
     @property
+    def mosaic_until(self) -> float:
+        """The epoch from which there is no mosaic."""
+        return self._mosaic_until.item()
+
+    @mosaic_until.setter
+    def mosaic_until(self, epoch: float) -> None:
+        self._mosaic_until.fill_(epoch)
+
+    @property
     def label_files(self) -> list:
         return [image_to_label_path(file) for file in self.im_files]
 
@@ -120,7 +131,7 @@ class LoadImagesAndLabels(Dataset):
             image = cv2.resize(image, (w, h), interpolation=interpolation)
         return image
 
-    def _scan(self, nc) -> None:
+    def _scan(self, nc, extra) -> None:
         files = find_images(self.path)
         scan = scan_labels(files, nc, label_cache_path(files, str(self.path)), self.prefix, self.progress)
         if not scan.im_files:
@@ -128,6 +139,7 @@ class LoadImagesAndLabels(Dataset):
         if not scan.found:
             folder = os.path.dirname(image_to_label_path(files[0]))
             LOGGER.warning(f"{self.prefix}WARNING no labels found in {folder}: every image counts as background")
+        scan = join_scans(scan, extra) if extra else scan
         self.im_files, self.labels, self.segments, self.shapes = scan.im_files, scan.labels, scan.segments, scan.shapes
 
     def _sort_by_aspect(self, pad: float) -> None:
@@ -264,20 +276,24 @@ class EpochSampler(Sampler):
         self.n, self.batch_size, self.shuffle, self.rect, self.seed = n, batch_size, shuffle, rect, seed
         self.rank, self.ranks = max(rank, 0), world_size() if rank != -1 else 1
         self.epoch, self.image_weights = 0, None
+        self.limit = None  # images in an epoch of all ranks, None for all
+        self.view = None  # in the place of the epoch in the keys, None for the epoch itself
 
-    def set_epoch(self, epoch: int, image_weights=None) -> None:
-        """image_weights: [n] how often to draw each image, relatively; None takes each once."""
-        self.epoch, self.image_weights = epoch, image_weights
+    def set_epoch(self, epoch: int, image_weights=None, view=None) -> None:
+        """image_weights: [n] how often to draw each image, relatively; None takes each once. view: the epoch whose
+        augmentation the images get, in the order of `epoch`."""
+        self.epoch, self.image_weights, self.view = epoch, image_weights, view
 
     def __len__(self) -> int:
+        most = self.n if self.limit is None else min(self.limit, self.n)
         if self.rect and self.ranks > 1:
-            batches = -(-self.n // self.batch_size)
+            batches = -(-most // self.batch_size)
             return -(-batches // self.ranks) * self.batch_size
-        return -(-self.n // self.ranks)
+        return -(-most // self.ranks)
 
     def __iter__(self):
-        epoch = self.epoch
-        return ((epoch, int(index)) for index in self._order())
+        epoch = self.epoch if self.view is None else self.view
+        return ((epoch, int(index)) for index in self._order()[: len(self)])
 
     def _order(self) -> np.ndarray:
         rng = np.random.default_rng([self.seed, self.epoch])
@@ -306,7 +322,7 @@ class EpochSampler(Sampler):
 def create_dataloader(
     path, imgsz, batch_size, stride, single_cls=False, hyp=None, augment=False, cache=None, pad=0.0, rect=False,
     rank=-1, workers=8, image_weights=False, quad=False, prefix="", shuffle=False, seed=0, nc=None, names=None,
-    fixed_hw=None, masks=False, mask_ratio=4, overlap=True,
+    fixed_hw=None, masks=False, mask_ratio=4, overlap=True, extra=None,
 ):  # fmt: skip
     """(loader, dataset) for a folder, a list file or a list of these.
 
@@ -316,12 +332,13 @@ def create_dataloader(
     A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes). With `masks`
     the targets are MaskTargets of utils.segment.targets, their masks `mask_ratio` times smaller than the images, in
     one map per image (overlap) or one per object.
+    `extra`: a LabelScan of images that come after those of `path`.
     Call loader.sampler.set_epoch(epoch) before each epoch.
     """
     nc = len(names) if nc is None and names else nc
     options = (
         path, imgsz, batch_size, augment, hyp, rect, image_weights,
-        cache, single_cls, stride, pad, prefix, rank, seed, nc, fixed_hw,
+        cache, single_cls, stride, pad, prefix, rank, seed, nc, fixed_hw, extra,
     )  # fmt: skip
     if masks:
         from utils.segment.dataset import LoadImagesAndMasks  # which is built on this module

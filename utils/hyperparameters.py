@@ -13,12 +13,19 @@ from utils.yaml_files import load_yaml
 class Hyperparameter(NamedTuple):
     """`lower` and `upper` bound the search of --evolve; `gain` scales its mutations, 0 keeps the value."""
 
-    default: float
+    default: float | str
     lower: float
     upper: float
     gain: float
     meaning: str
     limit: float = math.inf  # largest value that makes sense at all; the smallest is 0
+    choices: tuple = ()  # the words that the value may be; empty: it is a number
+
+
+def choice(choices: str, meaning: str) -> Hyperparameter:
+    """An entry whose value is one of these words, the first by default; the search keeps it."""
+    words = tuple(choices.split())
+    return Hyperparameter(words[0], 0, 0, 0.0, meaning, choices=words)
 
 
 TABLE = {
@@ -42,6 +49,10 @@ TABLE = {
     "anchors": Hyperparameter(
         0.0, 2.0, 10.0, 2.0, "anchors per output map, found by k-means; 0 keeps the model file's"
     ),
+    "assigner": choice("ratio simota aligned", "which places learn which object: by shape (YOLOv5), or by prediction"),
+    "box_loss": choice("ciou eiou nwd", "the box loss; nwd helps tiny objects (arXiv 2101.08158, 2110.13389)"),
+    "obj_loss": choice("bce quality varifocal", "the objectness loss (arXiv 2006.04388, 2008.13367)"),
+    "obj_iou": Hyperparameter(1.0, 0.0, 1.0, 0.0, "part of the box's IoU in the objectness target, beside 1", 1.0),
     "fl_gamma": Hyperparameter(0.0, 0.0, 2.0, 0.0, "focal loss gamma; 0 is plain cross-entropy"),
     "hsv_h": Hyperparameter(0.015, 0.0, 0.1, 1.0, "largest change of hue, as a part", 1.0),
     "hsv_s": Hyperparameter(0.7, 0.0, 0.9, 1.0, "largest change of saturation, as a part", 1.0),
@@ -57,11 +68,14 @@ TABLE = {
     "mixup": Hyperparameter(0.0, 0.0, 1.0, 1.0, "probability of blending two mosaics", 1.0),
     "copy_paste": Hyperparameter(0.0, 0.0, 1.0, 1.0, "probability of pasting an object (polygon labels)", 1.0),
     "label_smoothing": Hyperparameter(0.0, 0.0, 0.2, 0.0, "label smoothing epsilon", 1.0),
+    "distill": Hyperparameter(0.5, 0.1, 10.0, 0.0, "gain of the loss from a --teacher's detections"),
+    "distill_features": Hyperparameter(0.5, 0.1, 10.0, 0.0, "gain of the loss from a --teacher's features"),
+    "distill_views": Hyperparameter(8, 1, 100, 0.0, "epochs after which pictures come again, with a --teacher"),
     "nominal_batch": Hyperparameter(64, 1, 1024, 0.0, "images per optimizer step that gradients are gathered for"),
     "ema_decay": Hyperparameter(0.9999, 0.9, 0.99999, 0.0, "decay of the averaged weights", 1.0),
     "ema_tau": Hyperparameter(2000, 1, 10000, 0.0, "steps over which that decay builds up"),
 }
-POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau", "crop_scale")  # 0 makes no sense
+POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau", "crop_scale", "distill_views")  # 0 makes no sense
 
 
 def default_hyp() -> dict:
@@ -73,7 +87,7 @@ def load_hyp(source: str | Path | dict, table: dict = TABLE) -> dict:
     """Hyperparameters of a YAML file (or a mapping), in the table's order; keys that it does not have get defaults.
 
     ValueError with the file and the key for an unknown key (naming the nearest), a value that is no number, or one
-    outside its range.
+    outside its range or none of its choices.
     """
     path = None if isinstance(source, dict) else find_file(source, folders=("data",))
     given = source if path is None else load_yaml(path)
@@ -89,6 +103,11 @@ def _check(where: str, key: str, value, table: dict) -> None:
 
         match = get_close_matches(str(key), table, n=1)
         raise ValueError(f"{where}: unknown hyperparameter '{key}'" + (f" (did you mean {match[0]}?)" if match else ""))
+    choices = table[key].choices
+    if choices:
+        if value not in choices:
+            raise ValueError(f"{where}: {key}: expected one of {', '.join(choices)}, found {value!r}")
+        return
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ValueError(f"{where}: {key}: expected a number, found {value!r}")
     limit = table[key].limit

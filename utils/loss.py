@@ -1,95 +1,82 @@
-"""The detection loss: anchor matching, the three terms, and their weighted sum. Follows YOLOv5's published recipe."""
-
-from dataclasses import dataclass
+"""The detection loss: the three terms and their weighted sum. Follows YOLOv5's published recipe, with other choices."""
 
 import torch
 from torch.nn import functional as F
 
-from utils.boxes import bbox_iou
+from utils.assignment import assign, decode_boxes, last_of_each, place_numbers, scores_of
+from utils.assignment import match_anchors as match_anchors  # some import it from here
+from utils.boxes import bbox_iou, wasserstein_similarity
 
 FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
+QUALITY_BETA = 2.0  # arXiv 2006.04388, section 4
+VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0  # arXiv 2008.13367, section 4
+WASSERSTEIN_SCALE_PX = 12.8  # arXiv 2110.13389: the mean size of tiny objects
+FOCAL_SHARE = 0.1  # of their objectness beside box and class, so that obj: 1.0 weighs about as much as with bce
 AUTOBALANCE_RATE = 0.0001  # share of the newest batch in the balance's moving average
-NEIGHBOURS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))  # own cell, left, top, right, bottom: (dx, dy) in cells
 
 
-@dataclass
-class Matches:
-    """The m (cell, anchor) places of one level that answer for a target. A place may occur more than once."""
+class ReadPlaces(torch.autograd.Function):
+    """(raw[place] [m, no], raw[..., 4] [B, na, ny, nx]) of raw outputs [B, na, ny, nx, no], in one gradient.
 
-    place: tuple  # image, anchor, row, column: four [m] integer tensors that index a map [B, na, ny, nx, no]
-    boxes: torch.Tensor  # [m, 4] target xywh in cells, centre relative to the place's cell
-    anchors: torch.Tensor  # [m, 2] anchor width and height in cells
-    classes: torch.Tensor  # [m] target class, integer
-    targets: torch.Tensor  # [m] the target's row, integer
-
-    def __len__(self):
-        return len(self.classes)
-
-
-def match_anchors(targets, anchors, grid_hw, ratio_limit):
-    """Assign targets to the anchors of like shape, in the cell of their centre and in the two nearest neighbours.
-
-    targets [n, 6]: image, class, xywh normalised. anchors [na, 2]: width, height in cells. An anchor is of like shape
-    if no side is ratio_limit times the target's or more, nor the other way round. A neighbour counts if the centre lies
-    in the half of its cell that is nearer to it, and the neighbour is inside the grid.
+    It is written once, in the memory order of `raw`. Autograd alone would make a map for each of the two, add them, and
+    reorder the sum for the convolution: with 80 classes that takes four fifths of the time of the whole loss.
     """
-    ny, nx = grid_hw
-    size = targets.new_tensor([nx, ny])
-    centres, sides = targets[:, 2:4] * size, targets[:, 4:6] * size
-    cells = torch.minimum(centres.floor().clamp(min=0), size - 1)
 
-    ratio = sides[None] / anchors[:, None]  # [na, n, 2]
-    like_shape = torch.maximum(ratio, 1 / ratio).amax(2) < ratio_limit
-    inside = centres - cells
-    near_low = (inside < 0.5) & (cells >= 1)  # [n, 2] left, top
-    near_high = (inside > 0.5) & (cells <= size - 2)  # [n, 2] right, bottom
-    own = torch.ones_like(near_low[:, :1])
-    near = torch.cat([own, near_low, near_high], 1).T  # [5, n] in the order of NEIGHBOURS
+    @staticmethod
+    def forward(ctx, raw, *place):
+        ctx.save_for_backward(*place)
+        ctx.form = torch.empty_like(raw, device="meta")  # shape and strides alone; raw itself need not be kept
+        return raw[place], raw[..., 4].clone(memory_format=torch.contiguous_format)
 
-    direction, anchor, target = (near[:, None] & like_shape[None]).nonzero(as_tuple=True)
-    cell = cells[target] + targets.new_tensor(NEIGHBOURS)[direction]
-    column, row = cell.long().unbind(1)
-    return Matches(
-        place=(targets[target, 0].long(), anchor, row, column),
-        boxes=torch.cat([centres[target] - cell, sides[target]], 1),
-        anchors=anchors[anchor],
-        classes=targets[target, 1].long(),
-        targets=target,
-    )
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, of_rows, of_objectness):
+        place = ctx.saved_tensors
+        grad = torch.zeros_like(ctx.form, device=of_rows.device)
+        grad[..., 4] = of_objectness
+        grad.index_put_(place, of_rows, accumulate=True)
+        return (grad, *(None for _ in place))
 
 
-def decode_boxes(raw, anchors):
-    """Raw outputs [m, 4] and anchors [m, 2] in cells -> xywh in cells, centre relative to the cell."""
-    s = raw.sigmoid()
-    return torch.cat([s[:, :2] * 2 - 0.5, (s[:, 2:] * 2) ** 2 * anchors], 1)
+def binary_loss(logits, targets, positive_weight=1.0, focal_gamma=0.0, weights=None):
+    """Mean binary cross-entropy of logits; with focal_gamma > 0 the focal loss (arXiv 1708.02002, equation 5).
 
-
-def last_of_each(keys):
-    """Indices of the last occurrence of every value of keys [m], so that a later match overwrites an earlier one."""
-    ordered, order = keys.sort(stable=True)
-    is_last = torch.ones_like(ordered, dtype=torch.bool)
-    is_last[:-1] = ordered[1:] != ordered[:-1]
-    return order[is_last]
-
-
-def binary_loss(logits, targets, positive_weight=1.0, focal_gamma=0.0):
-    """Mean binary cross-entropy of logits; with focal_gamma > 0 the focal loss (arXiv 1708.02002, equation 5)."""
-    weight = None if positive_weight == 1 else logits.new_tensor(positive_weight)
+    With `weights` (they broadcast) the sum of the weighted losses instead.
+    """
+    positive = None if positive_weight == 1 else logits.new_tensor(positive_weight)
     if focal_gamma <= 0:
-        return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight)
-    loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weight, reduction="none")
+        reduction = "mean" if weights is None else "sum"
+        return F.binary_cross_entropy_with_logits(logits, targets, weights, pos_weight=positive, reduction=reduction)
+    loss = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=positive, reduction="none")
     p = logits.sigmoid()
     p_true = targets * p + (1 - targets) * (1 - p)
     alpha = targets * FOCAL_ALPHA + (1 - targets) * (1 - FOCAL_ALPHA)
-    return (alpha * (1 - p_true) ** focal_gamma * loss).mean()
+    loss = alpha * (1 - p_true) ** focal_gamma * loss
+    return loss.mean() if weights is None else (loss * weights).sum()
+
+
+def quality_loss(logits, targets):
+    """Sum of the quality focal loss of logits with targets in 0..1 (arXiv 2006.04388, equation 2)."""
+    weights = (targets - logits.sigmoid()).abs() ** QUALITY_BETA
+    return (weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
+
+
+def varifocal_loss(logits, targets):
+    """Sum of the varifocal loss of logits with targets in 0..1 (arXiv 2008.13367, equation 2)."""
+    weights = torch.where(targets > 0, targets, VARIFOCAL_ALPHA * logits.sigmoid() ** VARIFOCAL_GAMMA)
+    return (weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
+
+
+OBJECTNESS = {"quality": quality_loss, "varifocal": varifocal_loss}
 
 
 class ComputeLoss:
     """Loss of a detection model: callable as (maps, targets) -> (loss, items).
 
-    Reads model.hyp (box, obj, cls, obj_pw, cls_pw, anchor_t; fl_gamma and label_smoothing if there) and the model's
-    Detect head at every call, so that changed anchors or gains count at once. With autobalance, `balance` (the weight
-    of each level's objectness, finest first) follows the losses while gradients are enabled.
+    Reads model.hyp (box, obj, cls, obj_pw, cls_pw, anchor_t; fl_gamma, label_smoothing, assigner, obj_loss, obj_iou and
+    box_loss if there) and the model's Detect head at every call, so that changed anchors or gains count at once. With
+    autobalance, `balance` (the weight of each level's objectness, finest first) follows the losses while gradients are
+    enabled. It belongs to the obj_loss `bce`.
     """
 
     def __init__(self, model, autobalance=False):
@@ -110,51 +97,84 @@ class ComputeLoss:
         class.
         """
         hyp = self.model.hyp
-        terms = self.terms(p, targets)
+        terms = self.terms(p, assign(p, targets, self.head, hyp))
         weighted = torch.stack([terms[name] * hyp[name] for name in ("box", "obj", "cls")])
         return weighted.sum() * p[0].shape[0], weighted.detach()
 
-    def terms(self, p, targets):
-        """The unweighted losses {"box", "obj", "cls"}, each a float32 scalar, summed over the levels."""
-        zero = p[0].new_zeros((), dtype=torch.float32)
-        terms = {"box": zero, "obj": zero, "cls": zero}
-        obj_losses = []
-        for level, raw in enumerate(p):
-            anchors = self.head.anchors[level].float().to(raw.device)
-            matches = match_anchors(targets.float(), anchors, raw.shape[2:4], self.model.hyp["anchor_t"])
-            quality = raw.new_zeros(0, dtype=torch.float32)
-            if len(matches):
-                rows = raw[matches.place].float()  # [m, no]
-                iou = bbox_iou(decode_boxes(rows[:, :4], matches.anchors), matches.boxes, CIoU=True)
-                terms["box"] = terms["box"] + (1 - iou).mean()
-                terms["cls"] = terms["cls"] + self.class_loss(rows, matches.classes)
-                quality = iou.detach().clamp(min=0)
-            obj_losses.append(self.objectness_loss(raw, matches, quality))
-        terms["obj"] = sum(loss * weight for loss, weight in zip(obj_losses, self.balance))
-        if self.autobalance and torch.is_grad_enabled():
-            self.rebalance(obj_losses)
-        return terms
+    def terms(self, p, matches):
+        """The unweighted losses {"box", "obj", "cls"}, each a float32 scalar. `matches`: of each level.
 
-    def objectness_loss(self, raw, matches, quality):
-        """Loss of every place's objectness against `quality` (CIoU) where matched, and 0 elsewhere."""
+        Box and class: with the assigner `ratio` the mean of each level's matches, summed over the levels; with the
+        others the mean of all matches, weighted with their scores, times the number of levels. So a gain weighs about
+        as much with all of them.
+        """
+        read = [ReadPlaces.apply(raw, *found.place) for raw, found in zip(p, matches)]
+        rows = torch.cat([of_level for of_level, _ in read]).float()  # [m, no]
+        weights = self.weights(matches)
+        similarity, quality = self.box_similarity(rows, matches)
+        if matches[0].scores is not None:
+            quality = torch.cat([found.scores for found in matches])
+        return {
+            "box": (weights * (1 - similarity)).sum(),
+            "obj": self.objectness_loss([objectness.float() for _, objectness in read], matches, quality),
+            "cls": self.class_loss(rows, torch.cat([found.classes for found in matches]), weights),
+        }
+
+    def weights(self, matches):
+        """[m] the part of each match in the box and class losses; sums up to the number of levels that have some."""
+        device = matches[0].boxes.device
+        if self.model.hyp.get("assigner", "ratio") == "ratio":
+            return torch.cat([torch.full((len(found),), 1 / max(len(found), 1), device=device) for found in matches])
+        scores = scores_of(matches)
+        return scores * (self.head.nl / scores.sum().clamp(min=1))
+
+    def box_similarity(self, rows, matches):
+        """What the box loss wants to be 1, [m], and the quality of the box for the objectness, [m], detached."""
+        kind = self.model.hyp.get("box_loss", "ciou")
+        boxes, anchors = (torch.cat([getattr(found, name) for found in matches]) for name in ("boxes", "anchors"))
+        predicted = decode_boxes(rows[:, :4], anchors)
+        if kind == "eiou":
+            return bbox_iou(predicted, boxes, EIoU=True), bbox_iou(predicted.detach(), boxes)
+        ciou = bbox_iou(predicted, boxes, CIoU=True)
+        if kind == "ciou":
+            return ciou, ciou.detach()
+        px = torch.cat([found.boxes.new_full((len(found), 1), float(s)) for found, s in zip(matches, self.head.stride)])
+        return (ciou + wasserstein_similarity(predicted * px, boxes * px, WASSERSTEIN_SCALE_PX)) / 2, ciou.detach()
+
+    def objectness_loss(self, maps, matches, quality):
+        """Loss of the objectness of every place, maps [B, na, ny, nx] of each level, a scalar.
+
+        The target is 1 - obj_iou + obj_iou * quality at the matches, whose quality is [m], and 0 elsewhere. With bce it
+        is the mean over a level's places, weighted with `balance`; with the others the sum over all places by that of
+        the targets, times FOCAL_SHARE.
+        """
         hyp = self.model.hyp
-        wanted = torch.zeros(raw.shape[:4], dtype=torch.float32, device=raw.device)
-        _, na, ny, nx = wanted.shape
-        image, anchor, row, column = matches.place
-        flat = ((image * na + anchor) * ny + row) * nx + column
-        winners = last_of_each(flat)
-        wanted.view(-1)[flat[winners]] = quality[winners]
-        return binary_loss(raw[..., 4].float(), wanted, hyp["obj_pw"], hyp.get("fl_gamma", 0.0))
+        part = hyp.get("obj_iou", 1.0)
+        numbers = place_numbers(maps, matches)
+        winners = last_of_each(numbers)
+        wanted = torch.zeros(sum(level.numel() for level in maps), device=quality.device)
+        wanted[numbers[winners]] = 1 - part + part * quality[winners].clamp(min=0)
+        kind = hyp.get("obj_loss", "bce")
+        if kind != "bce":
+            loss = OBJECTNESS[kind](torch.cat([level.flatten() for level in maps]), wanted)
+            return FOCAL_SHARE * loss / wanted.sum().clamp(min=1)
+        pairs = zip(maps, wanted.split([level.numel() for level in maps]))
+        losses = [binary_loss(level.flatten(), w, hyp["obj_pw"], hyp.get("fl_gamma", 0.0)) for level, w in pairs]
+        loss = sum(loss * weight for loss, weight in zip(losses, self.balance))
+        if self.autobalance and torch.is_grad_enabled():
+            self.rebalance(losses)
+        return loss
 
-    def class_loss(self, rows, classes):
-        """Loss of the class logits of matched rows [m, no]; zero for a model of one class."""
+    def class_loss(self, rows, classes, weights):
+        """Weighted sum of the losses of the class logits of matched rows [m, no]; zero for a model of one class."""
         hyp, nc = self.model.hyp, self.head.nc
         if nc == 1:
             return rows.new_zeros(())
         smoothing = hyp.get("label_smoothing", 0.0)
         wanted = torch.full((len(rows), nc), 0.5 * smoothing, device=rows.device)
         wanted.scatter_(1, classes[:, None], 1 - 0.5 * smoothing)
-        return binary_loss(rows[:, 5 : 5 + nc], wanted, hyp["cls_pw"], hyp.get("fl_gamma", 0.0))
+        logits = rows[:, 5 : 5 + nc]
+        return binary_loss(logits, wanted, hyp["cls_pw"], hyp.get("fl_gamma", 0.0), weights[:, None] / nc)
 
     def rebalance(self, obj_losses):
         """Move `balance` towards the inverse of each level's objectness loss, with the level of stride 16 kept at 1."""

@@ -5,13 +5,15 @@ the confidence threshold is little, and the loop ends with the last box that is 
 """
 
 import sys
-from heapq import heapify, heappop, heapreplace
 
 import numpy as np
 
 from utils.boxes import xywh2xyxy
 
 MAX_CANDIDATES = 30_000  # most boxes of an image that enter suppression, by confidence
+FIRST_CANDIDATES = 8  # so many for each wanted box are looked at first, and the others where these are not enough
+BLOCK = 128  # candidates that are compared at once
+SMALLEST = np.finfo(np.float32).tiny  # instead of a division by 0
 
 
 def non_max_suppression(
@@ -45,13 +47,16 @@ def non_max_suppression(
         prediction = prediction[0]
     boxes_per_image = []
     for index, rows in enumerate(prediction):
-        found = _candidates(as_float32(rows[rows[:, 4] > conf_thres]), conf_thres, multi_label, nm)
-        if len(labels):
-            found = np.concatenate([_true_boxes(as_float32(labels[index]), nm), found])
+        chosen = _confident_rows(rows, conf_thres)
+        true = _true_boxes(as_float32(labels[index]), nm) if len(labels) else np.zeros((0, 6 + nm), np.float32)
         if classes is not None:
-            found = found[np.isin(found[:, 5], list(classes))]
-        found = found[np.argsort(-found[:, 4], kind="stable")[:MAX_CANDIDATES]]
-        kept = found[_survivors(found, iou_thres, agnostic, max_det)]
+            chosen = _of_classes(chosen, list(classes), multi_label, nm)
+            true = true[np.isin(true[:, 5], list(classes))]
+        for limit in (min(FIRST_CANDIDATES * max(max_det, 1), MAX_CANDIDATES), MAX_CANDIDATES):
+            found = np.concatenate([true, _candidates(chosen, limit, conf_thres, multi_label, nm)])[:limit]
+            kept = found[_survivors(found, iou_thres, agnostic, max_det)]
+            if len(kept) == max_det or len(found) < limit:
+                break
         boxes_per_image.append(kept if isinstance(rows, np.ndarray) else as_tensor(kept, rows.device))
     return boxes_per_image
 
@@ -83,18 +88,53 @@ def as_tensor(x: np.ndarray, device):
     return sys.modules["torch"].from_numpy(x).to(device)
 
 
-def _candidates(rows: np.ndarray, conf_thres, multi_label, nm) -> np.ndarray:
-    """Rows [n, 5 + nc + nm] of one image -> those above conf_thres [k, 6 + nm]: xyxy, confidence, class, masks."""
-    scores = rows[:, 5 : rows.shape[1] - nm] * rows[:, 4:5]
-    if multi_label:
-        row, cls = np.nonzero(scores > np.float32(conf_thres))
-    else:
-        row = np.flatnonzero(scores.max(1, initial=-1) > np.float32(conf_thres))
-        cls = scores[row].argmax(1) if len(row) else row
-    chosen = rows[row]
-    masks = chosen[:, rows.shape[1] - nm :]
-    columns = xywh2xyxy(chosen[:, :4]), scores[row, cls][:, None], cls[:, None].astype(np.float32), masks
-    return np.concatenate(columns, 1)
+def _confident_rows(rows, conf_thres) -> np.ndarray:
+    """Float32 rows [n, 5 + nc + nm] of one image whose objectness is above conf_thres."""
+    if not isinstance(rows, np.ndarray) and rows.device.type != "cpu":
+        rows = rows[rows[:, 4] > conf_thres]  # so that little is moved from the device
+    rows = as_float32(rows)
+    return rows.take(np.flatnonzero(rows[:, 4] > np.float32(conf_thres)), axis=0)
+
+
+def _of_classes(rows: np.ndarray, classes: list, multi_label, nm) -> np.ndarray:
+    """The rows whose best class is among `classes`; with multi_label all rows, their other scores set to 0."""
+    scores = rows[:, 5 : rows.shape[1] - nm]
+    if not multi_label:
+        return rows[np.isin((scores * rows[:, 4:5]).argmax(1), classes)] if len(rows) else rows
+    rows = rows.copy()
+    rows[:, 5 : rows.shape[1] - nm] = np.where(np.isin(np.arange(scores.shape[1]), classes), scores, 0)
+    return rows
+
+
+def _candidates(rows: np.ndarray, limit: int, conf_thres, multi_label, nm) -> np.ndarray:
+    """The `limit` best of the candidates [k, 6 + nm] (xyxy, confidence, class, masks) of rows [n, 5 + nc + nm].
+
+    By falling confidence, those of one confidence in the order of rows and classes. The scores of a row are multiplied
+    only if its best one can be among the best: for an untrained model nearly all of them are above conf_thres.
+    """
+    first_mask = rows.shape[1] - nm
+    if len(rows) > limit:
+        best = rows[:, 5:first_mask].max(1, initial=0) * rows[:, 4]  # rounding keeps the order
+        rows = rows[best >= _nth_largest(best, limit)]
+    scores = rows[:, 5:first_mask] * rows[:, 4:5]
+    if not multi_label:
+        best_class = np.zeros(scores.shape, bool)
+        best_class[np.arange(len(rows)), scores.argmax(1)] = True
+        scores = np.where(best_class, scores, 0)
+    passes = scores > np.float32(conf_thres)
+    confidence = scores[passes]
+    if len(confidence) > limit:
+        passes = scores >= _nth_largest(confidence, limit)
+        confidence = scores[passes]
+    row, cls = np.nonzero(passes)
+    order = np.argsort(-confidence, kind="stable")[:limit]
+    chosen = rows[row[order]]
+    columns = confidence[order, None], cls[order, None].astype(np.float32), chosen[:, first_mask:]
+    return np.concatenate([xywh2xyxy(chosen[:, :4]), *columns], 1)
+
+
+def _nth_largest(values: np.ndarray, n: int):
+    return np.partition(values, len(values) - n)[len(values) - n]
 
 
 def _true_boxes(labels: np.ndarray, nm) -> np.ndarray:
@@ -104,35 +144,38 @@ def _true_boxes(labels: np.ndarray, nm) -> np.ndarray:
     return np.concatenate([xywh2xyxy(labels[:, 1:5]), ones, labels[:, :1], masks], 1)
 
 
-def _survivors(candidates: np.ndarray, iou_thres, agnostic, max_det) -> list:
+def _survivors(candidates: np.ndarray, iou_thres, agnostic, max_det) -> np.ndarray:
     """Indices, rising, of the candidates [n, 6+] (by falling confidence) that survive, at most max_det.
 
-    Each class is suppressed by itself: moving the classes apart by an offset would round the coordinates. A group holds
-    the indices of a class that nothing has suppressed yet, so its first one is the next to be kept.
+    Blocks of candidates are compared with all that were kept before them, and then among each other: so the work ends
+    with the block that holds the last wanted one. Classes are compared as such: moving them apart by an offset would
+    round the coordinates.
     """
-    boxes, cls = np.ascontiguousarray(candidates[:, :4]), candidates[:, 5]
-    areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    everything = np.arange(len(candidates))
-    groups = [everything] if agnostic else [np.flatnonzero(cls == c) for c in np.unique(cls)]
-    heads = [(group[0], number) for number, group in enumerate(groups) if len(group)]
-    heapify(heads)
-    kept = []
-    while heads and len(kept) < max_det:
-        best, number = heads[0]
-        kept.append(best)
-        rest = groups[number][1:]
-        groups[number] = rest = rest[_iou(boxes, areas, best, rest) <= iou_thres]
-        if len(rest):
-            heapreplace(heads, (rest[0], number))
-        else:
-            heappop(heads)
-    return kept
+    columns = np.ascontiguousarray(candidates[:, :4].T)
+    areas = (columns[2] - columns[0]) * (columns[3] - columns[1])
+    group = np.zeros(len(candidates), np.float32) if agnostic else candidates[:, 5]
+    columns = np.concatenate([columns, areas[None], group[None]])  # x1, y1, x2, y2, area, class
+    kept = np.zeros(0, np.intp)
+    for start in range(0, len(candidates), BLOCK):
+        block = np.arange(start, min(start + BLOCK, len(candidates)))
+        block = block[~_suppress(columns[:, kept], columns[:, block], iou_thres).any(0)]
+        rivals = np.triu(_suppress(columns[:, block], columns[:, block], iou_thres), 1)  # of each the less confident
+        survives = np.ones(len(block), bool)
+        for i in np.flatnonzero(rivals.any(1)).tolist():
+            if survives[i]:
+                survives &= ~rivals[i]
+        kept = np.concatenate([kept, block[survives]])
+        if len(kept) >= max_det:
+            break
+    return kept[:max_det]
 
 
-def _iou(boxes, areas, one: int, others: np.ndarray) -> np.ndarray:
-    """IoU [n] of the box `one` with the `others`, indices of boxes [N, 4] xyxy with these areas [N]."""
-    a, b = boxes[one], boxes[others]
-    width_height = (np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2])).clip(0)
-    shared = width_height[:, 0] * width_height[:, 1]
-    union = areas[one] + areas[others] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+def _suppress(a: np.ndarray, b: np.ndarray, iou_thres) -> np.ndarray:
+    """Which boxes of a [6, n] overlap which of b [6, m] (x1, y1, x2, y2, area, class) too much: bool [n, m]."""
+    ax1, ay1, ax2, ay2, a_area, a_class = a[:, :, None]
+    bx1, by1, bx2, by2, b_area, b_class = b
+    w = np.maximum(np.minimum(ax2, bx2) - np.maximum(ax1, bx1), 0)
+    h = np.maximum(np.minimum(ay2, by2) - np.maximum(ay1, by1), 0)
+    shared = w * h
+    union = np.maximum(a_area + b_area - shared, SMALLEST)
+    return (shared / union > iou_thres) & (a_class == b_class)

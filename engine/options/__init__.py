@@ -16,7 +16,7 @@ from engine.options.inference import (
     val_parser,
 )
 from engine.options.tools import benchmark_parser, compare_parser, export_parser
-from engine.options.training import classify_train_parser, segment_train_parser, train_parser
+from engine.options.training import classify_train_parser, pretrain_parser, segment_train_parser, train_parser
 
 PARSERS = {
     "train": train_parser,
@@ -25,6 +25,7 @@ PARSERS = {
     "export": export_parser,
     "benchmarks": benchmark_parser,
     "compare": compare_parser,
+    "pretrain": pretrain_parser,
     "segment/train": segment_train_parser,
     "segment/val": segment_val_parser,
     "segment/predict": segment_predict_parser,

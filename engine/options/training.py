@@ -5,6 +5,7 @@ from engine.options.flags import (
     DATA_DEFAULTS,
     NOT_FOR_CLASSIFIERS,
     OPTIMIZERS,
+    PRETRAIN_DEFAULTS,
     SEGMENT_DATA,
     TRAIN_PROJECTS,
     Parser,
@@ -29,6 +30,7 @@ def add_data_defaults(parser, fallbacks=None) -> None:
 def add_training(parser) -> None:
     """How a training of any task goes on, ends and is kept."""
     add = parser.add_argument
+    add("--budget", default=None, metavar="TIME", help="train for this long (15m, 90s, 1h30m) in place of --epochs")
     add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
     add("--nosave", action="store_true", help="keep only the final checkpoint")
     add("--noval", action="store_true", help="validate only after the last epoch")
@@ -82,6 +84,9 @@ def train_parser(task: str = "detect") -> Parser:
     add("--quad", action="store_true", help="collate four images into one of twice the size for a quarter of a batch")
     add("--label-smoothing", type=float, default=0.0, help="label smoothing epsilon")
     add("--close-mosaic", type=int, default=None, help="no mosaic for this many last epochs (default: auto chooses)")
+    if task == "detect":
+        add("--teacher", default="", help="checkpoint of a detector to learn from beside the labels")
+        add("--unlabeled", default="", help="folder or list file of further images, labelled by --teacher")
     add_training(parser)
     add_common(parser, TRAIN_PROJECTS[task])
     return parser
@@ -123,4 +128,26 @@ def classify_train_parser() -> Parser:
     add_training(parser)
     add_common(parser, TRAIN_PROJECTS["classify"])
     parser.set_defaults(**NOT_FOR_CLASSIFIERS)
+    return parser
+
+
+def pretrain_parser() -> Parser:
+    parser = Parser(prog="pretrain.py", description="Teach a backbone on images without labels.")
+    add = parser.add_argument
+    source = "folders, images, list files (.txt), globs, or dataset YAMLs, of which the training images are taken"
+    add("--source", "--data", dest="data", nargs="+", default=["data/shapes.yaml"], help=source)
+    add("--backbone", default="edgevit_xxs", help="edgevit_xxs, edgevit_xs or edgevit_s")
+    add("--weights", default="", help=".pt, .pth or .safetensors file to start the backbone from; '' is from scratch")
+    teacher = "a detector's .pt file, timm:NAME or torchvision:NAME; '' learns without one"
+    add("--teacher", default="", help=teacher)
+    add("--teacher-weights", default="", help="file for timm:NAME or torchvision:NAME (default: the library's cache)")
+    add("--download", action="store_true", help="fetch the teacher's weights if they are not on this machine")
+    defaults = {option: data_default(option, PRETRAIN_DEFAULTS) for option in PRETRAIN_DEFAULTS}
+    add("--epochs", type=int, default=None, help=defaults["epochs"])
+    add("--batch-size", type=int, default=None, help=f"images in a batch over all devices {defaults['batch_size']}")
+    add_imgsz(parser, f"side of a view in pixels {defaults['imgsz']}", default=None)
+    add("--lr0", type=float, default=None, help="learning rate of AdamW after the warm-up (default: 0.001)")
+    add_training(parser)
+    add_common(parser, "runs/pretrain")
+    parser.set_defaults(**NOT_FOR_CLASSIFIERS, hyp={}, optimizer="AdamW", cos_lr=True)
     return parser

@@ -52,6 +52,10 @@ def test_missing_keys_get_defaults():
         ("degrees: -5", ["degrees", "-5"]),  # negative
         ("mosaic: 1.5", ["mosaic", "at most 1", "1.5"]),  # a probability above one
         ("lr0: .nan", ["lr0", "nan"]),  # not finite
+        ("assigner: simotta", ["hyp.yaml", "assigner", "one of ratio, simota, aligned", "'simotta'"]),  # no choice
+        ("box_loss: 1.0", ["box_loss", "one of ciou", "1.0"]),  # a number in the place of a word
+        ("obj_loss: [bce]", ["obj_loss", "one of bce", "['bce']"]),
+        ("obj_iou: bce", ["obj_iou", "a number", "'bce'"]),  # and the other way round
     ],
 )
 def test_a_wrong_file_names_itself_and_the_key(tmp_path, text, words):
@@ -68,7 +72,21 @@ def test_search_range_is_kept_and_values_are_short():
     assert clip_to_search_range("box", 0.123456789) == 0.12346
 
 
-@pytest.mark.parametrize("key", TABLE)
+CHOICES = [key for key, entry in TABLE.items() if entry.choices]
+
+
+def test_words_are_read_and_never_searched():
+    assert CHOICES == ["assigner", "box_loss", "obj_loss"]
+    assert [default_hyp()[key] for key in CHOICES] == ["ratio", "ciou", "bce"]  # as YOLOv5
+    assert load_hyp({"assigner": "aligned", "box_loss": "nwd"}) == {
+        **default_hyp(),
+        "assigner": "aligned",
+        "box_loss": "nwd",
+    }
+    assert all(TABLE[key].gain == 0 for key in CHOICES)
+
+
+@pytest.mark.parametrize("key", [key for key in TABLE if key not in CHOICES])
 def test_each_default_lies_in_its_search_range(key):
     entry = TABLE[key]
     assert entry.default == 0 or entry.lower <= entry.default <= entry.upper

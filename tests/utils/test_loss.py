@@ -1,4 +1,4 @@
-"""The detection loss: the golden numbers, and a plain loop-over-targets reference."""
+"""The detection loss: the golden numbers, a plain loop-over-targets reference, and what each option does."""
 
 import json
 import math
@@ -10,11 +10,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from models.heads import Detect
 from tests.conftest import SHARED, needs_shared
-from utils.boxes import bbox_iou
-from utils.loss import ComputeLoss, binary_loss, last_of_each, match_anchors
+from utils.assignment import RULES, assign
+from utils.boxes import bbox_iou, box_iou, wasserstein_similarity, xywh2xyxy
+from utils.hyperparameters import TABLE
+from utils.loss import OBJECTNESS, ComputeLoss, ReadPlaces, binary_loss, quality_loss, varifocal_loss
+from utils.nms import non_max_suppression
+from utils.segment.loss import ComputeSegmentLoss
 
 HYP = {"box": 0.05, "cls": 0.5, "cls_pw": 1.0, "obj": 1.0, "obj_pw": 1.0, "anchor_t": 4.0, "fl_gamma": 0.0}
+OPTIONS = [
+    {},
+    {"assigner": "simota"},
+    {"assigner": "aligned"},
+    {"obj_loss": "quality"},
+    {"obj_loss": "varifocal", "obj_iou": 0.5},
+    {"box_loss": "eiou", "obj_iou": 0.0},
+    {"box_loss": "nwd", "assigner": "simota", "obj_loss": "quality"},
+    {"box_loss": "eiou", "assigner": "aligned", "obj_loss": "varifocal"},
+    {"assigner": "aligned", "fl_gamma": 1.5, "cls_pw": 2.0, "obj_pw": 0.7, "label_smoothing": 0.1},
+]
 ANCHORS_PX = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
 
 
@@ -114,38 +130,6 @@ def test_equals_the_plain_reference(seed, n, nc, levels, hyp):
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "xy, places",
-    [
-        ((3.5, 3.5), {(3, 3)}),  # the middle has no nearer half
-        ((3.2, 3.5), {(3, 3), (3, 2)}),  # left
-        ((3.8, 3.5), {(3, 3), (3, 4)}),  # right
-        ((3.2, 3.9), {(3, 3), (3, 2), (4, 3)}),  # left and below
-        ((0.2, 0.2), {(0, 0)}),  # nothing beyond the top left
-        ((7.8, 7.8), {(7, 7)}),  # nothing beyond the bottom right
-        ((8.0, 8.0), {(7, 7)}),  # a centre on the image's edge belongs to the last cell
-        ((3.0, 3.5), {(3, 3), (3, 2)}),  # on a border of two cells: each place once
-    ],
-)
-def test_cells_of_a_target(xy, places):
-    targets = torch.tensor([[0, 1, xy[0] / 8, xy[1] / 8, 2 / 8, 2 / 8]])
-    matches = match_anchors(targets, torch.tensor([[2.0, 2.0]]), (8, 8), 4.0)
-    _, _, row, column = matches.place
-    assert sorted(zip(row.tolist(), column.tolist())) == sorted(places)
-    centres = matches.boxes[:, :2] + torch.stack([column, row], 1)
-    torch.testing.assert_close(centres, torch.tensor([xy]).expand_as(centres))
-
-
-@pytest.mark.parametrize(
-    "wh, matched",
-    [((2, 2), True), ((7.9, 2), True), ((8, 2), False), ((2, 0.51), True), ((2, 0.5), False), ((0, 0), False)],
-)
-def test_shape_limit(wh, matched):
-    """A side of 4 times the anchor's (or a quarter) is out, a little less is in; a box without area matches nothing."""
-    targets = torch.tensor([[0, 0, 0.5625, 0.5625, wh[0] / 8, wh[1] / 8]])
-    assert bool(len(match_anchors(targets, torch.tensor([[2.0, 2.0]]), (8, 8), 4.0))) == matched
-
-
 def test_image_without_objects():
     """No box and class loss, exactly; objectness alone has a gradient."""
     p, targets = golden_inputs()
@@ -162,11 +146,6 @@ def test_one_class_has_no_class_loss():
     p = [level.detach()[..., :6] for level in p]
     targets[:, 1] = 0
     assert ComputeLoss(make_model(nc=1))(p, targets)[1][2] == 0
-
-
-def test_last_of_each():
-    assert sorted(last_of_each(torch.tensor([5, 3, 5, 3, 9])).tolist()) == [2, 3, 4]
-    assert last_of_each(torch.zeros(0, dtype=torch.long)).tolist() == []
 
 
 @pytest.mark.parametrize("gamma, target", [(0.0, 1.0), (1.5, 1.0), (1.5, 0.0)])
@@ -214,3 +193,207 @@ def test_same_inputs_give_the_same_bits_and_half_precision_works():
 def test_a_model_without_hyperparameters_is_refused():
     with pytest.raises(ValueError, match="model.hyp"):
         ComputeLoss(SimpleNamespace(model=[None]))
+
+
+def test_the_options_are_those_of_the_table_and_its_defaults_change_nothing():
+    assert TABLE["assigner"].choices == ("ratio", *RULES)
+    assert TABLE["obj_loss"].choices == ("bce", *OBJECTNESS)
+    p, targets = golden_inputs()
+    named = {key: TABLE[key].default for key in ("assigner", "box_loss", "obj_loss", "obj_iou")}
+    without, with_names = (ComputeLoss(make_model(**hyp))(p, targets) for hyp in ({}, named))
+    assert torch.equal(without[0], with_names[0]) and torch.equal(without[1], with_names[1])
+    assert {option.get("box_loss", "ciou") for option in OPTIONS} == set(TABLE["box_loss"].choices)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_read_places_has_autograds_values_and_gradient(channels_last):
+    """As the head gives its maps: a view of the convolution's output. A place may be read more than once."""
+    g = torch.Generator().manual_seed(0)
+    output = torch.randn(2, 21, 4, 5, generator=g)
+    output = output.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    output.requires_grad_()
+    raw = output.view(2, 3, 7, 4, 5).permute(0, 1, 3, 4, 2)
+    place = tuple(torch.randint(0, size, (30,), generator=g) for size in raw.shape[:4])
+    weights = torch.randn(30, 7, generator=g), torch.randn(2, 3, 4, 5, generator=g)
+    results = []
+    for rows, objectness in (ReadPlaces.apply(raw, *place), (raw[place], raw[..., 4])):
+        loss = (rows * weights[0]).sum() + (objectness * weights[1]).sum()
+        results.append((rows, objectness, torch.autograd.grad(loss, output, retain_graph=True)[0]))
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.parametrize("hyp", OPTIONS, ids=str)
+def test_each_option_gives_finite_losses_and_gradients(hyp):
+    """Random boxes, boxes at the border, and one tinier than a cell; the same twice; half precision."""
+    p, targets = golden_inputs()
+    targets[:3, 2:] = torch.tensor([[0.0, 0.0, 0.2, 0.3], [1.0, 1.0, 0.3, 0.2], [0.5, 0.5, 0.004, 0.004]])
+    compute_loss = ComputeLoss(make_model(**hyp))
+    loss, items = compute_loss(p, targets)
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss > 0 and items.isfinite().all() and (items > 0).all()
+    assert all(level.grad.isfinite().all() and level.grad.abs().max() > 0 for level in p)
+    assert torch.equal(compute_loss(p, targets)[1], items)
+    for dtype in (torch.float16, torch.bfloat16):
+        low = [level.detach().to(dtype).requires_grad_() for level in p]
+        loss_of_low = compute_loss(low, targets)[0]
+        loss_of_low.backward()
+        assert loss_of_low.dtype == torch.float32 and loss_of_low.item() == pytest.approx(loss.item(), rel=0.03)
+        assert all(level.grad.dtype == dtype and level.grad.isfinite().all() for level in low)
+
+
+@pytest.mark.parametrize("hyp", OPTIONS, ids=str)
+@pytest.mark.parametrize(
+    "targets", [torch.zeros(0, 6), torch.tensor([[0, 0, 0.5, 0.5, 0.0, 0.0]])], ids=["none", "flat"]
+)
+def test_without_matches_only_objectness_is_left(hyp, targets):
+    p, _ = golden_inputs()
+    loss, items = ComputeLoss(make_model(**hyp))(p, targets)
+    loss.backward()
+    assert items[0] == 0 and items[2] == 0 and items[1] > 0 and items.isfinite().all()
+    assert all(level.grad[..., :4].abs().max() == 0 and level.grad[..., 4].abs().max() > 0 for level in p)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_300_objects_in_a_picture(rule):
+    g = torch.Generator().manual_seed(0)
+    p = [torch.randn(1, 3, n, n, 8, generator=g).requires_grad_() for n in (80, 40, 20)]
+    targets = torch.rand(300, 6, generator=g) * torch.tensor([0, 3, 1, 1, 0.3, 0.3])
+    targets[:, 1].floor_()
+    loss, items = ComputeLoss(make_model(nc=3, assigner=rule))(p, targets)
+    loss.backward()
+    assert items.isfinite().all() and all(level.grad.isfinite().all() for level in p)
+
+
+@pytest.mark.parametrize(
+    "part, quality, wanted", [(1.0, 0.6, 0.6), (0.0, 0.6, 1.0), (0.25, 0.6, 0.9), (0.5, -0.3, 0.5)]
+)
+def test_objectness_target_mixes_the_iou(part, quality, wanted):
+    """A gradient of zero where a logit is that of its target."""
+    model = make_model(obj_iou=part)
+    targets = torch.tensor([[0, 0, 0.5625, 0.5625, 10 / 64, 13 / 64]])
+    maps = [torch.full((1, 3, 64 // s, 64 // s), torch.logit(torch.tensor(wanted)).clamp(max=40)) for s in (8, 16, 32)]
+    maps = [level.clone().requires_grad_() for level in maps]
+    matches = assign([level[..., None] for level in maps], targets, model.model[0], model.hyp)
+    m = sum(len(found) for found in matches)
+    ComputeLoss(model).objectness_loss(maps, matches, torch.full((m,), quality)).backward()
+    image, anchor, row, column = matches[0].place
+    assert maps[0].grad[image, anchor, row, column].abs().max() < 1e-7
+    assert maps[0].grad[0, 0, 0, 0] > 1e-4  # a place without a target
+
+
+def log_p(x):
+    return -math.log(1 + math.exp(-x))
+
+
+@pytest.mark.parametrize(
+    "loss, logit, target, expected",
+    [
+        (quality_loss, 0.8, 1.0, -((1 - 1 / (1 + math.exp(-0.8))) ** 2) * log_p(0.8)),
+        (quality_loss, 0.8, 0.0, -((1 / (1 + math.exp(-0.8))) ** 2) * log_p(-0.8)),
+        (quality_loss, 0.0, 0.5, 0.0),  # as wanted: no loss, unlike cross-entropy
+        (quality_loss, 0.0, 0.75, 0.25**2 * math.log(2)),
+        (varifocal_loss, 0.8, 0.0, -0.75 * (1 / (1 + math.exp(-0.8))) ** 2 * log_p(-0.8)),
+        (varifocal_loss, 0.8, 0.6, -0.6 * (0.6 * log_p(0.8) + 0.4 * log_p(-0.8))),
+        (varifocal_loss, 0.8, 1.0, -log_p(0.8)),
+    ],
+)
+def test_quality_and_varifocal_loss(loss, logit, target, expected):
+    assert loss(torch.tensor([logit, 0.0]), torch.tensor([target, 0.5])).item() == pytest.approx(
+        expected + loss(torch.tensor([0.0]), torch.tensor([0.5])).item(), rel=1e-5, abs=1e-7
+    )
+
+
+def test_eiou_and_wasserstein_by_hand():
+    """Boxes 4 x 2 and 2 x 2 px, the centres 1 px apart: IoU 4 / 8, hull 4 x 2."""
+    wide, small = torch.tensor([2.0, 1, 4, 2]), torch.tensor([3.0, 1, 2, 2])
+    assert bbox_iou(wide, small, EIoU=True).item() == pytest.approx(0.5 - 1 / 20 - 4 / 16, rel=1e-5)
+    assert bbox_iou(wide, wide, EIoU=True).item() == pytest.approx(1)
+    assert wasserstein_similarity(wide, small, 2.0).item() == pytest.approx(
+        math.exp(-math.sqrt(1 + 4 / 4) / 2), rel=1e-5
+    )
+    box = wide.clone().requires_grad_()
+    wasserstein_similarity(box, wide, 12.8).backward()  # the same box: the root of 0
+    assert box.grad.isfinite().all()
+
+
+def test_the_wasserstein_scale_is_in_pixels():
+    """The same boxes in cells are twice as far apart on a map of twice the stride."""
+    model = make_model(nc=1, levels=1, box_loss="nwd")
+    p, targets = [torch.zeros(1, 3, 8, 8, 6)], torch.tensor([[0, 0, 0.5, 0.5, 0.25, 0.25]])
+    fine = ComputeLoss(model)(p, targets)[1][0]
+    model.model[0].stride = model.model[0].stride * 2
+    assert ComputeLoss(model)(p, targets)[1][0] > fine
+
+
+def test_a_gain_weighs_about_the_same_with_each_assigner():
+    """The weights of the matches sum up to the number of levels, with `aligned` in the proportions of the scores."""
+    p, targets = golden_inputs()
+    for rule in ("ratio", *RULES):
+        compute_loss = ComputeLoss(make_model(assigner=rule))
+        matches = assign(p, targets, compute_loss.head, compute_loss.model.hyp)
+        weights = compute_loss.weights(matches)
+        assert weights.sum().item() == pytest.approx(3, rel=1e-4), rule
+    scores = torch.cat([found.scores for found in matches])
+    torch.testing.assert_close(weights, scores * 3 / scores.sum())
+
+
+@pytest.mark.parametrize("hyp", OPTIONS, ids=str)
+def test_segmentation_takes_each_option(hyp):
+    """The detection terms are the detection loss's, and the shares of an image's places are the number of levels."""
+    p, boxes = golden_inputs()
+    model = make_model(nc=76, **hyp)
+    model.model[0].nm = 4
+    boxes[:, 1] %= 76
+    boxes = boxes[boxes[:, 0].argsort(stable=True)]
+    masks = torch.ones(2, 20, 20, dtype=torch.uint8)
+    targets = SimpleNamespace(boxes=boxes, masks=masks, overlap=True, has_mask=torch.arange(60) % 5 > 0)
+    protos = torch.randn(2, 4, 20, 20, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    compute_loss = ComputeSegmentLoss(model)
+    loss, items = compute_loss((p, protos), targets)
+    loss.backward()
+    assert items[[0, 2, 3]].tolist() == ComputeLoss(model)(p, boxes)[1].tolist()
+    assert items[1] > 0 and all(x.grad.isfinite().all() and x.grad.abs().max() > 0 for x in (*p, protos))
+    image, target, coefficients, share = compute_loss.positives(p, targets)
+    assert targets.has_mask[target].all() and coefficients.shape == (len(target), 4)
+    for i in range(2):
+        assert share[image == i].sum().item() == pytest.approx(3, rel=1e-4)
+
+
+def overfit(hyp, steps=150):
+    """Optimise the raw maps of two 64 px pictures with a few random rectangles; (losses, boxes found, targets)."""
+    g = torch.Generator().manual_seed(3)
+    anchors = [[8, 8, 12, 12, 16, 16], [20, 20, 26, 26, 32, 32], [40, 40, 48, 48, 60, 60]]
+    head = Detect(2, anchors, (21, 21, 21))
+    head.set_stride(torch.tensor([8.0, 16.0, 32.0]))
+    for conv in head.m:  # the features are the raw maps
+        torch.nn.init.dirac_(conv.weight)
+        torch.nn.init.zeros_(conv.bias)
+    start = torch.tensor([0, 0, 0, 0, -4.0, 0, 0]).repeat(3).view(1, 21, 1, 1)
+    features = [(start + 0.1 * torch.randn(2, 21, 64 // s, 64 // s, generator=g)).requires_grad_() for s in (8, 16, 32)]
+    targets = torch.rand(6, 6, generator=g)
+    targets[:, 0] = torch.tensor([0, 0, 0, 1, 1, 1])
+    targets[:, 1] = torch.tensor([0, 1, 0, 1, 0, 1])
+    targets[:, 2:4] = torch.tensor([[0.25, 0.25], [0.72, 0.3], [0.4, 0.75]]).repeat(2, 1) + targets[:, 2:4] * 0.03
+    targets[:, 4:] = 0.1 + targets[:, 4:] * 0.3
+    compute_loss = ComputeLoss(SimpleNamespace(model=[head], hyp={**HYP, **hyp}))
+    optimizer, losses = torch.optim.Adam(features, lr=0.1), []
+    for _ in range(steps):
+        loss, _ = compute_loss(head(features), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    with torch.no_grad():
+        found = non_max_suppression(head.eval()(features)[0], conf_thres=0.25, iou_thres=0.5, agnostic=True)
+    return losses, found, targets
+
+
+@pytest.mark.parametrize("hyp", OPTIONS, ids=str)
+def test_each_option_learns_two_pictures_by_heart(hyp):
+    losses, found, targets = overfit(hyp)
+    assert losses[-1] < losses[0] / 2
+    for image, boxes in enumerate(found):
+        wanted = targets[targets[:, 0] == image]
+        iou = box_iou(boxes[:, :4], xywh2xyxy(wanted[:, 2:] * 64))
+        right = iou * (boxes[:, 5:6] == wanted[:, 1])
+        assert len(boxes) == len(wanted) and right.amax(0).min() > 0.8, right

@@ -49,10 +49,13 @@ def random_predictions(seed, n=60, nc=4, nm=0, centre=100.0):
     classes=st.sampled_from([None, [0], [1, 3]]),
     agnostic=st.booleans(),
     multi_label=st.booleans(),
-    max_det=st.sampled_from([1, 5, 300]),
+    max_det=st.sampled_from([1, 5, 300]),  # with 1 and 5, the 8 and 40 best are looked at first
+    steps=st.sampled_from([0, 4]),
 )
-def test_equals_the_reference(seed, n, nc, nm, **options):
+def test_equals_the_reference(seed, n, nc, nm, steps, **options):
+    """steps: objectness and scores are multiples of 1 / steps, so that many candidates share a confidence."""
     p = random_predictions(seed, n, nc, nm)
+    p[..., 4 : 5 + nc] = (p[..., 4 : 5 + nc] * steps).round() / steps if steps else p[..., 4 : 5 + nc]
     before = p.clone()
     (found,) = non_max_suppression(p, nm=nm, **options)
     assert torch.equal(p, before), "the input was changed"
@@ -176,6 +179,30 @@ def test_keeps_the_most_confident_candidates_of_too_many():
     (found,) = non_max_suppression(p, 0.25, max_det=n)
     assert len(found) == MAX_CANDIDATES
     assert torch.equal(found[:, 4], conf.sort(descending=True)[0][:MAX_CANDIDATES])
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("boxes, max_det", [(3, 5), (60, 25), (1, 5), (300, 5), (300, 0)])
+def test_the_blocks_and_the_first_look_change_nothing(multi_label, boxes, max_det):
+    """300 predictions around a few boxes: the best ones suppress each other, so that the weakest are needed too."""
+    p = random_predictions(5, 300, 3, centre=0.0)
+    place = torch.arange(300) % boxes
+    p[0, :, :4] = (
+        torch.stack([place % 20 * 40.0, place // 20 * 40.0, *torch.full((2, 300), 30.0)], 1) + p[0, :, :4] / 60
+    )
+    (found,) = non_max_suppression(p, 0.01, 0.6, multi_label=multi_label, max_det=max_det)
+    expected = reference(p[0], 0.01, 0.6, multi_label=multi_label, max_det=max_det)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-3)
+
+
+def test_of_too_many_candidates_of_one_confidence_the_first_rows_stay(monkeypatch):
+    monkeypatch.setattr("utils.nms.MAX_CANDIDATES", 3)
+    rows = one_hot_rows([(40 * i, 50, 20, 20, 0.5 if i else 0.4, i % 3) for i in range(6)])
+    (found,) = non_max_suppression(rows)
+    assert found[:, 0].tolist() == [30, 70, 110]
+    (found,) = non_max_suppression(rows, labels=[torch.tensor([[2.0, 500, 50, 20, 20]])])
+    assert found[:, 0].tolist() == [490, 30, 70]
 
 
 @pytest.mark.parametrize("options", [{"conf_thres": 1.5}, {"iou_thres": -0.1}])

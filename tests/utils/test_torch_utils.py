@@ -2,9 +2,13 @@
 
 import copy
 import math
+import platform
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -241,6 +245,28 @@ def test_the_backbone_may_have_its_own_rate():
     assert [group["lr"] for group in groups] == pytest.approx([0.1] * 3 + [0.02] * 3)
     assert [group["weight_decay"] for group in groups] == [0, 0, 0.05] * 2
     assert len(tu.smart_optimizer(model, "AdamW", slow=slow, slow_part=1.0).param_groups) == 3
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of another C library")
+def test_freed_memory_is_kept():
+    code = """
+import resource, torch
+from utils.torch_utils import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for megabytes in (40, 80, 60, 100):
+        torch.ones(megabytes << 20, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+given_back = faults()
+assert keep_freed_memory()
+print(given_back, [faults() for _ in range(4)][-1])
+"""
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    given_back, kept = map(int, output.split())
+    assert kept < given_back / 10
 
 
 def test_uncovered_and_doubled_parameters_are_named():

@@ -3,8 +3,9 @@
 import torch
 from torch.nn import functional as F
 
+from utils.assignment import assign, scores_of
 from utils.boxes import xywh2xyxy
-from utils.loss import ComputeLoss, match_anchors
+from utils.loss import ComputeLoss, ReadPlaces
 from utils.segment.masks import box_pixels
 
 
@@ -24,22 +25,23 @@ class ComputeSegmentLoss(ComputeLoss):
         """
         maps, protos = outputs
         hyp = self.model.hyp
-        terms = self.terms(maps, targets.boxes)
-        terms["seg"] = self.mask_loss(maps, protos, targets)
+        matches = assign(maps, targets.boxes, self.head, hyp)
+        terms = self.terms(maps, matches)
+        terms["seg"] = self.mask_loss(maps, protos, targets, matches)
         gains = {"box": hyp["box"], "seg": hyp["box"], "obj": hyp["obj"], "cls": hyp["cls"]}
         weighted = torch.stack([terms[name] * gain for name, gain in gains.items()])
         return weighted.sum() * protos.shape[0], weighted.detach()
 
-    def mask_loss(self, maps, protos, targets):
-        """The unweighted loss of the masks, a float32 scalar.
+    def mask_loss(self, maps, protos, targets, matches=None):
+        """The unweighted loss of the masks, a float32 scalar. `matches` of each level: found here if None.
 
         A positive place's loss is the binary cross-entropy of its mask's pixels inside the target's box, divided by the
-        box's area. Of these the mean over the positives of each level and image, summed over the levels, and averaged
-        over the images. Places whose target has no mask are not looked at.
+        box's area. Of these the mean over the positives of each level and image, summed over the levels (see
+        positives), and averaged over the images. Places whose target has no mask are not looked at.
         """
         protos = protos.float()
         loss = (protos * 0).sum()  # every parameter has a gradient, also where nothing is matched
-        image, target, coefficients, share = self.positives(maps, targets)
+        image, target, coefficients, share = self.positives(maps, targets, matches)
         numbers = numbers_in_image(targets.boxes)
         counts = torch.bincount(image, minlength=len(protos)).tolist()
         for i, places in enumerate(image.argsort(stable=True).split(counts)):
@@ -50,23 +52,27 @@ class ComputeSegmentLoss(ComputeLoss):
                 loss = loss + cropped_loss(logits, truth, targets.boxes[rows, 2:6], share[places])
         return loss / len(protos)
 
-    def positives(self, maps, targets):
+    def positives(self, maps, targets, matches=None):
         """The m places, of all levels, that answer for a target with a mask.
 
-        Returns image [m], row of the target [m], mask coefficients [m, nm], and 1 / (such places of the same level and
-        image) [m].
+        Returns image [m], row of the target [m], mask coefficients [m, nm], and the share of each in the loss of its
+        image [m]: with the assigner `ratio` 1 / (such places of the same level and image); with the others its score by
+        those of the same image, times the number of levels.
         """
-        boxes, nm = targets.boxes.float(), self.head.nm
-        found = []
-        for raw, anchors in zip(maps, self.head.anchors):
-            anchors = anchors.float().to(raw.device)
-            matches = match_anchors(boxes, anchors, raw.shape[2:4], self.model.hyp["anchor_t"])
-            kept = targets.has_mask[matches.targets]
-            image, anchor, row, column = (index[kept] for index in matches.place)
-            coefficients = raw[..., -nm:][image, anchor, row, column].float()
-            share = 1 / torch.bincount(image, minlength=len(raw))[image]
-            found.append((image, matches.targets[kept], coefficients, share))
-        return [torch.cat(parts) for parts in zip(*found)]
+        if matches is None:
+            matches = assign(maps, targets.boxes, self.head, self.model.hyp)
+        matches = [found.take(targets.has_mask[found.targets], found.scores) for found in matches]
+        coefficients, shares = [], []
+        for raw, found in zip(maps, matches):
+            coefficients.append(ReadPlaces.apply(raw, *found.place)[0][:, -self.head.nm :].float())
+            image = found.place[0]
+            shares.append(1 / torch.bincount(image, minlength=len(raw))[image])
+        share, image = torch.cat(shares), torch.cat([found.place[0] for found in matches])
+        if self.model.hyp.get("assigner", "ratio") != "ratio":
+            scores = scores_of(matches)
+            of_image = torch.zeros(len(maps[0]), device=scores.device).index_add_(0, image, scores)
+            share = scores * len(maps) / of_image.clamp(min=1)[image]
+        return image, torch.cat([found.targets for found in matches]), torch.cat(coefficients), share
 
 
 def numbers_in_image(boxes):

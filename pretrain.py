@@ -1,0 +1,34 @@
+"""Teach a backbone on images without labels, to start a detector from.
+
+    python pretrain.py --source folder/ --teacher yolov5n.pt           reproduce a detector's maps
+    python pretrain.py --source folder/                                without a teacher: fill in hidden patches
+    python pretrain.py --source 'photos/**/*.jpg' --backbone edgevit_s --teacher torchvision:resnet50 --download
+    python pretrain.py --source my.yaml --teacher best.pt              the training images of a data set
+    python pretrain.py --resume                                        go on after an interruption
+
+The result: python train.py --cfg models/yolov5_edgevit.yaml --backbone-weights runs/pretrain/exp/weights/backbone.pt
+From Python: `import pretrain; pretrain.run(source="folder", teacher="yolov5n.pt")`; every flag: pretrain.py --help
+"""
+
+import sys
+
+from engine import options
+
+
+def main(opt, callbacks=None):
+    """Pretrain with `opt`; returns it with `save_dir`, the run folder."""
+    from engine.pretraining import pretrain
+
+    return pretrain(opt, callbacks)
+
+
+def run(callbacks=None, **kwargs):
+    """Pretrain from Python with options as keywords (source="folder", epochs=5); returns them, with `save_dir`."""
+    return main(options.from_kwargs("pretrain", kwargs), callbacks)
+
+
+if __name__ == "__main__":
+    opt = options.parse("pretrain")
+    from utils.general import main_guard  # only now, as --help needs none of it
+
+    sys.exit(main_guard(main, opt))
