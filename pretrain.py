@@ -1,7 +1,7 @@
 """Teach a backbone on images without labels, to start a detector from.
 
-    python pretrain.py --source folder/ --teacher yolov5n.pt           reproduce a detector's maps
-    python pretrain.py --source folder/                                without a teacher: fill in hidden patches
+    python pretrain.py --source folder/ --teacher yolov5n.pt           a detector's maps, and the images' patches
+    python pretrain.py --source folder/                                without a teacher: the patches alone
     python pretrain.py --source 'photos/**/*.jpg' --backbone edgevit_s --teacher torchvision:resnet50 --download
     python pretrain.py --source my.yaml --teacher best.pt              the training images of a data set
     python pretrain.py --resume                                        go on after an interruption

@@ -20,6 +20,7 @@ from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from utils.logger import LOGGER, colorize
 from utils.yaml_files import save_yaml
 
+WORDS = {key for key, entry in TABLE.items() if entry.choices}
 PARENTS = 5  # the best so many trials have children
 MUTATED_PART = 0.5  # of the values
 SIGMA = 0.2  # of the logarithm of a mutation's factor, for a gain of 1
@@ -126,9 +127,13 @@ def report(trials: list, total: int, seconds: float, task) -> None:
 def write_trials(folder: Path, trials: list, task) -> None:
     """evolve.csv with a row for each trial, and hyp_evolve.yaml with the best one's values."""
     lines = [",".join((*columns(task), *TABLE))]
-    lines += [",".join(f"{value:.5g}" for value in (*figures, *hyp.values())) for figures, hyp in trials]
+    lines += [",".join(map(as_text, (*figures, *hyp.values()))) for figures, hyp in trials]
     write_atomic(folder / "evolve.csv", ("\n".join(lines) + "\n").encode())
     save_yaml(folder / "hyp_evolve.yaml", max(trials, key=lambda trial: task.fitness(trial[0]))[1])
+
+
+def as_text(value) -> str:
+    return value if isinstance(value, str) else f"{value:.5g}"
 
 
 def read_trials(path: str, task=DETECT) -> list:
@@ -140,10 +145,10 @@ def read_trials(path: str, task=DETECT) -> list:
     trials = []
     for line, row in enumerate(rows[1:], start=2):
         try:
-            values = [float(value) for value in row]
+            values = [value if name in WORDS else float(value) for name, value in zip(header, row)]
         except ValueError as error:
             raise ValueError(f"{path}:{line}: {error}") from None
-        if len(values) != len(header):
-            raise ValueError(f"{path}:{line}: expected {len(header)} values, found {len(values)}")
+        if len(row) != len(header):
+            raise ValueError(f"{path}:{line}: expected {len(header)} values, found {len(row)}")
         trials.append((values[: -len(TABLE)], dict(zip(TABLE, values[-len(TABLE) :]))))
     return trials

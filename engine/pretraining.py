@@ -17,7 +17,7 @@ from engine.task import Task
 from engine.training import train
 from models.backbone import load_backbone_weights
 from models.student import BACKBONE, Student
-from models.teachers import load_teacher
+from models.teachers import Pixels, Together, load_teacher
 from utils import dist
 from utils.checkpoint import load_checkpoint
 from utils.general import VERSION, write_atomic
@@ -27,7 +27,6 @@ from utils.pretrain.hyp import load_pretrain_hyp
 from utils.pretrain.loss import PretrainLoss
 
 VAL_IMAGES = 64  # that the loss is measured on after each epoch, evenly spread over the images
-MASK = 0.6  # without a teacher: the part of the patches that is hidden (SimMIM, arXiv 2111.09886)
 
 
 @dataclass
@@ -44,7 +43,7 @@ class PretrainResult:
 
 
 class PretrainEvaluator(Evaluator):
-    """The loss alone. Targets are images, as utils.pretrain.data has them."""
+    """The loss alone. Targets are the images."""
 
     header = f"{'':22}{'Images':>11}{'loss':>11}"
     loss_names = ("loss",)
@@ -80,7 +79,7 @@ class Pretraining(Task):
         return read_source(opt.data)
 
     def read_hyp(self, opt, source=None) -> dict:
-        given = {"lr0": opt.lr0, "nominal_batch": opt.batch_size, "mask": 0.0 if opt.teacher else MASK}
+        given = {"lr0": opt.lr0, "nominal_batch": opt.batch_size}
         if opt.batch_size < 1:
             raise ValueError(f"--batch-size: expected at least 1, found {opt.batch_size}")
         return load_pretrain_hyp(source or {key: value for key, value in given.items() if value is not None})
@@ -89,9 +88,11 @@ class Pretraining(Task):
         """None: what --weights names need be no checkpoint."""
 
     def build_model(self, opt, hyp, data, start=None, resumed=None):
-        self.teacher = load_teacher(opt.teacher, opt.teacher_weights, opt.download)
-        if not opt.teacher:
-            LOGGER.info("no teacher: the backbone learns to fill in hidden patches; a --teacher is usually better")
+        self.teacher = Pixels()
+        if opt.teacher:
+            self.teacher = Together(load_teacher(opt.teacher, opt.teacher_weights, opt.download), self.teacher)
+        else:
+            LOGGER.info("no teacher: the backbone learns the images' own patches alone; a --teacher is usually better")
         if resumed is not None:
             if resumed.yaml["description"] != self.teacher.description:
                 raise ValueError(f"--resume: the teacher {opt.teacher} is not the one that the training started with")
@@ -105,7 +106,8 @@ class Pretraining(Task):
         per_rank = opt.batch_size // dist.world_size()
         files, sizes_wh = scan_images(data["train"], progress=dist.is_main())
         shared = {"imgsz": opt.imgsz, "hyp": hyp, "cache_images": opt.cache, "seed": opt.seed}
-        dataset = PretrainDataset(files, sizes_wh, augment=True, rank=dist.rank(), **shared)
+        with dist.main_first():
+            dataset = PretrainDataset(files, sizes_wh, augment=True, rank=dist.rank(), **shared)
         options = {"workers": opt.workers, "seed": opt.seed}
         loader = create_pretrain_loader(dataset, per_rank, shuffle=True, rank=dist.rank(), **options)
         if not dist.is_main():
@@ -142,19 +144,13 @@ def pretrain(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
 
 def write_backbone(run: RunFolder) -> Path:
     """weights/backbone.pt of a finished run: {"model": name -> tensor, "meta": what it was taught by}."""
-    source = run.best if run.best.is_file() else run.last
-    ckpt = load_checkpoint(source)
+    ckpt = load_checkpoint(run.best if run.best.is_file() else run.last)
     tensors = {
         name.removeprefix(BACKBONE): value for name, value in ckpt.state_dict.items() if name.startswith(BACKBONE)
     }
-    options = {key: ckpt.opt[key] for key in ("epochs", "batch_size", "imgsz")}
-    meta = {
-        "version": VERSION,
-        "backbone": ckpt.yaml["backbone"],
-        **ckpt.yaml["description"],
-        "data": ckpt.meta["data"],
-    }
+    options = {key: ckpt.opt[key] for key in ("backbone", "epochs", "batch_size", "imgsz")}
+    meta = {"version": VERSION, **ckpt.yaml["description"], "data": ckpt.meta["data"], **options}
     buffer, file = io.BytesIO(), run.weights / "backbone.pt"
-    torch.save({"model": tensors, "meta": {**meta, **options}}, buffer)
+    torch.save({"model": tensors, "meta": meta}, buffer)
     write_atomic(file, buffer.getvalue())
     return file

@@ -9,14 +9,16 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass, field
 
+from engine.schedule import LONGEST_WARMUP_PART
 from utils.logger import LOGGER
 
 AUTO = "auto"
 MANY_STEPS = 20_000  # optimizer steps from which YOLOv5's own recipe has the time that it needs
-SCRATCH_LR, FINE_TUNING_LR = 0.002, 0.001  # of AdamW
+IMAGE_LR, SCRATCH_LR, FINE_TUNING_LR = 0.0005, 0.004, 0.001  # of AdamW: per image of a batch, and at most
+USUAL_BATCH, LEAST_BATCH = 16, 4
+WANTED_BATCHES = 25  # in an epoch
 LAST_LR = 0.01  # as a part of the first
-WEIGHT_DECAY = 0.0005
-WARMUP_PART, LONGEST_WARMUP = 0.1, 1000  # of all steps; steps
+WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # of all steps; steps
 EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
 
 
@@ -32,6 +34,19 @@ class Recipe:
         self.options |= options or {}
         self.hyp |= hyp
         self.lines.append(f"{what}: {why}")
+
+
+def batch_size(opt: argparse.Namespace, images: int, ranks: int = 1) -> int:
+    """The batch for a training set of so many images."""
+    if opt.hyp != AUTO or ranks > 1:
+        return USUAL_BATCH
+    wanted = max(images // WANTED_BATCHES, 1)
+    chosen = min(max(2 ** (wanted.bit_length() - 1), LEAST_BATCH), USUAL_BATCH)
+    if chosen < USUAL_BATCH:
+        LOGGER.info(
+            f"chosen: batches of {chosen}: {images} images make few steps in an epoch, and more steps learn more"
+        )
+    return chosen
 
 
 def fill(opt: argparse.Namespace, hyp: dict, images: int, batches: int, pretrained: bool, given: bool) -> dict:
@@ -61,7 +76,7 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
     if opt.optimizer == AUTO and steps > MANY_STEPS:
         recipe.choose("optimizer SGD and YOLOv5's values", f"{steps} steps are enough for them")
         return recipe
-    lr0 = FINE_TUNING_LR if pretrained else SCRATCH_LR
+    lr0 = min(FINE_TUNING_LR if pretrained else SCRATCH_LR, IMAGE_LR * opt.batch_size)
     start = "pretrained weights are to be kept" if pretrained else "from scratch"
     kept = {} if opt.optimizer == "Adam" else {"optimizer": "AdamW"}
     recipe.choose(
@@ -70,17 +85,19 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
         options={**kept, "cos_lr": True},
         lr0=lr0,
         lrf=LAST_LR,
-        weight_decay=WEIGHT_DECAY,
-        warmup_bias_lr=0.0,
+        warmup_bias_lr=0.01,
     )
     recipe.choose(
         f"a step for each batch of {opt.batch_size}",
         f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
         nominal_batch=opt.batch_size,
     )
-    warmup = round(min(steps * WARMUP_PART, LONGEST_WARMUP))
+    warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
     recipe.choose(
-        f"warm-up over {warmup} steps", f"{WARMUP_PART:.0%} of all", warmup_epochs=warmup / batches, warmup_least=0
+        f"warm-up over {warmup} steps",
+        f"{WARMUP_PART:.0%} of all, at least {SHORTEST_WARMUP}, at most a third",
+        warmup_epochs=warmup / batches,
+        warmup_least=0,
     )
     horizon = max(round(steps * EMA_PART), 1)
     recipe.choose(

@@ -30,6 +30,7 @@ from utils.autobatch import check_train_batch_size
 from utils.callbacks import Callbacks
 from utils.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer
 from utils.general import check_img_size, init_seeds
+from utils.images import find_images
 from utils.logger import LOGGER, colorize
 from utils.torch_utils import EarlyStopping, ModelEMA, device_summary, smart_optimizer
 
@@ -131,6 +132,8 @@ class Trainer:
             self.data = self.task.read_data(opt)
         before = dict(vars(opt))
         apply_defaults(opt, self.data, self.task)
+        if opt.batch_size == recipe.AUTO:
+            opt.batch_size = recipe.batch_size(opt, len(find_images(self.data["train"])), dist.world_size())
         self.hyp = self.task.read_hyp(opt, source)
         if opt.single_cls and self.data["nc"] > 1:
             self.data.update(nc=1, names={0: "item"})

@@ -96,6 +96,8 @@ def class_for(task: str) -> type:
     from models import classify, yolo  # here, because yolo's registry imports the layers above
 
     classes = {cls.task: cls for cls in (yolo.DetectionModel, yolo.SegmentationModel, classify.ClassificationModel)}
+    if task not in classes:
+        raise ValueError(f"expected a model for one of {', '.join(classes)}, found one for '{task}'")
     return classes[task]
 
 

@@ -63,6 +63,6 @@ class Student(BaseModel):
     def layer_table(self) -> str:
         """A line for each adapter."""
         return "\n".join(
-            f"stride {stride:>2}: {adapter.in_channels} channels learn {adapter.out_channels} of the teacher"
+            f"stride {stride:>2}: {adapter.in_channels} channels learn {adapter.out_channels}"
             for stride, adapter in zip(self.yaml["strides"], self.adapters)
         )

@@ -20,9 +20,10 @@ from models.experimental import class_for
 from utils.checkpoint import load_checkpoint, load_state_dict_file, state_sha256
 from utils.general import find_file
 
-STRIDES = (8, 16, 32)  # px, of the maps that a detector's neck reads
+STRIDES = (4, 8, 16, 32)  # px, of the maps that are learned
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest one, 128
 LIBRARIES = ("timm", "torchvision")
+LEAST_DEVIATION = 0.02  # of a patch's values, 0..1: below it is noise
 
 
 class Teacher(nn.Module):
@@ -35,7 +36,7 @@ class Teacher(nn.Module):
         """
         super().__init__()
         self.network, self.normalize = network.eval().requires_grad_(False), normalize
-        self.description = {**description, "sha256": state_sha256(network.state_dict())}
+        self.description = {**description, "teacher sha256": state_sha256(network.state_dict())}
         name = description["teacher"]
         try:
             maps = self._all_maps(torch.zeros(1, 3, PROBE_PX, PROBE_PX))
@@ -48,7 +49,7 @@ class Teacher(nn.Module):
         self.strides = [stride for stride in STRIDES if stride in last]
         if not self.strides:
             shapes = ", ".join(str(list(made.shape)) for made in maps)
-            raise ValueError(f"teacher {name}: expected a map of stride 8, 16 or 32, found maps {shapes}")
+            raise ValueError(f"teacher {name}: expected a map of stride 4, 8, 16 or 32, found maps {shapes}")
         self.picked = [last[stride] for stride in self.strides]
         self.channels = [maps[i].shape[1] for i in self.picked]
 
@@ -65,31 +66,50 @@ class Teacher(nn.Module):
 
 
 class Pixels(nn.Module):
-    """What stands in for a teacher: the image itself, cut into patches of s x s px; their values are the channels."""
+    """The image itself, cut into patches of s x s px; their values are the channels.
 
-    strides = list(STRIDES)
-    channels = [3 * stride**2 for stride in STRIDES]
+    A backbone learns to keep, at each place, what is to be seen there. As in MAE (arXiv 2111.06377) each patch is
+    normalised, for what is in it counts and not how bright all is; but nothing is hidden, which takes longer to help.
+    """
 
-    def __init__(self):
-        super().__init__()
-        self.description = {"teacher": "none: the hidden patches of the images themselves"}
+    strides = [8, 16, 32]
+    channels = [3 * stride**2 for stride in strides]
+    description = {"teacher": "none"}
 
     def forward(self, images: torch.Tensor) -> list:
-        return [F.pixel_unshuffle(images, stride) for stride in self.strides]
+        return [normalised(F.pixel_unshuffle(images, stride)) for stride in self.strides]
 
 
-def load_teacher(source: str, weights: str = "", download: bool = False) -> nn.Module:
+def normalised(patches: torch.Tensor) -> torch.Tensor:
+    """[B, C, h, w] with mean 0 and deviation 1 over C; what hardly differs in a patch stays small."""
+    deviation, mean = torch.std_mean(patches, 1, keepdim=True)
+    return (patches - mean) / (deviation + LEAST_DEVIATION)
+
+
+class Together(nn.Module):
+    """Several teachers as one: the maps of them all, one teacher's after the other's."""
+
+    def __init__(self, *teachers):
+        super().__init__()
+        self.teachers = nn.ModuleList(teachers)
+        self.strides = [stride for teacher in teachers for stride in teacher.strides]
+        self.channels = [channels for teacher in teachers for channels in teacher.channels]
+        self.description = teachers[0].description
+
+    def forward(self, images: torch.Tensor) -> list:
+        return [made for teacher in self.teachers for made in teacher(images)]
+
+
+def load_teacher(source: str, weights: str = "", download: bool = False) -> Teacher:
     """The teacher that --teacher names.
 
     Args:
-        source: a detector's checkpoint, ours or an official YOLOv5 one; timm:NAME or torchvision:NAME; '' for Pixels.
+        source: a detector's checkpoint, ours or an official YOLOv5 one; timm:NAME or torchvision:NAME.
         weights: for a name: the file with its tensors. '' looks into the library's cache.
         download: fetch what is not on this machine.
 
     ValueError or FileNotFoundError if there is no such teacher, or no weights for it.
     """
-    if not source:
-        return Pixels()
     library, _, name = str(source).partition(":")
     if library in LIBRARIES:
         return (timm_teacher if library == "timm" else torchvision_teacher)(name, weights, download)

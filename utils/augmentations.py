@@ -6,7 +6,7 @@ from typing import NamedTuple, Optional
 import cv2
 import numpy as np
 
-from utils.boxes import bbox_ioa, clip_boxes, xyn2xy, xywhn2xyxy
+from utils.boxes import bbox_ioa, clip_boxes, xyn2xy, xywh2xyxy
 
 GREY = 114  # level of what lies outside an image
 FILL = (GREY, GREY, GREY)
@@ -93,52 +93,93 @@ class Polygons(NamedTuple):
         return following
 
 
-def mosaic(images, labels, polygons, imgsz: int, rng: np.random.Generator, exact: bool = False):
-    """Put 4 or 9 images around a random point of a canvas of twice the image size.
+class Tile(NamedTuple):
+    """Where an image lies on a canvas, in pixels: its size, its corner, and the rectangle of it that is not cut off."""
 
-    images: BGR, no side longer than `imgsz`. labels: arrays [n, 5] class, xywhn. polygons: `Polygons` with normalised
-    points. exact: cut polygons along the edges of their images, and drop the rows of those that are outside; without
-    it their points are moved to the edges one by one, which is faster and enough for boxes. Returns (canvas
-    [2 imgsz, 2 imgsz, 3], labels [m, 5] class, xyxy in canvas pixels, cut to what is visible, `Polygons` in canvas
-    pixels). Source of the mosaic of four: YOLOv4, arXiv 2004.10934.
+    w: int
+    h: int
+    left: int
+    top: int
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+
+    def seen_in(self, part) -> tuple:
+        """x1, y1, x2, y2 of what a rectangle of the canvas shows of the image; zeros if that is nothing."""
+        x1, y1 = max(self.x1, part[0]), max(self.y1, part[1])
+        x2, y2 = min(self.x2, part[2]), min(self.y2, part[3])
+        return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else (0, 0, 0, 0)
+
+    def is_in(self, part) -> bool:
+        return any(self.seen_in(part))
+
+
+def mosaic_tiles(sizes_wh, imgsz: int, rng: np.random.Generator) -> list:
+    """The Tiles of 4 or 9 images (no side longer than `imgsz`) around a random point of a canvas of twice that size.
+
+    Source of the mosaic of four: YOLOv4, arXiv 2004.10934.
     """
-    side = 2 * imgsz
-    canvas = np.full((side, side, 3), GREY, np.uint8)
-    cuts_x, cuts_y = _mosaic_cuts(images, imgsz, rng)
-    all_labels, all_polygons = [], []
-    for k, (image, rows, polys) in enumerate(zip(images, labels, polygons)):
+    cuts_x, cuts_y = _mosaic_cuts(sizes_wh, imgsz, rng)
+    tiles = []
+    for k, (w, h) in enumerate(sizes_wh):
         row, column = divmod(k, len(cuts_x) - 1)
-        cell_x, cell_y = cuts_x[column : column + 2], cuts_y[row : row + 2]
-        h, w = image.shape[:2]
+        x1, y1, x2, y2 = cuts_x[column], cuts_y[row], cuts_x[column + 1], cuts_y[row + 1]
         # the first column's images end at its right edge, the others start at their cell's left edge; rows likewise
-        left = cell_x[1] - w if column == 0 else cell_x[0]
-        top = cell_y[1] - h if row == 0 else cell_y[0]
-        x1, x2 = np.clip((left, left + w), *cell_x)
-        y1, y2 = np.clip((top, top + h), *cell_y)
-        canvas[y1:y2, x1:x2] = image[y1 - top : y2 - top, x1 - left : x2 - left]
-        rows = rows.copy()
-        rows[:, 1:] = xywhn2xyxy(rows[:, 1:], w, h, left, top)
-        low, high = np.array([x1, y1], np.float32), np.array([x2, y2], np.float32)
-        rows[:, 1:] = rows[:, 1:].clip(np.tile(low, 2), np.tile(high, 2))
-        polys = polys.moved(xyn2xy(polys.points, w, h, left, top))
-        if exact:
-            was_box, polys = polys.counts == 0, clip_polygons(polys, low, high)
-            keep = was_box | (polys.counts > 0)  # or a polygon without points would pass for a box
-            rows, polys = rows[keep], polys.take(keep)
-        else:
-            polys = polys.moved(polys.points.clip(low, high))
-        all_labels.append(rows)
-        all_polygons.append(polys)
-    return canvas, np.concatenate(all_labels), Polygons.join(all_polygons)
+        left = x2 - w if column == 0 else x1
+        top = y2 - h if row == 0 else y1
+        tiles.append(Tile(w, h, left, top, max(left, x1), max(top, y1), min(left + w, x2), min(top + h, y2)))
+    return tiles
 
 
-def _mosaic_cuts(images, imgsz: int, rng) -> tuple[list, list]:
+def paste(images, tiles, part) -> np.ndarray:
+    """The rectangle `part` (x1, y1, x2, y2) of the canvas with these images on it, uint8 [y2 - y1, x2 - x1, 3] BGR."""
+    left, top, right, bottom = part
+    rectangles = [tile.seen_in(part) for tile in tiles]
+    covered = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in rectangles)
+    canvas = np.empty((bottom - top, right - left, 3), np.uint8)
+    if covered < canvas.size // 3:
+        canvas.fill(GREY)
+    for image, tile, (x1, y1, x2, y2) in zip(images, tiles, rectangles):
+        seen = image[y1 - tile.top : y2 - tile.top, x1 - tile.left : x2 - tile.left]
+        canvas[y1 - top : y2 - top, x1 - left : x2 - left] = seen
+    return canvas
+
+
+def place_labels(tiles, labels, polygons, exact: bool = False):
+    """Labels and polygons of the images of a mosaic, in pixels of its canvas and cut to what is not cut off.
+
+    labels: for each image [n, 5] class, xywhn. polygons: for each its `Polygons`, normalised. exact: cut polygons along
+    the edges of their tiles, and drop the rows of those that are outside; without it their points are moved to the
+    edges one by one, which is faster and enough for boxes. Returns ([m, 5] class, xyxy, `Polygons`).
+    """
+    rows = np.concatenate([np.zeros((0, 5), np.float32), *labels])
+    of_row = np.repeat(np.array(tiles, np.float32).reshape(-1, 8), [len(x) for x in labels], axis=0)
+    boxes = xywh2xyxy(rows[:, 1:]) * of_row[:, [0, 1, 0, 1]] + of_row[:, [2, 3, 2, 3]]
+    rows[:, 1:] = np.minimum(np.maximum(boxes, of_row[:, [4, 5, 4, 5]]), of_row[:, [6, 7, 6, 7]])
+    if not any(len(p.points) for p in polygons):
+        return rows, Polygons.none(len(rows))
+    placed = Polygons.join([_place_polygons(*pair, exact) for pair in zip(tiles, polygons)])
+    if not exact:
+        return rows, placed
+    was_box = np.concatenate([p.counts for p in polygons]) == 0
+    keep = was_box | (placed.counts > 0)  # or a polygon without points would pass for a box
+    return rows[keep], placed.take(keep)
+
+
+def _place_polygons(tile: Tile, polygons: Polygons, exact: bool) -> Polygons:
+    moved = polygons.moved(xyn2xy(polygons.points, tile.w, tile.h, tile.left, tile.top))
+    low, high = np.float32([tile.x1, tile.y1]), np.float32([tile.x2, tile.y2])
+    return clip_polygons(moved, low, high) if exact else moved.moved(moved.points.clip(low, high))
+
+
+def _mosaic_cuts(sizes_wh, imgsz: int, rng) -> tuple[list, list]:
     """Column and row limits in pixels of the 2 x 2 or 3 x 3 cells. Of 3 x 3, the middle image fills the middle one."""
     side = 2 * imgsz
-    if len(images) == 4:
+    if len(sizes_wh) == 4:
         x, y = (int(v) for v in rng.uniform(imgsz / 2, imgsz * 3 / 2, 2))
         return [0, x, side], [0, y, side]
-    h, w = images[4].shape[:2]
+    w, h = sizes_wh[4]
     x, y = (int(v) for v in rng.uniform(0, imgsz, 2))
     return [0, x, x + w, side], [0, y, y + h, side]
 
@@ -197,49 +238,89 @@ def random_perspective(
     targets = np.asarray(targets, np.float32).reshape(-1, 5)
     polygons = Polygons.from_list(segments, len(targets))
     out_hw = image.shape[0] + 2 * border[0], image.shape[1] + 2 * border[1]
-    matrix, zoom = random_matrix(image.shape, out_hw, rng, degrees, translate, scale, shear, perspective)
-    return warp(image, targets, polygons, matrix, zoom, out_hw)[:2]
+    warp = random_warp(image.shape, out_hw, rng, degrees, translate, scale, shear, perspective)
+    return warp_image(part_of(image, warp.part), warp), warp_labels(targets, polygons, warp)[0]
 
 
-def warp(image, targets, polygons: Polygons, matrix, zoom: float, out_hw):
-    """Move the image, targets [n, 5] (class, xyxy in pixels) and polygons by the 3 x 3 matrix from `random_matrix`.
+class Warp(NamedTuple):
+    """A move of an image's pixels into an image of another size."""
 
-    Returns (image of out_hw, targets [m, 5], polygons of these m rows).
-    """
-    h, w = out_hw
-    if (h, w) != image.shape[:2] or not np.array_equal(matrix, np.eye(3)):
-        if matrix[2, :2].any():
-            image = cv2.warpPerspective(image, matrix, (w, h), borderValue=FILL)
-        else:
-            image = cv2.warpAffine(image, matrix[:2], (w, h), borderValue=FILL)
-    if len(targets) == 0:
-        return image, targets, polygons
-    boxes = _bounding_boxes(_corners(targets[:, 1:]), matrix, w, h)
-    has_polygon = polygons.counts > 0
-    polygons = polygons.moved(_apply(matrix, polygons.points))
-    if has_polygon.any():
-        boxes[has_polygon] = visible_boxes(polygons.take(has_polygon), w, h)
-    # the box of a turned polygon is tight, while a turned box grows: so less of the area needs to be left
-    keep = box_candidates(targets[:, 1:] * zoom, boxes, area_thr=np.where(has_polygon, 0.01, 0.1))
-    targets = np.concatenate([targets[keep, :1], boxes[keep]], 1)
-    return image, targets, polygons.take(keep)
+    matrix: np.ndarray  # 3 x 3, from input to output pixels
+    zoom: float  # of lengths
+    out_hw: tuple
+    part: tuple  # x1, y1, x2, y2 of the input from which the output is made; it may reach beyond the input
+    is_crop: bool = False  # the output is nothing but this part, resized
 
 
-def random_matrix(in_shape, out_hw, rng, degrees=0.0, translate=0.0, scale=0.0, shear=0.0, perspective=0.0):
-    """3 x 3 matrix from input to output pixels, and the zoom in it. See `random_perspective` for the ranges."""
+def random_warp(in_shape, out_hw, rng, degrees=0.0, translate=0.0, scale=0.0, shear=0.0, perspective=0.0) -> Warp:
+    """See `random_perspective` for the ranges."""
     h, w = in_shape[:2]
     tilt_x, tilt_y = rng.uniform(-perspective, perspective, 2)
     angle = math.radians(rng.uniform(-degrees, degrees))
     zoom = rng.uniform(1 - scale, 1 + scale)
-    shear_x, shear_y = np.tan(np.radians(rng.uniform(-shear, shear, 2)))
+    shear_x, shear_y = (math.tan(math.radians(x)) for x in rng.uniform(-shear, shear, 2))
     shift_x, shift_y = rng.uniform(0.5 - translate, 0.5 + translate, 2)
-    to_origin = np.array([[1, 0, -w / 2], [0, 1, -h / 2], [0, 0, 1]])
+    if not (degrees or shear or perspective):
+        return _upright_warp((h, w), out_hw, zoom, shift_x, shift_y)
     tilt = np.array([[1, 0, 0], [0, 1, 0], [tilt_x, tilt_y, 1]])
     cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
     rotate = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
     slant = np.array([[1, shear_x, 0], [shear_y, 1, 0], [0, 0, 1]])
-    place = np.array([[1, 0, shift_x * out_hw[1]], [0, 1, shift_y * out_hw[0]], [0, 0, 1]])
-    return place @ slant @ rotate @ tilt @ to_origin, zoom
+    matrix = _shift(shift_x * out_hw[1], shift_y * out_hw[0]) @ slant @ rotate @ tilt @ _shift(-w / 2, -h / 2)
+    return Warp(matrix, zoom, out_hw, (0, 0, w, h))
+
+
+def _upright_warp(in_hw, out_hw, zoom: float, shift_x: float, shift_y: float) -> Warp:
+    """Zoom the input and put its middle at these parts of the output's width and height.
+
+    What the output shows of the input begins and ends on whole pixels, for which zoom and shifts change by less than a
+    pixel: then it can be cut out and resized, which is several times faster than a warp.
+    """
+    (h, w), (out_h, out_w) = in_hw, out_hw
+    seen_w, seen_h = max(round(out_w / zoom), 1), max(round(out_h / zoom), 1)
+    x1, y1 = round(w / 2 - shift_x * seen_w), round(h / 2 - shift_y * seen_h)
+    scale_x, scale_y = out_w / seen_w, out_h / seen_h
+    matrix = np.array([[scale_x, 0, -x1 * scale_x], [0, scale_y, -y1 * scale_y], [0, 0, 1]])
+    is_crop = seen_w <= w and seen_h <= h  # or most of it would lie beyond the input
+    return Warp(matrix, zoom, out_hw, (x1, y1, x1 + seen_w, y1 + seen_h) if is_crop else (0, 0, w, h), is_crop)
+
+
+def _shift(x: float, y: float) -> np.ndarray:
+    return np.array([[1, 0, x], [0, 1, y], [0, 0, 1]])
+
+
+def part_of(image: np.ndarray, part) -> np.ndarray:
+    """The rectangle x1, y1, x2, y2 of an image, grey beyond it."""
+    h, w = image.shape[:2]
+    return image if part == (0, 0, w, h) else paste([image], [Tile(w, h, 0, 0, 0, 0, w, h)], part)
+
+
+def warp_image(part: np.ndarray, warp: Warp) -> np.ndarray:
+    """The output's image of that part of the input's."""
+    h, w = warp.out_hw
+    if warp.is_crop:
+        return part if part.shape[:2] == (h, w) else cv2.resize(part, (w, h), interpolation=cv2.INTER_LINEAR)
+    matrix = _shift(-0.5, -0.5) @ warp.matrix @ _shift(0.5, 0.5)  # OpenCV's coordinates are 0 in a pixel's middle
+    if matrix[2, :2].any():
+        return cv2.warpPerspective(part, matrix, (w, h), borderValue=FILL)
+    return cv2.warpAffine(part, matrix[:2], (w, h), borderValue=FILL)
+
+
+def warp_labels(targets: np.ndarray, polygons: Polygons, warp: Warp):
+    """Targets [n, 5] (class, xyxy in pixels) and their polygons in the output, without those that are hardly left."""
+    if len(targets) == 0:
+        return targets, polygons
+    h, w = warp.out_hw
+    boxes = _moved_boxes(targets[:, 1:], warp.matrix, w, h)
+    least_area = 0.1
+    if len(polygons.points):
+        has_polygon = polygons.counts > 0
+        polygons = polygons.moved(_apply(warp.matrix, polygons.points))
+        boxes[has_polygon] = visible_boxes(polygons.take(has_polygon), w, h)
+        # the box of a turned polygon is tight, while a turned box grows: so less of the area needs to be left
+        least_area = np.where(has_polygon, 0.01, least_area)
+    keep = box_candidates(targets[:, 1:] * warp.zoom, boxes, area_thr=least_area)
+    return np.concatenate([targets[keep, :1], boxes[keep]], 1), polygons.take(keep)
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -248,14 +329,15 @@ def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
     return (moved[..., :2] / moved[..., 2:]).astype(np.float32)
 
 
-def _corners(boxes_xyxy: np.ndarray) -> np.ndarray:
-    """[n, 4] -> the four corners [n, 4, 2]."""
-    return boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-
-
-def _bounding_boxes(corners: np.ndarray, matrix: np.ndarray, w: int, h: int) -> np.ndarray:
-    corners = _apply(matrix, corners)
-    return clip_boxes(np.concatenate([corners.min(1), corners.max(1)], 1), (h, w))
+def _moved_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray, w: int, h: int) -> np.ndarray:
+    """The boxes [n, 4] around the moved boxes, cut to a w x h image."""
+    if not (matrix[0, 1] or matrix[1, 0] or matrix[2, :2].any()):  # the same, in fewer steps
+        scale, shift = matrix[[0, 1, 0, 1], [0, 1, 0, 1]], matrix[[0, 1, 0, 1], 2]
+        moved = (boxes_xyxy * scale + shift).astype(np.float32)
+    else:
+        corners = _apply(matrix, boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2))
+        moved = np.concatenate([corners.min(1), corners.max(1)], 1)
+    return np.minimum(np.maximum(moved, 0), np.float32([w, h, w, h]))
 
 
 def visible_boxes(polygons: Polygons, w: int, h: int) -> np.ndarray:
@@ -345,8 +427,10 @@ def augment_hsv(image: np.ndarray, hgain=0.5, sgain=0.5, vgain=0.5, rng: Optiona
         return
     rng = rng if rng is not None else np.random.default_rng()
     factors = 1 + rng.uniform(-1, 1, 3) * (hgain, sgain, vgain)
-    levels = np.arange(256)[:, None] * factors  # [256, 3]
-    levels[:, 0] %= 180  # OpenCV's hue takes 0 to 179
-    table = levels.clip(0, 255).astype(np.uint8)[None]
-    hsv = cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table)
-    cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR, dst=image)
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV)
+    hue, saturation, value = planes = cv2.split(hsv)  # plane by plane it is several times faster
+    turned = np.rint(np.arange(256) * factors[0]) % 180  # OpenCV's hue takes 0 to 179
+    cv2.LUT(hue, turned.astype(np.uint8), dst=hue)
+    cv2.convertScaleAbs(saturation, dst=saturation, alpha=factors[1])
+    cv2.convertScaleAbs(value, dst=value, alpha=factors[2])
+    cv2.cvtColor(cv2.merge(planes, dst=hsv), cv2.COLOR_HSV2BGR, dst=image)

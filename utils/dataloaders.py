@@ -20,7 +20,7 @@ from utils.dist import world_size
 from utils.general import usable_cores
 from utils.image_cache import DiskCache, RamCache
 from utils.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
-from utils.labels import image_to_label_path, label_cache_path, scan_labels
+from utils.labels import Paths, image_to_label_path, label_cache_path, scan_labels
 from utils.logger import LOGGER
 from utils.pseudo_labels import join_scans
 
@@ -91,7 +91,8 @@ class LoadImagesAndLabels(Dataset):
         else:
             image, labels, polygons, shapes = self._letterboxed(index)
             if self.augment:
-                image, labels, polygons = self._warped(image, labels, polygons, (0, 0), rng)
+                warp = self._random_warp(image.shape, image.shape[:2], rng)
+                image, labels, polygons = self._warped(aug.part_of(image, warp.part), labels, polygons, warp, rng)
         if self.augment:
             aug.augment_hsv(image, *(self.hyp.get(key, 0.0) for key in ("hsv_h", "hsv_s", "hsv_v")), rng)
             for key, axis in (("flipud", 0), ("fliplr", 1)):
@@ -117,7 +118,7 @@ class LoadImagesAndLabels(Dataset):
         """uint8 [H, W, 3] BGR with img_size as its longer side, maybe a view of the cache: not to be written to."""
         if isinstance(self.cache, RamCache):
             return self.cache[i]
-        w, h = aug.fit_wh(*self.shapes[i].tolist(), self.img_size)
+        w, h = self._wh(i)
         try:
             image = self.cache[i] if self.cache else self._decode(i)
         except (OSError, ValueError) as error:
@@ -130,6 +131,10 @@ class LoadImagesAndLabels(Dataset):
             interpolation = cv2.INTER_AREA if shrinks and not self.augment else cv2.INTER_LINEAR
             image = cv2.resize(image, (w, h), interpolation=interpolation)
         return image
+
+    def _wh(self, i: int) -> tuple:
+        """Width and height of `load_image`'s image."""
+        return aug.fit_wh(*self.shapes[i].tolist(), self.img_size)
 
     def _scan(self, nc, extra) -> None:
         files = find_images(self.path)
@@ -146,7 +151,7 @@ class LoadImagesAndLabels(Dataset):
         """Order the images by height / width, so that the images of a batch have like shapes, and set batch_shapes."""
         aspect = self.shapes[:, 1] / self.shapes[:, 0]
         order = aspect.argsort(kind="heapsort")  # ties in the order that YOLOv5 numbers depend on, whatever the CPU
-        self.im_files = [self.im_files[i] for i in order]
+        self.im_files = Paths(self.im_files[i] for i in order)
         self.labels, self.segments = self.labels.reordered(order), self.segments.reordered(order)
         self.shapes, aspect = self.shapes[order], aspect[order]
         firsts = np.flatnonzero(np.diff(self.batch, prepend=-1))
@@ -186,10 +191,19 @@ class LoadImagesAndLabels(Dataset):
     def _mosaic(self, index: int, rng):
         """This image among 3 or 8 others: (image [imgsz, imgsz, 3], labels [n, 5] class, xyxy in pixels, Polygons)."""
         count = 9 if self._happens("mosaic9", rng) else 4
-        tiles = [index, *rng.integers(self.n, size=count - 1).tolist()]
-        images, labels, polygons = zip(*(self._raw(tiles[k]) for k in rng.permutation(count)))
-        canvas, labels, polygons = aug.mosaic(images, labels, polygons, self.img_size, rng, self.exact_polygons)
-        return self._warped(canvas, labels, polygons, (-self.img_size // 2,) * 2, rng)
+        chosen = [index, *rng.integers(self.n, size=count - 1).tolist()]
+        chosen = [chosen[k] for k in rng.permutation(count).tolist()]
+        tiles = aug.mosaic_tiles([self._wh(i) for i in chosen], self.img_size, rng)
+        warp = self._random_warp((2 * self.img_size,) * 2, (self.img_size,) * 2, rng)
+        # what is not seen is not read, and has no labels that are seen
+        seen = [k for k, tile in enumerate(tiles) if tile.is_in(warp.part)]
+        tiles = [tiles[k] for k in seen]
+        raws = [self._raw(chosen[k]) for k in seen]
+        canvas = aug.paste([raw[0] for raw in raws], tiles, warp.part)
+        labels, polygons = aug.place_labels(
+            tiles, [raw[1] for raw in raws], [raw[2] for raw in raws], self.exact_polygons
+        )
+        return self._warped(canvas, labels, polygons, warp, rng)
 
     def _letterboxed(self, i: int):
         """(image, labels [n, 5] class, xyxy in pixels, Polygons in pixels, shapes) of one image, not augmented."""
@@ -204,11 +218,13 @@ class LoadImagesAndLabels(Dataset):
         boxed = boxed.copy() if boxed is image and self.augment else boxed  # what follows writes into it
         return boxed, labels, polygons, ((h0, w0), ((h / h0, w / w0), (left, top)))
 
-    def _warped(self, image, labels, polygons, border, rng):
-        """(image, labels, polygons) after random perspective and copy-paste."""
-        out_hw = image.shape[0] + 2 * border[0], image.shape[1] + 2 * border[1]
-        matrix, zoom = aug.random_matrix(image.shape, out_hw, rng, *(self.hyp.get(key, 0.0) for key in WARP_KEYS))
-        image, labels, polygons = aug.warp(image, labels, polygons, matrix, zoom, out_hw)
+    def _random_warp(self, in_hw, out_hw, rng) -> aug.Warp:
+        return aug.random_warp(in_hw, out_hw, rng, *(self.hyp.get(key, 0.0) for key in WARP_KEYS))
+
+    def _warped(self, part, labels, polygons, warp, rng):
+        """(image, labels, polygons) after warp and copy-paste; part: of the image, as the warp wants it."""
+        image = aug.warp_image(part, warp)
+        labels, polygons = aug.warp_labels(labels, polygons, warp)
         share = self.hyp.get("copy_paste", 0.0)
         if share and len(polygons.points):
             image, labels, segments = aug.copy_paste(image, labels, polygons.to_list(), share, rng)
@@ -232,16 +248,19 @@ class LoadImagesAndLabels(Dataset):
 
 def _image_tensor(image_bgr: np.ndarray) -> torch.Tensor:
     """uint8 [H, W, 3] BGR -> contiguous uint8 [3, H, W] RGB; cv2.split is several times faster than a numpy copy."""
-    return torch.from_numpy(np.stack(cv2.split(image_bgr)[::-1]))
+    rgb = np.empty((3, *image_bgr.shape[:2]), np.uint8)
+    cv2.split(image_bgr, list(rgb[::-1]))  # writes into these
+    return torch.from_numpy(rgb)
 
 
 def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
     """[n, 5] class, xyxy in pixels -> float32 [n, 6] 0, class, xywhn, cut to the image."""
-    targets = torch.zeros(len(labels), 6)
-    h, w = image_shape[:2]
-    targets[:, 1] = torch.from_numpy(labels[:, 0])
-    targets[:, 2:] = torch.from_numpy(xyxy2xywhn(labels[:, 1:], w, h, clip=True, eps=1e-3))
-    return targets
+    targets = np.zeros((len(labels), 6), np.float32)
+    if len(labels):
+        h, w = image_shape[:2]
+        targets[:, 1] = labels[:, 0]
+        targets[:, 2:] = xyxy2xywhn(labels[:, 1:], w, h, clip=True, eps=1e-3)
+    return torch.from_numpy(targets)
 
 
 def is_enlarged(paths) -> bool:
@@ -280,8 +299,10 @@ class EpochSampler(Sampler):
         self.view = None  # in the place of the epoch in the keys, None for the epoch itself
 
     def set_epoch(self, epoch: int, image_weights=None, view=None) -> None:
-        """image_weights: [n] how often to draw each image, relatively; None takes each once. view: the epoch whose
-        augmentation the images get, in the order of `epoch`."""
+        """image_weights: [n] how often to draw each image, relatively; None takes each once.
+
+        view: the epoch whose augmentation the images get; their order is that of `epoch`.
+        """
         self.epoch, self.image_weights, self.view = epoch, image_weights, view
 
     def __len__(self) -> int:

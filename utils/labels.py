@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import zipfile
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
@@ -39,6 +40,34 @@ class Problem(NamedTuple):
 
     def __str__(self):
         return f"{self.file}:{self.line}: {self.reason}" if self.line else f"{self.file}: {self.reason}"
+
+
+class Paths(Sequence):
+    """A list of paths, kept as one bytearray and offsets: no Python object per path. A slice of it is a list."""
+
+    def __init__(self, paths=()):
+        self.text, self.ends = bytearray(), array("q")
+        for path in paths:
+            self.append(path)
+
+    def append(self, path: str) -> None:
+        self.text += os.fsencode(path)
+        self.ends.append(len(self.text))
+
+    def __len__(self):
+        return len(self.ends)
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[j] for j in range(*i.indices(len(self)))]
+        i = range(len(self))[i]
+        return os.fsdecode(bytes(self.text[self.ends[i - 1] if i else 0 : self.ends[i]]))
+
+    def __eq__(self, other):
+        return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other))
+
+    def __repr__(self):
+        return f"{type(self).__name__}({list(self)})"
 
 
 class RowsPerImage(Sequence):
@@ -105,7 +134,7 @@ def _take_groups(values: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> 
 class LabelScan:
     """Result of `scan_labels`; the lists hold the usable images only, in the order given."""
 
-    im_files: list
+    im_files: Sequence  # of str
     labels: RowsPerImage  # float32 [n, 5] class, xywhn
     segments: PolygonsPerImage
     shapes: np.ndarray  # int32 [N, 2] width, height after EXIF orientation
@@ -231,7 +260,7 @@ def scan_labels(
 
 def _scan(im_files: list, nc: Optional[int], prefix: str, progress: bool) -> LabelScan:
     where = os.path.dirname(image_to_label_path(im_files[0])) if im_files else ""
-    records, corrupt, problems, duplicates = [], 0, [], 0
+    records, corrupt, problems, duplicates = _FlatRecords(), 0, [], 0
     counts = {"found": 0, "missing": 0, "empty": 0}
     description = f"{prefix}Scanning {where}"
     with ThreadPool(SCAN_THREADS) as pool, tqdm(total=len(im_files), desc=description, disable=not progress) as bar:
@@ -244,28 +273,34 @@ def _scan(im_files: list, nc: Optional[int], prefix: str, progress: bool) -> Lab
             counts[record.state] += 1
             duplicates += len(record.problems)
             records.append(record)
-    offsets = np.concatenate([[0], np.cumsum([len(r.parsed.labels) for r in records], dtype=np.int64)])
-    scan = LabelScan(
-        im_files=[r.im_file for r in records],
-        labels=RowsPerImage(_concatenate([r.parsed.labels for r in records], 5), offsets),
-        segments=PolygonsPerImage(
-            _concatenate([r.parsed.points for r in records], 2),
-            np.concatenate([r.parsed.counts for r in records] or [np.zeros(0, np.int32)]),
-            offsets,
-        ),
-        shapes=np.array([r.size_wh for r in records], np.int32).reshape(-1, 2),
-        corrupt=corrupt,
-        duplicates=duplicates,
-        problems=problems,
-        **counts,
-    )
+    scan = LabelScan(**records.columns(), corrupt=corrupt, duplicates=duplicates, problems=problems, **counts)
     if progress:
         LOGGER.info(f"{description}... {scan.summary()}")
     return scan
 
 
-def _concatenate(arrays: list, columns: int) -> np.ndarray:
-    return np.concatenate(arrays) if arrays else np.zeros((0, columns), np.float32)
+class _FlatRecords:
+    """Records of usable images. Flat: a few Python objects for each image would take several times the memory."""
+
+    def __init__(self):
+        self.im_files, self.sizes_wh, self.offsets = Paths(), array("i"), array("q", [0])
+        self.labels, self.counts, self.points = array("f"), array("i"), array("f")  # as in ParsedLabels
+
+    def append(self, record: "_Record") -> None:
+        self.im_files.append(record.im_file)
+        self.sizes_wh.extend(record.size_wh)
+        self.offsets.append(self.offsets[-1] + len(record.parsed.labels))
+        for name in ("labels", "counts", "points"):
+            getattr(self, name).frombytes(getattr(record.parsed, name).tobytes())
+
+    def columns(self) -> dict:
+        offsets, points = np.array(self.offsets), np.array(self.points).reshape(-1, 2)
+        return {
+            "im_files": self.im_files,
+            "labels": RowsPerImage(np.array(self.labels).reshape(-1, 5), offsets),
+            "segments": PolygonsPerImage(points, np.array(self.counts), offsets),
+            "shapes": np.array(self.sizes_wh).reshape(-1, 2),
+        }
 
 
 class _Record(NamedTuple):
@@ -344,12 +379,16 @@ def _content_key(im_files: list, nc: Optional[int]) -> str:
 
 
 def _save_cache(path: Path, key: str, im_files: list, scan: LabelScan) -> None:
-    kept = set(scan.im_files)
+    rest = iter(scan.im_files)  # those of im_files that were kept, in this order
+    next_kept, kept = next(rest, None), np.zeros(len(im_files), bool)
+    for i, file in enumerate(im_files):
+        if file == next_kept:
+            next_kept, kept[i] = next(rest, None), True
     info = {name: getattr(scan, name) for name in ("found", "missing", "empty", "corrupt", "duplicates", "problems")}
     arrays = {
         "key": np.array(key),
         "info": np.array(json.dumps(info)),
-        "kept": np.array([file in kept for file in im_files], bool),
+        "kept": kept,
         "labels": scan.labels.values,
         "offsets": scan.labels.offsets,
         "points": scan.segments.points,
@@ -373,7 +412,7 @@ def _load_cache(path: Path, key: str, im_files: list) -> Optional[LabelScan]:
             info["problems"] = [Problem(*problem) for problem in info["problems"]]
             offsets = arrays["offsets"]
             return LabelScan(
-                im_files=[file for file, kept in zip(im_files, arrays["kept"]) if kept],
+                im_files=Paths(file for file, kept in zip(im_files, arrays["kept"]) if kept),
                 labels=RowsPerImage(arrays["labels"], offsets),
                 segments=PolygonsPerImage(arrays["points"], arrays["counts"], offsets),
                 shapes=arrays["shapes"],

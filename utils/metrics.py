@@ -11,6 +11,11 @@ import numpy as np
 from utils.boxes import bbox_ioa, bbox_iou, box_iou, wh_iou  # noqa: F401  YOLOv5 users import them from here
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)  # at which COCO samples precision
+AREAS = np.array(
+    [(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)]
+)  # COCO's, px squared: all, small, medium, large
+MAX_PREDICTIONS = 100  # of an image and class that COCO counts
 CURVE_POINTS = 1000  # confidences (and recalls) at which curves are sampled
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # precision, recall, mAP50, mAP50-95
 SMOOTHING = 0.1  # share of the confidence axis over which F1 is averaged before its maximum is looked up
@@ -137,7 +142,7 @@ class DetectionMetrics:
 
     def average_precision(self, *boxes_and_classes) -> np.ndarray:
         """coco_ap() of what was collected; a subclass scores other shapes than boxes."""
-        return coco_ap(len(self), *boxes_and_classes)
+        return coco_ap(*boxes_and_classes)
 
 
 def _concatenate(arrays, columns):
@@ -169,10 +174,11 @@ def match_by_iou(iou) -> np.ndarray:
     if iou.size == 0:
         return correct
     target, overlap = iou.argmax(1), iou.max(1)
-    for column, threshold in enumerate(IOU_THRESHOLDS):
-        enough = np.flatnonzero(overlap >= threshold)
-        _, first = np.unique(target[enough], return_index=True)
-        correct[enough[first], column] = True
+    row, column = np.nonzero(overlap[:, None] >= IOU_THRESHOLDS)
+    first = np.full((iou.shape[1], len(IOU_THRESHOLDS)), -1)
+    first[target[row[::-1]], column[::-1]] = row[::-1]  # of several rows for one place the last written stays
+    where = np.nonzero(first >= 0)
+    correct[first[where], where[1]] = True
     return correct
 
 
@@ -237,19 +243,100 @@ def smooth(y, share):
     return np.convolve(np.pad(y, half, mode="edge"), np.ones(2 * half + 1) / (2 * half + 1), mode="valid")
 
 
-def coco_ap(n_images, predictions, image_of_prediction, targets, image_of_target, classes) -> np.ndarray:
+def coco_ap(predictions, image_of_prediction, targets, image_of_target, classes) -> np.ndarray:
     """AP [10 IoU thresholds, k classes, 4 areas (all, small, medium, large)] of the COCO protocol.
 
-    At most 100 predictions of an image and class count. nan where no target has that class and area. The same figures
-    as pycocotools'.
+    predictions [N, 6] and targets [M, 5]: image after image, predictions of an image by falling confidence. At most 100
+    predictions of an image and class count. nan where no target has that class and area. The same figures as
+    pycocotools'.
     """
-    if len(classes) == 0:
-        return np.full((len(IOU_THRESHOLDS), 0, 4), np.nan)
-    known = np.isin(predictions[:, 5], classes)
-    predictions, image_of_prediction = predictions[known], image_of_prediction[known]
-    truth = _coco_dict(n_images, classes, image_of_target, targets[:, 0], targets[:, 1:])
-    found = _coco_dict(n_images, classes, image_of_prediction, predictions[:, 5], predictions[:, :4], predictions[:, 4])
-    return coco_evaluation(truth, found, "bbox")
+    ap = np.full((len(IOU_THRESHOLDS), len(classes), len(AREAS)), np.nan)
+    for k, cls in enumerate(classes):
+        found, true = predictions[:, 5] == cls, targets[:, 0] == cls
+        confidence, image = predictions[found, 4], image_of_prediction[found]
+        rank = np.arange(len(image)) - np.searchsorted(image, image)  # in its image
+        counted = rank < MAX_PREDICTIONS
+        boxes, image, confidence = predictions[found, :4][counted], image[counted], confidence[counted]
+        hit, ignored, n_targets = _coco_matches(boxes, image, targets[true, 1:], image_of_target[true])
+        ap[:, k] = _coco_class_ap(confidence, hit & ~ignored, ~hit & ~ignored, n_targets)
+    return ap
+
+
+def _coco_matches(boxes, image, true_boxes, image_of_true):
+    """Which predictions of one class find a target, and which are ignored, both bool [n, 4 areas, 10 IoU thresholds].
+
+    COCO's rule: predictions [n, 4], by falling confidence, each take the target [m, 4] of their image (numbers [n] and
+    [m], rising) that they overlap most and that is free; one whose area is not asked for only if there is no other.
+    With such a target, or without any and of another area themselves, they are ignored. Also gives the targets of each
+    area [4]. Step i of the loop is for the i-th prediction of every image.
+    """
+    outside, true_outside = _outside_areas(boxes), _outside_areas(true_boxes)  # [n, 4], [m, 4]
+    hit = np.zeros((*outside.shape, len(IOU_THRESHOLDS)), bool)
+    ignored = np.repeat(outside[:, :, None], len(IOU_THRESHOLDS), 2)
+    taken = np.zeros((*true_outside.shape, len(IOU_THRESHOLDS)), bool)
+    rows, target, overlap = _overlapping_targets(boxes, image, true_boxes, image_of_true)
+    step = np.arange(len(rows)) - np.searchsorted(image[rows], image[rows])
+    for number in range(step.max(initial=-1) + 1):
+        now = np.flatnonzero(step == number)
+        choice, value = target[now], overlap[now, :, None, None]  # [q, K], [q, K, 1, 1]
+        free = ~taken[choice] & (value >= IOU_THRESHOLDS)
+        wanted = free & ~true_outside[choice][..., None]
+        free = np.where(wanted.any(1, keepdims=True), wanted, free)  # [q, K, 4, 10]
+        last_best = choice.shape[1] - 1 - np.where(free, value, 0)[:, ::-1].argmax(1)  # [q, 4, 10]
+        best = choice[np.arange(len(now))[:, None, None], last_best]
+        found = free.any(1)
+        q, area, threshold = np.nonzero(found)
+        chosen = best[q, area, threshold]
+        taken[chosen, area, threshold] = True
+        hit[rows[now]] = found
+        ignored[rows[now[q]], area, threshold] = true_outside[chosen, area]
+    return hit, ignored, (~true_outside).sum(0)
+
+
+def _outside_areas(boxes_xyxy) -> np.ndarray:
+    """Which boxes [n] are too small or too large for each of AREAS, bool [n, 4]."""
+    area = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)[:, None]
+    return (area < AREAS[:, 0]) | (area > AREAS[:, 1])
+
+
+def _overlapping_targets(boxes, image, true_boxes, image_of_true):
+    """The predictions that overlap a target of their image enough, their numbers [p], and of each of these targets the
+    numbers [p, K] and the IoU [p, K], which is 0 in places left over."""
+    first = np.searchsorted(image_of_true, image)
+    counts = np.searchsorted(image_of_true, image, side="right") - first
+    row = np.repeat(np.arange(len(boxes)), counts)
+    target = np.arange(len(row)) + np.repeat(first - (np.cumsum(counts) - counts), counts)
+    iou = _coco_iou(boxes[row], true_boxes[target])
+    enough = iou >= IOU_THRESHOLDS[0]
+    row, target, iou = row[enough], target[enough], iou[enough]
+    rows, start, place = np.unique(row, return_index=True, return_inverse=True)
+    column = np.arange(len(row)) - start[place]
+    targets = np.zeros((len(rows), column.max(initial=-1) + 1), int)
+    overlap = np.zeros(targets.shape)
+    targets[place, column], overlap[place, column] = target, iou
+    return rows, targets, overlap
+
+
+def _coco_iou(a_xyxy, b_xyxy) -> np.ndarray:
+    """IoU [n] of pairs of boxes [n, 4], rounded as COCO's xywh boxes are."""
+    (a, a_sides), (b, b_sides) = ((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]) for boxes in (a_xyxy, b_xyxy))
+    shared = (np.minimum(a + a_sides, b + b_sides) - np.maximum(a, b)).clip(0).prod(1)
+    return shared / np.maximum(a_sides.prod(1) + b_sides.prod(1) - shared, np.finfo(float).tiny)
+
+
+def _coco_class_ap(confidence, true_positive, false_positive, n_targets) -> np.ndarray:
+    """AP [10, 4] of one class: confidence [n], true and false positives bool [n, 4, 10], n_targets [4]."""
+    order = np.argsort(-confidence, kind="stable")
+    found, wrong = (x[order].cumsum(0, dtype=np.float64) for x in (true_positive, false_positive))
+    precision = found / np.maximum(found + wrong, 1)
+    precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    recall = found / np.maximum(n_targets, 1)[:, None]
+    precision = np.concatenate([precision, np.zeros((1, *precision.shape[1:]))])  # beyond the last recall
+    ap = np.full(found.shape[1:], np.nan)
+    for area in np.flatnonzero(n_targets):
+        for t in range(ap.shape[1]):
+            ap[area, t] = precision[np.searchsorted(recall[:, area, t], RECALLS), area, t].mean()
+    return ap.T
 
 
 def coco_evaluation(truth: dict, found: dict, shape: str) -> np.ndarray:
@@ -263,23 +350,6 @@ def coco_evaluation(truth: dict, found: dict, shape: str) -> np.ndarray:
     precision = evaluation.eval["precision"][..., -1].copy()  # [10, 101 recalls, k, 4]; -1 where there is no target
     precision[precision < 0] = np.nan
     return precision.mean(1)
-
-
-def _coco_dict(n_images, classes, image_index, cls, boxes_xyxy, scores=None) -> dict:
-    """A data set in COCO's annotation format, in memory."""
-    boxes = boxes_xyxy.copy()
-    boxes[:, 2:] -= boxes[:, :2]
-    columns = [image_index.tolist(), cls.astype(int).tolist(), boxes.tolist(), boxes[:, 2:].prod(1).tolist()]
-    names = ["image_id", "category_id", "bbox", "area"]
-    if scores is not None:
-        columns.append(scores.tolist())
-        names.append("score")
-    annotations = [{"id": i, "iscrowd": 0, **dict(zip(names, row))} for i, row in enumerate(zip(*columns), 1)]
-    return {
-        "images": [{"id": i} for i in range(n_images)],
-        "categories": [{"id": int(c)} for c in classes],
-        "annotations": annotations,
-    }
 
 
 class ConfusionMatrix:

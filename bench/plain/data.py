@@ -95,7 +95,13 @@ class PlainDataset(torch.utils.data.Dataset):
         slant[0, 1], slant[1, 0] = shear
         translation[:2, 2] = shift * s
         matrix = translation @ slant @ rotation @ to_origin
-        image = cv2.warpAffine(image, matrix[:2], (s, s), borderValue=(GREY,) * 3)
+        if not hyp["degrees"] and not hyp["shear"]:  # what is seen of the mosaic begins and ends on whole pixels
+            seen = round(s / zoom)
+            left, top = round(s - shift[0] * seen), round(s - shift[1] * seen)
+            matrix = np.array([[s / seen, 0, -left * s / seen], [0, s / seen, -top * s / seen], [0, 0, 1]])
+        half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])  # cv2 counts from the middle of a pixel
+        of_centres = np.linalg.inv(half) @ matrix @ half
+        image = cv2.warpAffine(image, of_centres[:2], (s, s), borderValue=(GREY,) * 3)
         kept = []
         for cls, x1, y1, x2, y2 in labels:
             corners = np.array([[x1, y1, 1], [x2, y1, 1], [x2, y2, 1], [x1, y2, 1]]) @ matrix.T
@@ -109,9 +115,9 @@ class PlainDataset(torch.utils.data.Dataset):
         gains = 1 + rng.uniform(-1, 1, 3) * [self.hyp["hsv_h"], self.hyp["hsv_s"], self.hyp["hsv_v"]]
         hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_BGR2HSV))
         levels = np.arange(256)
-        hue = cv2.LUT(hue, ((levels * gains[0]) % 180).astype(np.uint8))
-        saturation = cv2.LUT(saturation, (levels * gains[1]).clip(0, 255).astype(np.uint8))
-        value = cv2.LUT(value, (levels * gains[2]).clip(0, 255).astype(np.uint8))
+        hue = cv2.LUT(hue, (np.rint(levels * gains[0]) % 180).astype(np.uint8))
+        saturation = cv2.LUT(saturation, np.rint(levels * gains[1]).clip(0, 255).astype(np.uint8))
+        value = cv2.LUT(value, np.rint(levels * gains[2]).clip(0, 255).astype(np.uint8))
         return cv2.cvtColor(cv2.merge((hue, saturation, value)), cv2.COLOR_HSV2BGR)
 
     def targets(self, labels):

@@ -7,14 +7,14 @@ import sys
 # option -> (key in a dataset YAML, value where neither the flag nor the data file gives one)
 DATA_DEFAULTS = {
     "epochs": ("epochs", 100),
-    "batch_size": ("batch", 16),
+    "batch_size": ("batch", "auto"),
     "imgsz": ("imgsz", 640),
     "optimizer": ("optimizer", "auto"),
     "hyp": ("hyp", "auto"),
 }
 CLASSIFY_DEFAULTS = {"epochs": 10, "batch_size": 64, "imgsz": 224, "optimizer": "Adam"}  # in place of those above
 CLASSIFY_DEFAULTS["hyp"] = "data/hyps/classify/hyp.classify.yaml"
-PRETRAIN_DEFAULTS = {"epochs": 20, "batch_size": 16, "imgsz": 320}
+PRETRAIN_DEFAULTS = {"epochs": 15, "batch_size": 16, "imgsz": 320}
 OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "RMSProp"]
 # task -> where its trainings go, and where its newest checkpoint is looked for
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}

@@ -146,7 +146,7 @@ def pretrain_parser() -> Parser:
     add("--epochs", type=int, default=None, help=defaults["epochs"])
     add("--batch-size", type=int, default=None, help=f"images in a batch over all devices {defaults['batch_size']}")
     add_imgsz(parser, f"side of a view in pixels {defaults['imgsz']}", default=None)
-    add("--lr0", type=float, default=None, help="learning rate of AdamW after the warm-up (default: 0.001)")
+    add("--lr0", type=float, default=None, help="learning rate of AdamW after the warm-up (default: 0.003)")
     add_training(parser)
     add_common(parser, "runs/pretrain")
     parser.set_defaults(**NOT_FOR_CLASSIFIERS, hyp={}, optimizer="AdamW", cos_lr=True)

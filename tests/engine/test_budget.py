@@ -63,7 +63,15 @@ def test_correction(used, ends, planned, epochs):
 
 @pytest.fixture
 def options(tiny_dataset, tmp_path):
-    base = {"cfg": MODEL, "data": str(tiny_dataset), "imgsz": 64, "batch_size": 4, "workers": 0, "noplots": True}
+    base = {
+        "cfg": MODEL,
+        "data": str(tiny_dataset),
+        "imgsz": 64,
+        "batch_size": 4,
+        "workers": 0,
+        "noplots": True,
+        "patience": 0,
+    }
     return {**base, "project": str(tmp_path)}
 
 

@@ -40,7 +40,7 @@ def test_files_of_a_run(trained):
     pictures = "results.png train_batch0.jpg val_batch0_labels.jpg val_batch0_pred.jpg confusion_matrix.png"
     assert {"hyp.yaml", "opt.yaml", *pictures.split()} <= names
     rows = list(csv.DictReader((trained / "results.csv").open()))
-    columns = "epoch train/loss metrics/accuracy_top1 metrics/accuracy_top5 val/loss x/lr0 x/lr1 x/lr2"
+    columns = "epoch train/loss metrics/accuracy_top1 metrics/accuracy_top5 val/loss x/lr0 x/lr1 x/lr2 time"
     assert list(rows[0]) == columns.split() and len(rows) == 8
     assert float(rows[-1]["train/loss"]) < float(rows[0]["train/loss"])
     assert load_checkpoint(trained / "weights/best.pt").names == {0: "dark", 1: "light"}

@@ -5,7 +5,7 @@ import torch
 
 from engine import build
 from engine.options import from_kwargs
-from engine.recipe import AUTO, MANY_STEPS, fill
+from engine.recipe import AUTO, MANY_STEPS, batch_size, fill
 from models.backbone import edgevit_xxs
 from models.backbone.Edgevit import DropPath
 from models.yolo import DetectionModel
@@ -20,15 +20,32 @@ def filled(epochs=50, images=205, batches=13, pretrained=False, given=False, **o
 def test_a_short_training_gets_adamw_and_a_step_for_each_batch():
     opt, hyp = filled()
     assert (opt.optimizer, opt.cos_lr) == ("AdamW", True)
-    assert hyp["nominal_batch"] == 16 and hyp["lr0"] < 0.01 and hyp["warmup_bias_lr"] == 0
+    assert hyp["nominal_batch"] == 16 and hyp["lr0"] < 0.01
     assert hyp.keys() == default_hyp().keys()
+
+
+@pytest.mark.parametrize(
+    "images, ranks, hyp, expected",
+    [
+        (2, 1, AUTO, 4),
+        (128, 1, AUTO, 4),
+        (205, 1, AUTO, 8),
+        (399, 1, AUTO, 8),
+        (400, 1, AUTO, 16),
+        (100_000, 1, AUTO, 16),
+        (205, 2, AUTO, 16),  # several GPUs share a batch
+        (205, 1, "hyp.yaml", 16),  # YOLOv5's
+    ],
+)
+def test_small_sets_get_small_batches(images, ranks, hyp, expected):
+    assert batch_size(from_kwargs("train", {"hyp": hyp}), images, ranks) == expected
 
 
 def test_the_average_and_the_warm_up_fit_the_length():
     short, long = filled(epochs=10)[1], filled(epochs=100)[1]
     assert 1 < short["ema_tau"] < long["ema_tau"] < 100 * 13
     assert short["ema_decay"] < long["ema_decay"] < default_hyp()["ema_decay"]
-    assert 0 < short["warmup_epochs"] * 13 < 10 * 13 / 3
+    assert 0 < short["warmup_epochs"] * 13 <= 10 * 13 / 3
 
 
 @pytest.mark.parametrize(

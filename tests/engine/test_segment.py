@@ -91,7 +91,7 @@ def test_files_of_a_run(trained):
     assert {*curves, "results.png", "train_batch0.jpg", "val_batch0_pred.jpg", "confusion_matrix.png"} <= names
     rows = list(csv.DictReader((trained / "results.csv").open()))
     columns = [f"train/{name}" for name in LOSSES] + [f"metrics/{name}" for name in METRICS]
-    columns += [f"val/{name}" for name in LOSSES] + ["x/lr0", "x/lr1", "x/lr2"]
+    columns += [f"val/{name}" for name in LOSSES] + ["x/lr0", "x/lr1", "x/lr2", "time"]
     assert list(rows[0]) == ["epoch", *columns] and len(rows) == 2
     assert all(float(rows[1][f"{split}/seg_loss"]) > 0 for split in ("train", "val"))
     assert load_checkpoint(trained / "weights/best.pt").task == "segment"

@@ -8,7 +8,7 @@ from conftest import SHARED, needs_shared
 
 from models.classify import ClassificationModel
 from models.experimental import attempt_load
-from models.teachers import Pixels, load_teacher
+from models.teachers import Pixels, Together, load_teacher
 from tests.tiny_detector import write_tiny_weights
 from utils.checkpoint import Checkpoint, save_checkpoint, state_sha256
 from utils.general import EMBEDDED_WEIGHTS
@@ -27,16 +27,23 @@ def backbone_maps(weights, images, places) -> list:
 @pytest.mark.parametrize(
     ("weights", "strides", "channels", "places"),
     [
-        ("tiny", [8], [24], [3]),  # row 2 has the same stride, but is not the last one
-        (EMBEDDED_WEIGHTS, [8, 16, 32], [72, 144, 288], [(0, 1), (0, 2), 1]),  # of an EdgeViT and the SPPF behind it
-        pytest.param(SHARED / "weights/yolov5n.pt", [8, 16, 32], [64, 128, 256], [4, 6, 9], marks=needs_shared),
+        ("tiny", [4, 8], [16, 24], [1, 3]),  # row 2 has the same stride, but is not the last one
+        (
+            EMBEDDED_WEIGHTS,
+            [4, 8, 16, 32],
+            [36, 72, 144, 288],
+            [(0, 0), (0, 1), (0, 2), 1],
+        ),  # of an EdgeViT and the SPPF behind it
+        pytest.param(
+            SHARED / "weights/yolov5n.pt", [4, 8, 16, 32], [32, 64, 128, 256], [2, 4, 6, 9], marks=needs_shared
+        ),
     ],
 )
 def test_maps_of_a_detector_are_those_of_its_backbone(tmp_path, tiny_model_cfg, weights, strides, channels, places):
     weights = write_tiny_weights(tmp_path / "tiny.pt", tiny_model_cfg) if weights == "tiny" else weights
     teacher = load_teacher(str(weights))
     assert (teacher.strides, teacher.channels) == (strides, channels)
-    assert teacher.description["teacher"] == str(weights) and len(teacher.description["sha256"]) == 64
+    assert teacher.description["teacher"] == str(weights) and len(teacher.description["teacher sha256"]) == 64
     images = torch.rand(2, 3, 64, 96)
     for own, expected in zip(teacher(images), backbone_maps(weights, images, places)):
         assert not own.requires_grad
@@ -44,12 +51,27 @@ def test_maps_of_a_detector_are_those_of_its_backbone(tmp_path, tiny_model_cfg, 
 
 
 def test_pixels():
-    teacher, images = load_teacher(""), torch.rand(1, 3, 64, 32)
-    assert isinstance(teacher, Pixels) and teacher.channels == [192, 768, 3072]
+    teacher, images = Pixels(), torch.rand(1, 3, 64, 32)
+    images[0, :, :32] = 0.5  # nothing to see
+    assert teacher.channels == [192, 768, 3072]
     for own, stride, channels in zip(teacher(images), teacher.strides, teacher.channels):
         assert own.shape == (1, channels, 64 // stride, 32 // stride)
-        patch = images[0, :, stride : 2 * stride, :stride]
-        assert torch.equal(own[0, :, 1, 0], patch.flatten())
+        assert torch.equal(own[0, :, 0, 0], torch.zeros(channels))
+        patch = images[0, :, -stride:, :stride].flatten()
+        torch.testing.assert_close(own[0, :, -1, 0], (patch - patch.mean()) / (patch.std() + 0.02))
+
+
+def test_together(tmp_path, tiny_model_cfg):
+    first, second, images = (
+        load_teacher(write_tiny_weights(tmp_path / "a.pt", tiny_model_cfg)),
+        Pixels(),
+        torch.rand(1, 3, 64, 32),
+    )
+    both = Together(first, second)
+    assert (both.strides, both.channels) == ([4, 8, 8, 16, 32], [16, 24, 192, 768, 3072])
+    assert both.description == first.description
+    for own, expected in zip(both(images), [*first(images), *second(images)]):
+        assert torch.equal(own, expected)
 
 
 @pytest.fixture
@@ -82,14 +104,14 @@ def timm_weights(file, seed=0):
 
 
 def resnet_maps(network, images) -> list:
-    """Of strides 8, 16 and 32, from images of 0..1."""
+    """Of strides 4, 8, 16 and 32, from images of 0..1."""
     mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
     x, maps = (images - mean) / deviation, []
     for name, part in network.named_children():
         if name in ("avgpool", "global_pool"):
             return maps
         x = part(x)
-        maps += [x] if name in ("layer2", "layer3", "layer4") else []
+        maps += [x] if name in ("layer1", "layer2", "layer3", "layer4") else []
 
 
 @torch.no_grad()
@@ -109,7 +131,7 @@ def test_maps_of_a_librarys_network(tmp_path, empty_caches, library, write, plac
         (tmp_path / "hf/models--timm--resnet18.a1_in1k/refs").mkdir()
         (tmp_path / "hf/models--timm--resnet18.a1_in1k/refs/main").write_text("1")
     teacher = load_teacher(f"{library}:resnet18", "" if "/" in place else str(tmp_path / place))
-    assert (teacher.strides, teacher.channels) == ([8, 16, 32], [128, 256, 512])
+    assert (teacher.strides, teacher.channels) == ([4, 8, 16, 32], [64, 128, 256, 512])
     for own, expected in zip(teacher(images), resnet_maps(network, images)):
         torch.testing.assert_close(own, expected)
 
@@ -157,5 +179,5 @@ def test_no_such_teacher(tmp_path, monkeypatch, empty_caches, tiny_model_cfg, so
 
 def test_the_description_tells_other_weights_apart(tmp_path, tiny_model_cfg):
     found = [load_teacher(str(write_tiny_weights(tmp_path / "a.pt", tiny_model_cfg, seed))) for seed in (0, 0, 1)]
-    hashes = [teacher.description["sha256"] for teacher in found]
+    hashes = [teacher.description["teacher sha256"] for teacher in found]
     assert hashes[0] == hashes[1] != hashes[2] and hashes[0] == state_sha256(found[0].network.state_dict())

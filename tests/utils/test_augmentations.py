@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from utils.augmentations import (
     GREY,
     Polygons,
+    Tile,
+    Warp,
     augment_hsv,
     box_candidates,
     clip_polygons,
@@ -15,11 +17,15 @@ from utils.augmentations import (
     flip,
     letterbox,
     mixup,
-    mosaic,
-    random_matrix,
+    mosaic_tiles,
+    part_of,
+    paste,
+    place_labels,
     random_perspective,
+    random_warp,
     visible_boxes,
-    warp,
+    warp_image,
+    warp_labels,
 )
 from utils.boxes import resample_segments, scale_boxes, xywhn2xyxy
 
@@ -135,17 +141,46 @@ def test_random_perspective_without_options_changes_nothing():
     assert random_perspective(image)[1].shape == (0, 5)
 
 
-def test_random_matrix_stays_in_its_ranges():
+@pytest.mark.parametrize("turned", [False, True])
+def test_random_warp_stays_in_its_ranges(turned):
     rng = np.random.default_rng(0)
     zooms, centres = [], []
     for _ in range(300):
-        matrix, zoom = random_matrix((100, 200), (50, 80), rng, translate=0.2, scale=0.4)
-        zooms.append(zoom)
-        centres.append((matrix @ [100, 50, 1])[:2])
+        warp = random_warp((100, 200), (50, 80), rng, translate=0.2, scale=0.4, degrees=1e-9 * turned)
+        zooms.append(warp.zoom)
+        centres.append((warp.matrix @ [100, 50, 1])[:2])
+        rounded = (0.5 / 50 * warp.matrix[1, 1], 1.5) if not turned else (1e-6, 1e-6)  # parts, pixels
+        np.testing.assert_allclose(np.diag(warp.matrix)[:2], warp.zoom, rtol=rounded[0] * 1.5)
     assert 0.6 <= min(zooms) < 0.65 and 1.35 < max(zooms) <= 1.4
     low, high = np.min(centres, 0), np.max(centres, 0)  # of the input's centre: within 0.5 +- 0.2 of the output
-    assert (low >= (80 * 0.3, 50 * 0.3)).all() and (low < (80 * 0.32, 50 * 0.32)).all()
-    assert (high <= (80 * 0.7, 50 * 0.7)).all() and (high > (80 * 0.68, 50 * 0.68)).all()
+    assert (low >= (80 * 0.3 - rounded[1], 50 * 0.3 - rounded[1])).all() and (low < (80 * 0.32, 50 * 0.32)).all()
+    assert (high <= (80 * 0.7 + rounded[1], 50 * 0.7 + rounded[1])).all() and (high > (80 * 0.68, 50 * 0.68)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    scale=st.sampled_from([0.0, 0.5, 0.9]),
+    in_hw=st.sampled_from([(128, 128), (90, 70)]),
+    out_hw=st.sampled_from([(64, 64), (90, 70)]),
+)
+def test_a_crop_is_the_warp(seed, scale, in_hw, out_hw):
+    """Cut out and resized, or moved by OpenCV: a level apart. (At the rim the warp mixes in what is outside.)"""
+    rng = np.random.default_rng(seed)
+    image = rng.integers(0, 256, (*in_hw, 3), np.uint8)
+    warp = random_warp(in_hw, out_hw, rng, translate=0.2, scale=scale)
+    x1, y1, x2, y2 = warp.part
+    found, plain = warp_image(part_of(image, warp.part), warp), warp_image(image, warp._replace(is_crop=False))
+    assert found.shape == plain.shape == (*out_hw, 3)
+    assert np.abs(found.astype(int) - plain)[1:-1, 1:-1].max() <= 1
+    if warp.is_crop:
+        ends = np.array([[x1, y1, 1], [x2, y2, 1]]) @ warp.matrix.T
+        np.testing.assert_allclose(ends[:, :2], [[0, 0], out_hw[::-1]], atol=1e-9)
+        assert x2 - x1 <= in_hw[1] and y2 - y1 <= in_hw[0]
+    boxes = np.float32([[2, 10.5, 20, 60, 61], [1, 30, 1, 50, 90]])
+    rows = warp_labels(boxes, Polygons.none(2), warp)[0]
+    turned = warp._replace(matrix=warp.matrix + [[0, 1e-12, 0], [0, 0, 0], [0, 0, 0]])  # takes the way of turned ones
+    np.testing.assert_allclose(rows, warp_labels(boxes, Polygons.none(2), turned)[0], atol=1e-4)
 
 
 VISIBLE = [
@@ -209,6 +244,12 @@ def test_box_candidates(before, after, options, kept, proves):
     assert box_candidates(np.float32([before]), np.float32([after]), **options).tolist() == [kept]
 
 
+def mosaic(images, labels, polygons, imgsz, rng, exact=False):
+    """(the whole canvas, labels, polygons)."""
+    tiles = mosaic_tiles([image.shape[1::-1] for image in images], imgsz, rng)
+    return paste(images, tiles, (0, 0, 2 * imgsz, 2 * imgsz)), *place_labels(tiles, labels, polygons, exact)
+
+
 @pytest.mark.parametrize("count", [4, 9])
 @pytest.mark.parametrize("seed", range(8))
 def test_mosaic_labels_lie_on_their_objects(count, seed):
@@ -233,6 +274,43 @@ def test_mosaic_labels_lie_on_their_objects(count, seed):
             np.testing.assert_allclose(row[1:], [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], atol=1e-3)
         else:
             assert (row[3] - row[1]) * (row[4] - row[2]) < 1e-3  # cut away, and so is its box
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), count=st.sampled_from([4, 9]), exact=st.booleans(), scale=st.sampled_from([0.5, 0.9])
+)
+def test_what_is_not_seen_of_a_mosaic_is_not_needed(seed, count, exact, scale):
+    """The part that the warp asks for is that of the canvas, and tiles outside of it have no labels that stay."""
+    rng = np.random.default_rng(seed)
+    sizes = [(64, int(rng.integers(20, 65))) for _ in range(count)]
+    images = [rng.integers(0, 256, (h, w, 3), np.uint8) for w, h in sizes]
+    labels = [np.float32([[k, 0.5, 0.5, 1, 1], [k, 0.2, 0.3, 0.4, 0.4]]) for k in range(count)]
+    triangle = np.float32([[0.1, 0.1], [0.9, 0.2], [0.5, 0.8]])
+    polygons = [Polygons.from_list([triangle[:0], triangle] if k % 2 else [], 2) for k in range(count)]
+    tiles = mosaic_tiles(sizes, 64, rng)
+    warp = random_warp((128, 128), (64, 64), rng, translate=0.1, scale=scale)
+    canvas = paste(images, tiles, (0, 0, 128, 128))
+    seen = [k for k in range(count) if tiles[k].is_in(warp.part)]
+    only = [[each[k] for k in seen] for each in (images, tiles, labels, polygons)]
+    np.testing.assert_array_equal(paste(*only[:2], warp.part), part_of(canvas, warp.part))
+    expected, expected_polygons = warp_labels(*place_labels(tiles, labels, polygons, exact), warp)
+    rows, found = warp_labels(*place_labels(*only[1:], exact), warp)
+    np.testing.assert_array_equal(rows, expected)
+    np.testing.assert_array_equal(found.points, expected_polygons.points)
+    np.testing.assert_array_equal(found.counts, expected_polygons.counts)
+
+
+def test_a_part_beyond_the_image_is_grey():
+    image = np.full((10, 20, 3), 7, np.uint8)
+    assert part_of(image, (0, 0, 20, 10)) is image
+    part = part_of(image, (-5, 4, 15, 14))
+    assert part.shape == (10, 20, 3) and (part[:6, 5:] == 7).all() and (part[6:] == part[:, :5].max()).all()
+    assert (part[6:] == GREY).all() and (part[:, :5] == GREY).all()
+    assert (part_of(image, (30, 30, 35, 40)) == GREY).all()
+    assert not Tile(20, 10, 0, 0, 0, 0, 20, 10).is_in((20, 0, 30, 10))
+    rows, polygons = place_labels([], [], [])
+    assert rows.shape == (0, 5) and polygons.to_list() == []
 
 
 def test_mosaic_of_four_meets_in_the_middle_half():
@@ -291,6 +369,14 @@ def test_hsv_changes_in_place_and_only_what_has_a_gain():
         factor = 1 + np.random.default_rng(seed).uniform(-1, 1, 3)[2] * 0.5
         expected = (before[..., 2] * factor).clip(0, 255)
         assert np.abs(after[..., 2] - expected).max() <= 1.01
+    plain = image.copy()
+    augment_hsv(plain, 0.2, 0.7, 0.4, np.random.default_rng(3))
+    factors = 1 + np.random.default_rng(3).uniform(-1, 1, 3) * (0.2, 0.7, 0.4)
+    levels = np.rint(np.arange(256)[:, None] * factors)
+    levels[:, 0] %= 180
+    table = levels.clip(0, 255).astype(np.uint8)[None]
+    expected = cv2.cvtColor(cv2.LUT(cv2.cvtColor(image, cv2.COLOR_BGR2HSV), table), cv2.COLOR_HSV2BGR)
+    np.testing.assert_array_equal(plain, expected)
     hue = np.full((4, 4, 3), (0, 0, 250), np.uint8)  # red, at the seam of the hue circle
     augment_hsv(hue, 1.0, 0, 0, np.random.default_rng(1))
     assert hue.max() == 250
@@ -376,8 +462,13 @@ def test_clipped_polygons_hold_the_same_points(seed, n):
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), count=st.sampled_from([1, 4, 9]), axis=st.sampled_from([None, 0, 1]))
-def test_polygons_move_with_the_pixels(seed, count, axis):
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.sampled_from([1, 4, 9]),
+    axis=st.sampled_from([None, 0, 1]),
+    ranges=st.sampled_from([STRONG, {"translate": 0.1, "scale": 0.3}]),
+)
+def test_polygons_move_with_the_pixels(seed, count, axis, ranges):
     """Through mosaic, perspective and flip: the pixels of the polygons that are left are those of the objects."""
     rng, imgsz, images, labels, polygons = np.random.default_rng(seed), 96, [], [], []
     for k in range(count):
@@ -395,8 +486,9 @@ def test_polygons_move_with_the_pixels(seed, count, axis):
     else:
         (image, rows, polys), border = mosaic(images, labels, polygons, imgsz, rng, exact=True), -imgsz // 2
     out_hw = image.shape[0] + 2 * border, image.shape[1] + 2 * border
-    matrix, zoom = random_matrix(image.shape, out_hw, rng, **STRONG)
-    image, rows, polys = warp(image, rows, polys, matrix, zoom, out_hw)
+    warp = random_warp(image.shape, out_hw, rng, **ranges)
+    image = warp_image(part_of(image, warp.part), warp)
+    rows, polys = warp_labels(rows, polys, warp)
     if axis is not None:
         image, rows = flip(image, rows, axis)
         polys = polys.mirrored(axis, image.shape[axis])
@@ -433,7 +525,7 @@ def test_warp_keeps_polygons_with_their_rows():
     triangle = np.float32([[20, 20], [60, 20], [20, 60]])
     polygons = Polygons.from_list([np.zeros((0, 2)), np.zeros((0, 2)), triangle], 3)
     shift = np.array([[1.0, 0, 5], [0, 1, 7], [0, 0, 1]])
-    _, rows, kept = warp(np.zeros((80, 80, 3), np.uint8), targets, polygons, shift, 1.0, (80, 80))
+    rows, kept = warp_labels(targets, polygons, Warp(shift, 1.0, (80, 80), (0, 0, 80, 80)))
     np.testing.assert_allclose(rows, [[0, 15, 17, 45, 47], [2, 25, 27, 65, 67]], atol=1e-4)
     np.testing.assert_allclose(kept.to_list()[1], triangle + (5, 7), atol=1e-4)
     assert kept.counts.tolist() == [0, 3]

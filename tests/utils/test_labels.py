@@ -1,5 +1,6 @@
 import logging
 import os
+import pickle
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tests.conftest import SHARED, needs_shared, write_tiny_dataset
 from utils import labels as labels_module
 from utils.labels import (
+    Paths,
     PolygonsPerImage,
     RowsPerImage,
     image_to_label_path,
@@ -35,6 +37,22 @@ PATHS = [
 def test_image_to_label_path(image, label, proves):
     assert image_to_label_path(image) == label.replace("/", os.sep)
     assert image_to_label_path(Path(image)) == label.replace("/", os.sep)
+
+
+@pytest.mark.parametrize("files", [[], ["a.jpg"], ["a/é 日本.jpg", "", "b.jpg", "b.jpg", os.fsdecode(b"\xff.jpg")]])
+def test_paths_are_like_a_list(files):
+    paths = Paths(files)
+    assert len(paths) == len(files) and list(paths) == files and paths == files and files == paths
+    assert paths[:2] == files[:2] and paths[::-1] == files[::-1] and bool(paths) == bool(files)
+    for i in range(-len(files), len(files)):
+        assert paths[i] == paths[np.int64(i)] == files[i]
+    for file in files:
+        assert file in paths and paths.index(file) == files.index(file)
+    for i in (len(files), -len(files) - 1):
+        with pytest.raises(IndexError):
+            paths[i]
+    assert paths != [*files, "c.jpg"] and paths != [f"{file}x" for file in files] or not files
+    assert pickle.loads(pickle.dumps(paths)) == files and [*paths, "x"] == [*files, "x"]
 
 
 BAD_ROWS = [

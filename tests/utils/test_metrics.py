@@ -14,6 +14,7 @@ from utils.metrics import (
     ConfusionMatrix,
     DetectionMetrics,
     average_precision,
+    coco_ap,
     fitness,
     greedy_pairs,
     match_predictions,
@@ -71,17 +72,21 @@ def compute(images, nc):
     return metrics.compute()
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     nc=st.integers(1, 4),
     n_images=st.integers(1, 25),
     targets=st.sampled_from([1, 10]),
     predictions=st.sampled_from([1, 20, 250]),  # more than 100 of a class too
+    ties=st.booleans(),
 )
-def test_equals_pycocotools(seed, nc, n_images, targets, predictions):
+def test_equals_pycocotools(seed, nc, n_images, targets, predictions, ties):
+    """ties: whole pixels, and every target twice, so that one overlaps as much as another, and of one area or not."""
     rng = np.random.default_rng(seed)
     images = [random_image(rng, nc, targets, predictions) for _ in range(n_images)]
+    if ties:
+        images = [(found.round(2), np.concatenate([true, true]).round()) for found, true in images]
     images.append((np.array([[10, 10, 40, 40, 0.5, 0]], np.float32), np.array([[0, 11, 10, 40, 42]])))  # at least one
     expected, actual = pycocotools_evaluation(images, nc), compute(images, nc)
     areas = [actual.ap_small, actual.ap_medium, actual.ap_large]
@@ -90,6 +95,13 @@ def test_equals_pycocotools(seed, nc, n_images, targets, predictions):
     precision = expected.eval["precision"][:, :, :, 0, -1]  # [10, 101, nc]
     np.testing.assert_allclose(actual.ap, precision.mean((0, 1))[actual.classes], atol=1e-6)
     np.testing.assert_allclose(actual.ap50, precision[0].mean(0)[actual.classes], atol=1e-6)
+    ordered = [(found[np.argsort(-found[:, 4], kind="stable")].astype(float), true) for found, true in images]
+    arguments = []
+    for arrays in zip(*ordered):
+        arguments += [np.concatenate(arrays), np.repeat(np.arange(len(images)), [len(x) for x in arrays])]
+    by_area = coco_ap(*arguments, actual.classes)  # [10, k, 4]
+    precision = expected.eval["precision"][..., -1][:, :, actual.classes]  # [10, 101, k, 4]
+    np.testing.assert_allclose(np.nan_to_num(by_area, nan=-1), precision.mean(1), atol=1e-6)
 
 
 PERFECT = np.array([[0, 0, 10, 10, 0.9, 0], [20, 20, 70, 70, 0.8, 2]])

@@ -9,6 +9,7 @@ TABLE = {
     "momentum": DETECTION["momentum"]._replace(default=0.9),
     "weight_decay": DETECTION["weight_decay"]._replace(default=5e-5),
     "warmup_epochs": DETECTION["warmup_epochs"]._replace(default=1.0),
+    "warmup_least": DETECTION["warmup_least"],
     "warmup_momentum": DETECTION["warmup_momentum"],
     "warmup_bias_lr": DETECTION["warmup_bias_lr"]._replace(default=0.001),
     "crop_scale": Hyperparameter(0.5, 0.08, 1.0, 1.0, "least part of an image's area in a random crop; 1 none", 1.0),

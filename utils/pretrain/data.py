@@ -5,13 +5,11 @@ import os
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, default_collate
 from tqdm import tqdm
 
-from utils.augmentations import GREY
 from utils.classify.augment import TrainTransform
 from utils.classify.data import ClassificationDataset
 from utils.data_config import check_dataset
@@ -21,7 +19,6 @@ from utils.images import IMG_FORMATS, find_images, image_size
 from utils.labels import MAX_PROBLEMS_LOGGED, SCAN_THREADS, Problem
 from utils.logger import LOGGER
 
-PATCH_PX = 32  # side of the squares that are hidden: the coarsest stride, so that every map has whole ones
 DATA_FILE_KEYS = ("imgsz", "epochs", "batch")  # defaults that a dataset YAML may give
 
 
@@ -63,13 +60,10 @@ def _matches(pattern: str) -> list:
     return found
 
 
-def scan_images(files: list, prefix: str = "", progress: bool = True) -> tuple:
+def scan_images(files: list, progress: bool = True) -> tuple:
     """(usable files, their (width, height) in px); the others are logged and counted. ValueError if none is usable."""
     good, sizes_wh, problems = [], [], []
-    with (
-        ThreadPool(SCAN_THREADS) as pool,
-        tqdm(total=len(files), desc=f"{prefix}Scanning", disable=not progress) as bar,
-    ):
+    with ThreadPool(SCAN_THREADS) as pool, tqdm(total=len(files), desc="Scanning", disable=not progress) as bar:
         for file, (size_wh, reason) in zip(files, pool.imap(_look_into, files, chunksize=16)):
             bar.update()
             if reason:
@@ -80,11 +74,11 @@ def scan_images(files: list, prefix: str = "", progress: bool = True) -> tuple:
     if not good:
         raise ValueError(f"none of the {len(files)} images can be used; the first: {problems[0]}")
     if progress:
-        LOGGER.info(f"{prefix}{len(good)} images, {len(problems)} corrupt")
+        LOGGER.info(f"{len(good)} images, {len(problems)} corrupt")
         for problem in problems[:MAX_PROBLEMS_LOGGED]:
-            LOGGER.warning(f"{prefix}WARNING {problem}")
+            LOGGER.warning(f"WARNING {problem}")
         if len(problems) > MAX_PROBLEMS_LOGGED:
-            LOGGER.warning(f"{prefix}WARNING and {len(problems) - MAX_PROBLEMS_LOGGED} more problems like these")
+            LOGGER.warning(f"WARNING and {len(problems) - MAX_PROBLEMS_LOGGED} more problems like these")
     return good, sizes_wh
 
 
@@ -97,16 +91,14 @@ def _look_into(file: str) -> tuple:
 
 
 class PretrainDataset(ClassificationDataset):
-    """Images alone, otherwise as ClassificationDataset has them. An item is (image, target, path, (h0, w0)):
+    """Images alone, otherwise as ClassificationDataset has them: with `augment` a random view, else the central square.
 
-    image uint8 [3, imgsz, imgsz] RGB: the central square, or with `augment` a random view. The target is the same
-    image. With hyp["mask"] above 0 this part of the image's patches is grey, and the target, which shows them, has a
-    fourth channel, 255 where they are.
+    An item is (image uint8 [3, imgsz, imgsz] RGB, 0, path, (h0, w0) of the file).
     """
 
-    def __init__(self, files, sizes_wh, imgsz, hyp, augment=False, cache_images=None, prefix="", rank=-1, seed=0):
+    def __init__(self, files, sizes_wh, imgsz, hyp, augment=False, cache_images=None, rank=-1, seed=0):
         """files and sizes_wh as scan_images() gives them."""
-        self.imgsz, self.augment, self.hyp, self.seed, self.prefix = imgsz, augment, hyp, seed, prefix
+        self.imgsz, self.augment, self.hyp, self.seed, self.prefix = imgsz, augment, hyp, seed, ""
         self.im_files, self.sizes_wh = files, np.array(sizes_wh, np.int32).reshape(-1, 2)
         self.classes = np.zeros(len(files), np.int64)
         self.transform = TrainTransform(imgsz, hyp) if augment else None
@@ -114,29 +106,11 @@ class PretrainDataset(ClassificationDataset):
         if cache_images:
             self.cache = self._filled_cache(cache_images, rank in (-1, 0))
 
-    def __getitem__(self, key):
-        image, _, path, shape = super().__getitem__(key)
-        if not self.hyp["mask"]:
-            return image, image, path, shape
-        epoch, index = key if isinstance(key, tuple) else (0, key)
-        hidden = random_patches(self.imgsz, self.hyp["mask"], np.random.default_rng([self.seed, epoch, index, 1]))
-        return image.masked_fill(hidden, GREY), torch.cat([image, hidden[None].to(torch.uint8) * 255]), path, shape
-
     def collate_fn(self, items):
-        """Items -> (images [B, 3, imgsz, imgsz], targets [B, 3 or 4, imgsz, imgsz], paths, shapes)."""
-        images, targets, paths, shapes = zip(*items)
-        stacked = default_collate(images)
-        return stacked, default_collate(targets) if self.hyp["mask"] else stacked, paths, shapes
-
-
-def random_patches(imgsz: int, part: float, rng: np.random.Generator) -> torch.Tensor:
-    """bool [imgsz, imgsz]: true in `part` of the squares of PATCH_PX, in at least one."""
-    side = imgsz // PATCH_PX
-    chosen = np.zeros(side * side, bool)
-    chosen[rng.permutation(side * side)[: max(round(part * side * side), 1)]] = True
-    return (
-        torch.from_numpy(cv2.resize(chosen.reshape(side, side).astype(np.uint8), (imgsz, imgsz), interpolation=0)) > 0
-    )
+        """Items -> (images [B, 3, imgsz, imgsz], the same images as targets, paths, shapes)."""
+        images, _, paths, shapes = zip(*items)
+        images = default_collate(images)
+        return images, images, paths, shapes
 
 
 def create_pretrain_loader(dataset, batch_size: int, workers: int = 8, shuffle=False, seed=0, rank=-1) -> DataLoader:

@@ -2,15 +2,15 @@
 
 from utils.classify.hyp import TABLE as CLASSIFICATION
 from utils.hyperparameters import TABLE as DETECTION
-from utils.hyperparameters import Hyperparameter, load_hyp
+from utils.hyperparameters import load_hyp
 
 NOT_USED = ("mixup", "cutmix", "label_smoothing")
 TABLE = {
     **{key: entry for key, entry in CLASSIFICATION.items() if key not in NOT_USED},
+    "lr0": DETECTION["lr0"]._replace(default=0.003),
     "weight_decay": DETECTION["weight_decay"]._replace(default=0.05),
     "warmup_least": DETECTION["warmup_least"]._replace(default=0),
     "warmup_bias_lr": DETECTION["warmup_bias_lr"]._replace(default=0.0),
-    "mask": Hyperparameter(0.0, 0.0, 1.0, 0.0, "part of an image's patches that is hidden from the student", 1.0),
 }
 
 

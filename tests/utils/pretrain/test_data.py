@@ -9,14 +9,7 @@ import torch
 
 from utils.augmentations import GREY
 from utils.general import ROOT
-from utils.pretrain.data import (
-    PATCH_PX,
-    PretrainDataset,
-    create_pretrain_loader,
-    random_patches,
-    read_source,
-    scan_images,
-)
+from utils.pretrain.data import PretrainDataset, create_pretrain_loader, read_source, scan_images
 from utils.pretrain.hyp import load_pretrain_hyp
 
 
@@ -85,44 +78,27 @@ def test_broken_images_are_counted_and_left_out(photos, caplog):
         scan_images([str(photos / "broken.jpg")])
 
 
-def loader_of(photos, epoch, mask=0.0, cache=None, **options):
+def loader_of(photos, epoch, cache=None, **options):
     files, sizes_wh = scan_images(read_source(photos)["train"], progress=False)
-    dataset = PretrainDataset(files, sizes_wh, 64, load_pretrain_hyp({"mask": mask}), augment=True, cache_images=cache)
+    dataset = PretrainDataset(files, sizes_wh, 64, load_pretrain_hyp(), augment=True, cache_images=cache)
     loader = create_pretrain_loader(dataset, 2, shuffle=True, **options)
     loader.sampler.set_epoch(epoch)
     return list(loader)
 
 
-@pytest.mark.parametrize("mask", [0.0, 0.5])
-def test_batches_depend_on_the_epoch_alone(photos, mask):
-    first = loader_of(photos, 4, mask, workers=0)
+def test_batches_depend_on_the_epoch_alone(photos):
+    first = loader_of(photos, 4, workers=0)
     assert [len(batch[0]) for batch in first] == [2, 1]
     for options in ({"workers": 1}, {"workers": 0, "cache": "ram"}):
-        for a, b in zip(first, loader_of(photos, 4, mask, **options)):
-            assert torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) and a[2:] == b[2:]
-    assert not torch.equal(first[0][0], loader_of(photos, 5, mask, workers=0)[0][0])
+        for a, b in zip(first, loader_of(photos, 4, **options)):
+            assert torch.equal(a[0], b[0]) and a[2:] == b[2:]
+    assert not torch.equal(first[0][0], loader_of(photos, 5, workers=0)[0][0])
 
 
 def test_targets_are_the_images(photos):
     for images, targets, paths, _ in loader_of(photos, 0, workers=0):
         assert images.dtype == torch.uint8 and images.shape[1:] == (3, 64, 64)
         assert torch.equal(images, targets) and len(paths) == len(images)
-
-
-def test_hidden_patches_are_grey_and_the_target_shows_them(photos):
-    for images, targets, _, _ in loader_of(photos, 0, mask=0.5, workers=0):
-        hidden = (targets[:, 3:] > 0).expand_as(images)
-        assert (images[hidden] == GREY).all()
-        assert torch.equal(images[~hidden], targets[:, :3][~hidden])
-        assert not (targets[:, :3][hidden] == GREY).all()
-
-
-@pytest.mark.parametrize(("part", "patches"), [(0.001, 1), (0.5, 8), (1.0, 16)])
-def test_random_patches(part, patches):
-    hidden = random_patches(4 * PATCH_PX, part, np.random.default_rng(0))
-    assert hidden.sum() == patches * PATCH_PX**2
-    coarse = hidden.view(4, PATCH_PX, 4, PATCH_PX)
-    assert torch.equal(coarse.all(3).all(1), coarse.any(3).any(1))  # whole squares
 
 
 def test_an_image_that_breaks_later_is_grey(photos, caplog):
