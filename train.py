@@ -14,7 +14,6 @@ import argparse
 import sys
 
 from engine import options
-from utils.general import main_guard
 
 
 def parse_opt(argv=None) -> argparse.Namespace:
@@ -23,7 +22,10 @@ def parse_opt(argv=None) -> argparse.Namespace:
 
 def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
     """Train (or search hyperparameters) with `opt`; returns it with `save_dir`, the run folder."""
-    from engine.training import train
+    from utils.general import collecting_later
+
+    with collecting_later():
+        from engine.training import train
 
     return train(opt, callbacks)
 
@@ -34,4 +36,7 @@ def run(**kwargs) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main_guard(main, parse_opt()))
+    opt = parse_opt()
+    from utils.general import main_guard  # only now, as --help needs none of it
+
+    sys.exit(main_guard(main, opt))

@@ -34,7 +34,10 @@ def main(opt) -> None:
 
 
 def _validate(opt, callbacks=None):
-    from engine import validation
+    from utils.general import collecting_later
+
+    with collecting_later():
+        from engine import validation
 
     tasks = {"speed": validation.speed, "study": validation.study}
     return tasks.get(opt.task, validation.validate)(opt, callbacks)

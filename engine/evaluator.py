@@ -21,6 +21,7 @@ from utils.general import Profile, coco80_to_coco91_class
 from utils.logger import LOGGER
 from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
 from utils.nms import final_boxes
+from utils.profiling import UNTIMED, Untimed
 
 PLOTTED_BATCHES = 3
 HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
@@ -61,17 +62,19 @@ class EvalResult(DetectionResult):
     speed_ms: tuple = (0.0, 0.0, 0.0)  # per image: pre-process, inference, NMS
 
 
-def evaluate(model, loader, *, names, device, evaluator=None, compute_loss=None, callbacks=None, **options):
+def evaluate(
+    model, loader, *, names, device, evaluator=None, compute_loss=None, callbacks=None, times=UNTIMED, **options
+):
     """Validate a model or DetectMultiBackend and print YOLOv5's table; returns the result of the `evaluator`'s kind.
 
     loader yields (images uint8 [B, 3, H, W] RGB, targets, paths, shapes), names is {number: name}. evaluator: a kind of
     Evaluator, by default that of detection (EvalResult). compute_loss(outputs, targets) -> (loss, items) adds the
-    validation losses. options: the fields of EvalOptions. The model, its mode and every random state are left as they
-    were.
+    validation losses. times: a StageTimes of --profile. options: the fields of EvalOptions. The model, its mode and
+    every random state are left as they were.
     """
     options = EvalOptions(**options)
     names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
-    run = (evaluator or DetectionEvaluator)(model, names, torch.device(device), options, compute_loss, callbacks)
+    run = (evaluator or DetectionEvaluator)(model, names, torch.device(device), options, compute_loss, callbacks, times)
     with undisturbed(model), torch.no_grad():
         return run.run(loader)
 
@@ -103,10 +106,11 @@ class Evaluator:
     loss_names = ()  # as the task has them
     timed = ("pre-process", "inference", "post-process")
 
-    def __init__(self, model, names, device, options, compute_loss=None, callbacks=None):
+    def __init__(self, model, names, device, options, compute_loss=None, callbacks=None, times: Untimed = UNTIMED):
         self.model, self.device, self.options, self.compute_loss = model, device, options, compute_loss
         self.names = {0: names[0] if len(names) == 1 else "object"} if options.single_cls else names
         self.fire = callbacks.run if callbacks is not None else lambda *args: None
+        self.times = times
         self.timers = [Profile(device=device) for _ in self.timed]
         self.losses = torch.zeros(len(self.loss_names), device=device)
         self.images = 0
@@ -115,17 +119,21 @@ class Evaluator:
         self.fire("on_val_start")
         LOGGER.info(self.header)
         hide = None if self.options.progress else True  # None: only where there is no terminal
-        for i, batch in enumerate(tqdm(loader, desc="validating", leave=False, disable=hide)):
+        batches = self.times.each("waiting", tqdm(loader, desc="validating", leave=False, disable=hide))
+        for i, batch in enumerate(batches):
             self.fire("on_val_batch_start")
             self.images += len(batch[0])
             self.step(i, *batch)
-        result = self.compute(
-            losses=tuple((self.losses / max(len(loader), 1)).tolist()),
-            speed_ms=tuple(timer.t * 1000 / max(self.images, 1) for timer in self.timers),
-        )
+        self.times.count(self.images)
+        with self.times("metrics"):
+            result = self.compute(
+                losses=tuple((self.losses / max(len(loader), 1)).tolist()),
+                speed_ms=tuple(timer.t * 1000 / max(self.images, 1) for timer in self.timers),
+            )
         self.report(result)
         if self.options.plots:
-            self.plot(result)
+            with self.times("plots"):
+                self.plot(result)
         self.close(result)
         return result
 
@@ -178,28 +186,31 @@ class DetectionEvaluator(Evaluator):
 
     def step(self, batch_i, images, targets, paths, shapes) -> None:
         options, (pre_process, inference, suppression) = self.options, self.timers
-        with pre_process:
+        with pre_process, self.times("inference"):
             inputs = self.to_input(images)
             targets = targets.to(self.device)
             if options.single_cls:
                 targets = self.one_class(targets)
             true_boxes = self.true_boxes(targets)
-        with inference, self.precision():
+        with inference, self.times("inference"), self.precision():
             output = self.model(inputs, augment=options.augment)
         predictions, trainable = self.split(output)
-        self.add_losses(trainable, targets)
+        with self.times("loss"):
+            self.add_losses(trainable, targets)
 
         height, width = images.shape[2:]
         targets_px = true_boxes * true_boxes.new_tensor([1, 1, width, height, width, height])
-        with suppression:
+        with suppression, self.times("NMS"):
             found = self.suppress(predictions, targets_px)
         targets_px = targets_px.cpu()
         for i, boxes in enumerate(found):
             truth = targets_px[targets_px[:, 0] == i, 1:]
-            native = self.record(i, boxes.cpu(), truth, (height, width), paths[i], shapes[i], targets)
+            with self.times("metrics"):
+                native = self.record(i, boxes.cpu(), truth, (height, width), paths[i], shapes[i], targets)
             self.fire("on_val_image_end", boxes, native, Path(paths[i]), self.names, images[i])
         if options.plots and batch_i < PLOTTED_BATCHES:
-            self.plot_batch(batch_i, images, targets, found, paths)
+            with self.times("plots"):
+                self.plot_batch(batch_i, images, targets, found, paths)
         self.fire("on_val_batch_end", batch_i, images, targets_px, paths, shapes, found)
 
     def true_boxes(self, targets) -> torch.Tensor:
@@ -272,7 +283,8 @@ class DetectionEvaluator(Evaluator):
     def close(self, result: EvalResult) -> None:
         self.files.close()
         if self.evidence.images:
-            conclude(self.evidence, self.options.save_dir, self.options.verbose, self.options.plots)
+            with self.times("evidence"):
+                conclude(self.evidence, self.options.save_dir, self.options.verbose, self.options.plots)
         counts = result.n_targets, result.true_positives, result.false_positives
         scores = result.p, result.r, result.f1_per_class, result.ap, result.ap50, result.classes
         self.fire("on_val_end", *counts, *scores, self.confusion_matrix)

@@ -17,10 +17,19 @@ from engine.sinks import Sinks, Stems, frame_stem
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.frame import Frame
-from utils.general import Profile, check_img_size, counted, default_weights, describe_classes, increment_path
+from utils.general import (
+    Profile,
+    check_img_size,
+    collecting_later,
+    counted,
+    default_weights,
+    describe_classes,
+    increment_path,
+)
 from utils.logger import LOGGER, setup_logging
 from utils.nms import as_float32, final_boxes
 from utils.parallel import prefetch
+from utils.profiling import UNTIMED, StageTimes, Untimed
 from utils.sources import open_source
 
 DEFAULT_IMGSZ = 640  # where neither the flag nor the checkpoint says
@@ -90,6 +99,7 @@ class Detector:
     augment: bool = False
     batch_size: int = 1
     visualize: Optional[Path] = None  # a folder
+    times: Untimed = UNTIMED  # with --profile a StageTimes
     task: ClassVar = "detect"  # of the models that it takes
     steps: ClassVar = ("inference", "NMS")  # as the report of times names them
 
@@ -109,8 +119,8 @@ class Detector:
     def batches(self, source):
         """Batches (lists of Prepared) from the lists of frames of a source. A thread that reads ahead runs this."""
         stems, number = Stems(), 0
-        for frames in source:
-            with Profile() as letterboxing:
+        for frames in self.times.each("loading", source):
+            with self.times("letterbox"), Profile() as letterboxing:
                 window = []
                 for frame in frames:
                     frame.stem = stems(frame)
@@ -131,12 +141,13 @@ class Detector:
             lines = [f"{p.frame.kind} {p.frame.item}/{p.frame.items} {p.frame.error}" for p in batch]
             return [(p.number, self._result(p.frame), line) for p, line in zip(batch, lines)]
         pictures = np.stack([prepared.picture for prepared in batch])
-        with Profile(device=self.model.device) as inference:
+        with self.times(self.steps[0]), Profile(device=self.model.device) as inference:
             prediction = self.model.predict(pictures, self.augment, self._feature_folder(batch[0].frame))
-        with Profile(device=self.model.device) as finishing:
+        with self.times(self.steps[1]), Profile(device=self.model.device) as finishing:
             results = self.results(prediction, batch)
         h, w = pictures.shape[1:3]
         self._count(dict(zip(self.steps, (inference.t, finishing.t))), shape=(len(batch), 3, h, w))
+        self.times.count(len(batch))
         milliseconds = 1e3 * inference.t / len(batch)
         lines = [f"{p.frame.title()}: {h}x{w} {r.summary()}, {milliseconds:.1f}ms" for p, r in zip(batch, results)]
         return [(prepared.number, result, line) for prepared, result, line in zip(batch, results, lines)]
@@ -249,7 +260,7 @@ def build_detector(opt, kind=Detector) -> Detector:
 
 def output_folder(opt) -> Path:
     """PROJECT/NAME, NAME2 ..., made if something will be written to it."""
-    outputs = (not opt.nosave, opt.save_txt, opt.save_csv, opt.save_json, opt.save_crop, opt.visualize)
+    outputs = (not opt.nosave, opt.save_txt, opt.save_csv, opt.save_json, opt.save_crop, opt.visualize, opt.profile)
     return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=any(outputs))
 
 
@@ -264,13 +275,16 @@ def predict(opt, kind=Detector):
         raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
     window = opt.batch_size * WINDOW_BATCHES if opt.batch_size > 1 else 1
     source = open_source(opt.source, opt.vid_stride, window)
-    detector = build_detector(opt, kind)
+    times = StageTimes() if opt.profile else UNTIMED
+    with times("model"), collecting_later():
+        detector = build_detector(opt, kind)
+    detector.times = times.on(detector.model.device)
     folder = output_folder(opt)
     if opt.visualize:
         detector.visualize = folder
     failures = []
-    with Sinks(opt, folder) as sinks:
-        for result, line in in_order(detections(detector, source)):
+    with Sinks(opt, folder, times) as sinks:
+        for result, line in times.each("waiting", in_order(detections(detector, source))):
             LOGGER.info(line)
             if result.error:
                 failures.append(result.error)
@@ -281,6 +295,7 @@ def predict(opt, kind=Detector):
                 break
         if detector.shape:
             LOGGER.info(detector.speed())
+    times.report(folder)
     report_failures(failures)
     if opt.update:
         strip_weights(opt.weights or default_weights(TRAIN_PROJECTS[kind.task]))

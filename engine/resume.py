@@ -9,7 +9,7 @@ from engine import options
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.general import latest_run
 
-MAY_CHANGE = ("resume", "device", "workers", "local_rank")
+MAY_CHANGE = ("resume", "device", "workers", "local_rank", "profile")
 
 
 def resume(opt: argparse.Namespace, task) -> tuple[argparse.Namespace, Checkpoint, Path]:
@@ -49,12 +49,12 @@ def given_options(opt: argparse.Namespace, task) -> dict:
 
 
 def merge_options(opt: argparse.Namespace, saved: dict, task) -> argparse.Namespace:
-    """The saved options with a given --device or --workers put over them; ValueError if another one was changed."""
+    """The saved options with those of MAY_CHANGE that were given put over them; ValueError if another was changed."""
     defaults = default_options(task)
     given = given_options(opt, task)
     changed = [key for key in given if key not in MAY_CHANGE and given[key] != saved.get(key)]
     if changed:
         flags = ", ".join(f"--{key.replace('_', '-')}" for key in changed)
         raise ValueError(f"--resume goes on with the options of the interrupted run; {flags} cannot change")
-    kept = {key: given[key] for key in ("device", "workers") if key in given}
+    kept = {key: given[key] for key in ("device", "workers", "profile") if key in given}
     return argparse.Namespace(**{**defaults, **saved, **kept, "resume": opt.resume})

@@ -11,7 +11,8 @@ from utils.general import increment_path, write_atomic
 from utils.yaml_files import save_yaml
 
 LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")
-NOT_SAVED = ("resume", "save_dir", "local_rank")  # options that say where or how a run was started, not what it is
+# options that say where or how a run was started, not what it is
+NOT_SAVED = ("resume", "save_dir", "local_rank", "profile")
 
 
 class RunFolder:

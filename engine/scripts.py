@@ -21,9 +21,13 @@ def _load(place: tuple):
 def train_script(task: str) -> tuple:
     def main(opt, callbacks=None):
         """Train (or search hyperparameters) with `opt`; returns it with `save_dir`, the run folder."""
-        from engine.training import train
+        from utils.general import collecting_later
 
-        return train(opt, callbacks, _load(TASKS[task]))
+        with collecting_later():
+            from engine.training import train
+
+            loaded = _load(TASKS[task])
+        return train(opt, callbacks, loaded)
 
     def run(callbacks=None, **kwargs):
         """Train from Python with options as keywords; returns them, with `save_dir`."""
@@ -34,9 +38,13 @@ def train_script(task: str) -> tuple:
 
 def val_script(task: str) -> tuple:
     def validate(opt, callbacks=None):
-        from engine.validation import validate
+        from utils.general import collecting_later
 
-        return validate(opt, callbacks, _load(TASKS[task]))
+        with collecting_later():
+            from engine.validation import validate
+
+            loaded = _load(TASKS[task])
+        return validate(opt, callbacks, loaded)
 
     def main(opt) -> None:
         from utils.logger import setup_logging

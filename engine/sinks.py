@@ -22,6 +22,7 @@ from utils.boxes import xyxy2xywhn
 from utils.general import counted
 from utils.images import write_image
 from utils.logger import LOGGER
+from utils.profiling import UNTIMED, Untimed
 from utils.sources import is_url, suffix_of
 
 WRITABLE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # others are saved as .jpg
@@ -315,8 +316,8 @@ class Sinks:
     Writing runs in a thread, a few results behind; an error in it is raised by a later write() or at the end.
     """
 
-    def __init__(self, opt, folder: Path):
-        self.folder = folder
+    def __init__(self, opt, folder: Path, times: Untimed = UNTIMED):
+        self.folder, self.times = folder, times
         self.plain, self.drawn = [], []
         if opt.save_txt:
             self.plain.append(TxtSink(folder, voc=opt.save_format == 1, with_conf=opt.save_conf))
@@ -352,16 +353,19 @@ class Sinks:
             self._write(result)
         elif self.saves:
             self.pending.append(self.pool.submit(self._write, result))
-            while len(self.pending) > AHEAD:
-                self.pending.popleft().result()
+            with self.times("waiting"):
+                while len(self.pending) > AHEAD:
+                    self.pending.popleft().result()
 
     def _write(self, result) -> None:
-        for sink in self.plain:
-            sink.write(result)
-        if self.drawn:
-            picture = self.draw(result)
-            for sink in self.drawn:
-                sink.write(result, picture)
+        with self.times("writing"):
+            for sink in self.plain:
+                sink.write(result)
+            if self.drawn:
+                with self.times("drawing"):
+                    picture = self.draw(result)
+                for sink in self.drawn:
+                    sink.write(result, picture)
 
     def __enter__(self):
         return self
@@ -371,7 +375,8 @@ class Sinks:
             for sink in self.plain + self.drawn:
                 stack.callback(sink.close)
             stack.callback(self.pool.shutdown, cancel_futures=True)
-            while self.pending:
-                self.pending.popleft().result()
+            with self.times("waiting"):
+                while self.pending:
+                    self.pending.popleft().result()
         if self.saves:
             LOGGER.info(f"Results saved to {self.folder}")

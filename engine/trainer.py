@@ -32,6 +32,7 @@ from utils.checkpoint import load_checkpoint, save_checkpoint, strip_optimizer
 from utils.general import check_img_size, init_seeds
 from utils.images import find_images
 from utils.logger import LOGGER, colorize
+from utils.profiling import UNTIMED, StageTimes
 from utils.torch_utils import EarlyStopping, ModelEMA, device_summary, smart_optimizer
 
 GRADIENT_NORM = 10.0  # longer gradients are scaled down to this
@@ -66,6 +67,7 @@ class Trainer:
         self.started = time.perf_counter()
         self.epoch_ends = []  # seconds of training, at the end of each epoch
         self.budget = None
+        self.times = StageTimes() if opt.profile else UNTIMED
         self.val_seconds = 0.0  # of the newest validation
 
     def fit(self):
@@ -182,6 +184,10 @@ class Trainer:
     def load_data(self) -> None:
         self.loader, self.val_loader = self.task.build_loaders(self.opt, self.hyp, self.data, self.stride)
         self.state.images, self.state.ranks = len(self.loader.dataset), dist.world_size()
+        self.times.on(self.device)
+        self.loader.dataset.times = self.times
+        if self.val_loader is not None:
+            self.val_loader.dataset.times = self.times.validation()
         if self.budget and self.resumed is None:
             self.state.plan = dist.broadcast_object(asdict(self.budget.plan(self)) if dist.is_main() else None)
             self.opt.epochs = self.state.plan["epochs"]
@@ -241,7 +247,7 @@ class Trainer:
         progress = EpochProgress(
             batches, total, epoch, self.opt.epochs, self.task.loss_names, self.device, show=dist.is_main()
         )
-        for i, (images, targets, paths, _) in enumerate(progress):
+        for i, (images, targets, paths, _) in enumerate(self.times.each("waiting", progress)):
             self.callbacks.run("on_train_batch_start")
             iteration = epoch * total + i
             if self.distiller:
@@ -275,16 +281,21 @@ class Trainer:
         wait = nullcontext() if steps_now or self.train_model is self.model else self.train_model.no_sync()
         with wait:
             with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
-                outputs = self.train_model(images)
-                loss, items = self.criterion(outputs, targets.to(self.device, non_blocking=True))
-                if self.distiller:
-                    loss = loss + self.distiller.loss(outputs)
+                with self.times("forward"):
+                    outputs = self.train_model(images)
+                with self.times("loss"):
+                    loss, items = self.criterion(outputs, targets.to(self.device, non_blocking=True))
+                    if self.distiller:
+                        loss = loss + self.distiller.loss(outputs)
                 # DDP averages over the ranks where one process would sum; a quad batch has a quarter of the images
                 loss = loss * dist.world_size() * (4 if self.opt.quad else 1)
-            self.scaler.scale(loss).backward()
+            with self.times("backward"):
+                self.scaler.scale(loss).backward()
         self.pending += 1
+        self.times.count(len(images))
         if steps_now:
-            self.optimizer_step()
+            with self.times("step"):
+                self.optimizer_step()
         return items
 
     def optimizer_step(self) -> None:
@@ -332,7 +343,8 @@ class Trainer:
             if result is not None:
                 self.state.stopped = self.stopper(epoch=epoch, fitness=result.fitness)
             self.state.stopped |= self.callbacks.stop_training
-            self.save(is_best, result.fitness if result else 0.0)
+            with self.times("saving"):
+                self.save(is_best, result.fitness if result else 0.0)
         self.state.stopped = dist.broadcast_object(self.state.stopped)
         if self.opt.image_weights:
             self.state.maps = dist.broadcast_object(self.state.maps)
@@ -355,6 +367,7 @@ class Trainer:
             save_dir=self.run.folder,
             compute_loss=self.criterion,
             callbacks=self.callbacks,
+            times=self.times.validation(),
             **options,
         )
         self.val_seconds = time.perf_counter() - start
@@ -421,6 +434,7 @@ class Trainer:
         self.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, self.summary(result))
         if self.board is not None:
             self.board.write_pictures(state.epoch - 1)
+        self.times.report(run.folder)
         LOGGER.info(f"Results saved to {colorize(str(run.folder), 'good')}")
         return result
 

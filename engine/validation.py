@@ -11,6 +11,7 @@ from engine.task import DETECT
 from models.backends import DetectMultiBackend
 from utils.general import check_img_size, default_weights, increment_path
 from utils.logger import LOGGER, colorize
+from utils.profiling import UNTIMED, StageTimes
 from utils.torch_utils import device_summary, keep_freed_memory
 
 STUDY_SIZES = range(256, 1536 + 1, 128)  # pixels
@@ -23,15 +24,18 @@ def validate(opt, callbacks=None, task=DETECT):
 
     Returns the result of the task's evaluator.
     """
-    opt, model, data = open_all(opt, opt.task, task)
+    times = StageTimes() if opt.profile else UNTIMED
+    with times("model"):
+        opt, model, data = open_all(opt, opt.task, task)
     save_dir = make_folder(opt)
     opt.save_txt |= opt.save_hybrid
     if opt.save_hybrid:
         LOGGER.warning("WARNING: --save-hybrid puts true boxes among the predictions: the figures below say nothing")
     files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
-    files |= {"save_dir": save_dir, "plots": True, "evidence": str(opt.data)}
+    files |= {"save_dir": save_dir, "plots": True, "evidence": str(opt.data), "times": times.on(opt.device)}
     result = measure(opt, model, data, callbacks, task=task, **files)
     report(result, opt, save_dir, task)
+    times.report(save_dir)
     return result
 
 
@@ -128,14 +132,17 @@ def make_folder(opt) -> Path:
     return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
 
 
-def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, **options):
+def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, times=UNTIMED, **options):
     """Evaluate on data[opt.split] at opt.imgsz; rect: batches of like shape, where the model takes any, not squares."""
     rect = rect and not opt.square and model.fixed_hw is None
-    loader = task.eval_loader(opt, data, model, rect)
+    with times("labels"):
+        loader = task.eval_loader(opt, data, model, rect)
+    loader.dataset.times = times
     model.warmup(imgsz=(opt.batch_size, 3, *(model.fixed_hw or (opt.imgsz, opt.imgsz))))
     same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose", "v5_map")
     options |= {key: getattr(opt, key) for key in same if hasattr(opt, key)}
-    return task.evaluate(model, loader, names=data["names"], device=opt.device, callbacks=callbacks, **options)
+    options |= {"names": data["names"], "device": opt.device, "callbacks": callbacks, "times": times}
+    return task.evaluate(model, loader, **options)
 
 
 def report(result, opt, save_dir: Path, task) -> None:

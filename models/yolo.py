@@ -20,6 +20,7 @@ from models import registry
 from models.backbone import SLOTS, backbones, is_backbone, load_backbone_weights, slots
 from models.common import BATCH_NORM
 from models.heads import Detect, Segment
+from models.onednn import use_pointwise
 from utils.general import ROOT, check_yaml, main_guard
 from utils.logger import LOGGER, setup_logging
 from utils.torch_utils import (
@@ -195,6 +196,7 @@ class BaseModel(nn.Module):
         for module in list(self.modules()):
             if module is not self and hasattr(module, "fuse"):
                 module.fuse()
+        use_pointwise(self)
         return self
 
     def load_checkpoint_state(self, state_dict: dict) -> None:

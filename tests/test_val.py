@@ -1,5 +1,6 @@
 """val.py: from files to figures, as a user runs it."""
 
+import csv
 import json
 import os
 import pickle
@@ -50,6 +51,14 @@ def test_run_writes_everything(options, tmp_path):
     assert found == {"labels", "predictions.json", "evidence.npz"} | curves | pictures
     val.run(**options)
     assert (tmp_path / "runs" / "exp2").is_dir()  # a second run gets its own folder
+
+
+def test_profile_says_where_the_time_went(options, tmp_path):
+    val.run(**options, profile=True)
+    rows = list(csv.DictReader((tmp_path / "runs" / "exp" / "profile.csv").open()))
+    main = {row["stage"]: float(row["share"]) for row in rows if row["where"] == "main"}
+    assert {"model", "labels", "waiting", "inference", "NMS", "metrics", "plots", "evidence", "other"} <= main.keys()
+    assert sum(main.values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_command_line(options, tmp_path):

@@ -22,6 +22,7 @@ from utils.image_cache import DiskCache, RamCache
 from utils.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
 from utils.labels import Paths, image_to_label_path, label_cache_path, scan_labels
 from utils.logger import LOGGER
+from utils.profiling import UNTIMED
 from utils.pseudo_labels import join_scans
 
 # names that YOLOv5 users import from here, owned by another module
@@ -45,6 +46,7 @@ class LoadImagesAndLabels(Dataset):
     """
 
     exact_polygons = False  # of what a mosaic cuts off; boxes do without
+    times = UNTIMED  # with --profile a StageTimes
 
     def __init__(
         self, path, img_size=640, batch_size=16, augment=False, hyp=None, rect=False, image_weights=False,
@@ -75,7 +77,8 @@ class LoadImagesAndLabels(Dataset):
         return self.n
 
     def __getitem__(self, key):
-        return self._item(key)[:4]
+        with self.times("augmentation" if self.augment else "loading"):
+            return self._item(key)[:4]
 
     def _item(self, key):
         """The four places of an item, and its Polygons in pixels of the image."""
@@ -180,7 +183,8 @@ class LoadImagesAndLabels(Dataset):
 
     def _raw(self, i: int):
         """(image as `load_image` gives it, labels [n, 5] class, xywhn, normalised Polygons)."""
-        image = self.load_image(i)
+        with self.times("loading"):
+            image = self.load_image(i)
         if i in self.unreadable:
             return image, np.zeros((0, 5), np.float32), Polygons.none(0)
         return image, self.labels[i], Polygons(*self.segments.flat(i))

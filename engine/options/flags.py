@@ -102,6 +102,11 @@ def add_threads(parser) -> None:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads for inference, 0 takes all cores")
 
 
+def add_profile(parser) -> None:
+    help = "measure how long each stage takes: a table, and profile.csv in the run's folder"
+    parser.add_argument("--profile", action="store_true", help=help)
+
+
 def add_runtime(parser) -> None:
     parser.add_argument("--half", action="store_true", help="fp16 inference (CUDA)")
     parser.add_argument("--dnn", action="store_true", help="OpenCV DNN for ONNX files")

@@ -7,6 +7,7 @@ from engine.options.flags import (
     add_common,
     add_imgsz,
     add_imgsz_hw,
+    add_profile,
     add_runtime,
     add_weights,
 )
@@ -29,6 +30,7 @@ def add_prediction(parser, task: str, project: str, txt: str) -> None:
     add("--update", action="store_true", help="strip the checkpoint(s) of training state after the run")
     add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
     add_runtime(parser)
+    add_profile(parser)
     add_common(parser, project, workers=False)
 
 
@@ -62,6 +64,7 @@ def val_parser(task: str = "detect") -> Parser:
     add_runtime(parser)
     add("--square", action="store_true", help="pad images to squares, as model files of one size need them")
     add("--v5-map", action="store_true", help="also print YOLOv5's own P, R and mAP recipe")
+    add_profile(parser)
     add_common(parser, "runs/val" if task == "detect" else "runs/val-seg")
     return parser
 
@@ -112,6 +115,7 @@ def classify_val_parser() -> Parser:
     add("--task", default="val", choices=["train", "val", "test"], help="split to validate on")
     add("--verbose", action="store_true", help="a row for each class")
     add_runtime(parser)
+    add_profile(parser)
     add_common(parser, "runs/val-cls")
     parser.set_defaults(**NOT_FOR_CLASSIFIERS)
     return parser

@@ -11,6 +11,7 @@ from engine.options.flags import (
     Parser,
     add_common,
     add_imgsz,
+    add_profile,
     data_default,
 )
 
@@ -61,6 +62,7 @@ def add_training(parser) -> None:
         help="mixed precision; auto is fp16 on CUDA and off elsewhere",
     )
     add("--local_rank", type=int, default=-1, help="set by torchrun, not by hand")
+    add_profile(parser)
 
 
 def train_parser(task: str = "detect") -> Parser:

@@ -10,7 +10,7 @@ from models.backends.metadata import OUTPUT_DIMS
 from models.experimental import attempt_load
 from utils.logger import LOGGER
 from utils.parallel import map_ahead, prefetch
-from utils.torch_utils import select_device
+from utils.torch_utils import keep_freed_memory, select_device
 
 MAX_WORKERS = 4  # beyond it Python's lock is the limit
 
@@ -41,10 +41,24 @@ class PyTorchBackend(Backend):
 
     def forward(self, images: torch.Tensor, augment: bool = False, visualize=False):
         images = images.to(self.device, torch.float16 if self.fp16 else torch.float32)
+        if self.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+            return self._forward_side_by_side(images, augment, visualize)
+        return one_or_tuple(self._outputs(images, augment, visualize))
+
+    def _outputs(self, images: torch.Tensor, augment: bool, visualize) -> list:
+        """What forward() gives, as a list."""
         asked = {"augment": augment} if augment else {}  # not every model can
         output = self.model(images, visualize=visualize, **asked)
         outputs = output if isinstance(output, (list, tuple)) else [output]
-        return one_or_tuple(outputs[: len(OUTPUT_DIMS[self.task])])  # raw maps come behind
+        return outputs[: len(OUTPUT_DIMS[self.task])]  # raw maps come behind
+
+    def _forward_side_by_side(self, images: torch.Tensor, augment: bool, visualize):
+        """forward() without gradients on a CPU. Of many images each goes by itself, and its maps stay in the cache."""
+        run = torch.inference_mode()(partial(self._outputs, augment=augment, visualize=visualize))
+        one_by_one = len(images) > 1 and len(images) >= self._workers()
+        outputs = list(self.parallel_map(run, images.split(1))) if one_by_one else [run(images)]
+        with torch.inference_mode(False):  # tensors that the caller may change
+            return one_or_tuple([torch.cat(parts) for parts in zip(*outputs)])
 
     @torch.inference_mode()
     def predict(self, images: np.ndarray, augment: bool = False, visualize=False):
@@ -55,16 +69,21 @@ class PyTorchBackend(Backend):
         if self.device.type != "cpu":
             yield from prefetch(map(function, items), 1)
             return
-        threads = torch.get_num_threads()
-        workers = min(threads, MAX_WORKERS)
+        threads, workers = torch.get_num_threads(), self._workers()
         try:
             yield from map_ahead(function, items, workers, partial(torch.set_num_threads, threads // workers))
         finally:
             torch.set_num_threads(threads)
 
+    @staticmethod
+    def _workers() -> int:
+        return min(torch.get_num_threads(), MAX_WORKERS)
+
     @torch.inference_mode()
     def warmup(self, imgsz=(1, 3, 640, 640)) -> None:
-        if self.device.type != "cpu":  # a CPU has nothing to compile, the pass would only cost time
+        if self.device.type == "cpu":  # it has nothing to compile, a pass would only cost time
+            keep_freed_memory()
+        else:
             self.forward(torch.zeros(*imgsz))
 
 

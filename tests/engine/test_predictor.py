@@ -55,6 +55,15 @@ def test_results(tmp_path, weights, pictures):
         assert r.names == {0: "box", 1: "disc"} and r.kind == "image" and r.image.shape == (*r.shape, 3)
 
 
+def test_profile_says_where_the_time_went(tmp_path, weights, pictures):
+    detect(tmp_path, weights=str(weights), source=pictures, nosave=False, profile=True)
+    rows = list(csv.DictReader((tmp_path / "runs" / "exp" / "profile.csv").open()))
+    stages = {(row["stage"], row["where"]) for row in rows}
+    assert {("model", "main"), ("waiting", "main"), ("other", "main")} <= stages
+    assert {"loading", "letterbox", "inference", "NMS", "drawing", "writing"} <= {stage for stage, _ in stages}
+    assert sum(float(row["share"]) for row in rows if row["where"] == "main") == pytest.approx(1, abs=1e-3)
+
+
 @pytest.mark.parametrize("batch_size", [2, 3, 16])
 def test_boxes_do_not_depend_on_the_batch_size(tmp_path, weights, pictures, batch_size):
     alone = detect(tmp_path, weights=str(weights), source=pictures)

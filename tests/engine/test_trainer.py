@@ -319,3 +319,13 @@ def test_a_tiny_model_learns_the_tiny_data_set(train):
     hyp = {"lr0": 0.005, "nominal_batch": 4, "ema_tau": 20, "ema_decay": 0.98, "mosaic": 0.0, "scale": 0.2}
     trainer = train(hyp=hyp, optimizer="AdamW", epochs=100)
     assert trainer.result.map50 > 0.5
+
+
+def test_profile_says_where_the_time_went(train):
+    folder = train(profile=True, workers=1).run.folder
+    rows = list(csv.DictReader((folder / "profile.csv").open()))
+    main = {row["stage"]: float(row["share"]) for row in rows if row["where"] == "main"}
+    assert {"waiting", "forward", "loss", "backward", "step", "saving", "val inference", "val metrics"} <= main.keys()
+    assert sum(main.values()) == pytest.approx(1, abs=1e-3)
+    assert {"loading", "augmentation"} <= {row["stage"] for row in rows if row["where"] == "beside"}
+    assert not (train(epochs=1).run.folder / "profile.csv").exists()

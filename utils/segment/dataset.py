@@ -25,7 +25,8 @@ class LoadImagesAndMasks(LoadImagesAndLabels):
         self.mask_ratio, self.overlap = mask_ratio, overlap
 
     def __getitem__(self, key):
-        return self._item(key)
+        with self.times("augmentation" if self.augment else "loading"):
+            return self._item(key)
 
     def collate_fn(self, items):
         """Items -> (images [B, 3, H, W], MaskTargets, paths, shapes)."""

@@ -1,0 +1,164 @@
+"""Where the time of a run goes, stage by stage: what --profile measures. Free of torch.
+
+times = StageTimes() if opt.profile else UNTIMED
+with times("forward"):
+    ...
+times.report(folder)
+"""
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from pathlib import Path
+
+from utils.general import write_atomic
+from utils.logger import LOGGER
+
+FILE_NAME = "profile.csv"
+COLUMNS = ("stage", "where", "seconds", "share", "ms_per_image")
+IN_WORKERS = ("loading", "augmentation")  # stages that data-loading processes may have, of training and of validation
+VAL = "val "  # what the stages of a validation during a training begin with
+NOTHING = nullcontext()
+END = object()  # what comes after the last item
+
+
+class Untimed:
+    """What a run without --profile has in the place of StageTimes."""
+
+    def __call__(self, stage: str):
+        """A context whose seconds belong to the stage."""
+        return NOTHING
+
+    def on(self, device):
+        """The same object, which from now on waits for this device, if it is a GPU, where a stage starts or ends."""
+        return self
+
+    def each(self, stage: str, items):
+        """The items; the wait for each of them belongs to the stage."""
+        return items
+
+    def validation(self):
+        """The same, for the stages of a validation during a training."""
+        return self
+
+    def count(self, images: int) -> None:
+        """So many images have been worked on."""
+
+    def report(self, folder) -> None:
+        """Print the table and write FOLDER/profile.csv."""
+
+
+UNTIMED = Untimed()
+
+
+class StageTimes(Untimed):
+    """Seconds of the clock for each stage. Of stages within each other each has what is not the inner one's.
+
+    Those of the thread that made the object add up to the run, with "other" for the rest. What other threads and
+    data-loading processes do meanwhile stands "beside", summed over them.
+    """
+
+    def __init__(self):
+        self.cuda = False
+        self.main, self.beside, self.images = Counter(), Counter(), Counter()
+        self.in_workers = {prefix + name: multiprocessing.RawValue("d") for prefix in ("", VAL) for name in IN_WORKERS}
+        self.lock = multiprocessing.Lock()
+        self.stacks = {}  # (process, thread) -> [time of the last change, stages that are open ...]
+        self.prefix = ""
+        self.home = self._place()
+        self.started = self._now()
+
+    @contextmanager
+    def __call__(self, stage: str):
+        stack = self.stacks.setdefault(self._place(), [0.0])
+        self._charge(stack)
+        stack.append(self.prefix + stage)
+        try:
+            yield
+        finally:
+            self._charge(stack)
+            stack.pop()
+
+    def on(self, device):
+        self.cuda = getattr(device, "type", None) == "cuda"
+        return self
+
+    def each(self, stage, items):
+        iterator = iter(items)
+        while True:
+            with self(stage):
+                item = next(iterator, END)
+            if item is END:
+                return
+            yield item
+
+    def validation(self):
+        part = copy(self)  # with the same counters
+        part.prefix = VAL
+        return part
+
+    def count(self, images):
+        with self.lock:
+            self.images[self.prefix] += images
+
+    def report(self, folder):
+        rows = self.rows()
+        LOGGER.info("\n" + "\n".join(table(rows)))
+        lines = [f"{stage},{where},{seconds:.6g},{share:.6g},{ms:.6g}" for stage, where, seconds, share, ms in rows]
+        write_atomic(Path(folder) / FILE_NAME, "\n".join([",".join(COLUMNS), *lines, ""]).encode())
+
+    def rows(self) -> list:
+        """[(stage, "main" or "beside", seconds, share of the run 0..1, milliseconds for an image)]."""
+        run = self._now() - self.started
+        main = {**self.main, "other": run - sum(self.main.values())}
+        workers = {stage: value.value for stage, value in self.in_workers.items() if value.value}
+        beside = Counter(self.beside) + Counter(workers)
+        places = [("main", main), ("beside", beside)]
+        return [
+            (stage, where, seconds, seconds / run, 1e3 * seconds / max(self._images_of(stage), 1))
+            for where, stages in places
+            for stage, seconds in stages.items()
+        ]
+
+    def _images_of(self, stage: str) -> int:
+        return self.images[VAL if stage.startswith(VAL) else ""]
+
+    def _charge(self, stack: list) -> None:
+        """Give the time since the last change to the innermost open stage."""
+        now = self._now()
+        if len(stack) > 1:
+            self._add(stack[-1], now - stack[0])
+        stack[0] = now
+
+    def _add(self, stage: str, seconds: float) -> None:
+        with self.lock:
+            if os.getpid() != self.home[0]:
+                self.in_workers[stage].value += seconds
+            else:
+                (self.main if self._place() == self.home else self.beside)[stage] += seconds
+
+    @staticmethod
+    def _place() -> tuple:
+        return os.getpid(), threading.get_ident()
+
+    def _now(self) -> float:
+        if self.cuda and os.getpid() == self.home[0]:
+            sys.modules["torch"].cuda.synchronize()
+        return time.perf_counter()
+
+
+def table(rows: list) -> list:
+    """Lines of text for StageTimes.rows(), the longest stages first."""
+    lines = [f"{'Stage':<24}{'Seconds':>10}{'Share':>10}{'ms/image':>12}"]
+    for where in ("main", "beside"):
+        chosen = sorted((row for row in rows if row[1] == where), key=lambda row: -row[2])
+        if chosen and where == "beside":
+            lines.append("beside these, in other threads and processes:")
+        for stage, _, seconds, share, milliseconds in chosen:
+            lines.append(f"{stage:<24}{seconds:>10.2f}{share:>10.1%}{milliseconds:>12.2f}")
+    return lines
