@@ -171,6 +171,8 @@ class LoadImagesAndLabels(Dataset):
             cache = DiskCache(self.im_files, [self._reduction(i) for i in self.indices], self._decode)
             return cache if cache.fill(self.shapes, self.prefix, self.progress) else None
         cache = RamCache(np.array([aug.fit_wh(*wh, self.img_size) for wh in self.shapes.tolist()]))
+        if kind == "off" or (kind == "auto" and not cache.is_small()):
+            return None
         return cache if cache.fill(self.load_image, self.prefix, self.progress) else None
 
     def _reduction(self, i: int) -> int:
@@ -351,7 +353,7 @@ def create_dataloader(
 ):  # fmt: skip
     """(loader, dataset) for a folder, a list file or a list of these.
 
-    batch_size is the rank's; imgsz the square side or the longer side in pixels; cache None, "ram" or "disk"; pad the
+    batch_size is the rank's; imgsz the square side or the longer side in pixels; cache as --cache has it, or None; pad the
     extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file;
     fixed_hw (height, width) of a batch that is neither rect nor square.
     A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes). With `masks`

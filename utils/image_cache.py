@@ -1,9 +1,10 @@
-"""Decoded images kept in memory or on disk (--cache ram|disk). The cache never changes an image's pixels."""
+"""Decoded images kept in memory or on disk (--cache auto|ram|disk). The cache never changes an image's pixels."""
 
 import hashlib
 import math
 import os
 import shutil
+from multiprocessing import get_start_method
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from utils.labels import is_writable, user_cache_dir
 from utils.logger import LOGGER
 
 THREADS = 8
+SMALL_PART = 0.1  # of the free memory
 HEADROOM = 1.25  # free memory or disk space asked for, relative to what the cache takes
 GB = 1 << 30
 
@@ -27,6 +29,10 @@ class RamCache:
         self.sizes_wh = sizes_wh
         self.offsets = np.concatenate([[0], np.cumsum(sizes_wh.prod(1, dtype=np.int64) * 3)])
         self.pixels = np.empty(0, np.uint8)
+
+    def is_small(self) -> bool:
+        """Whether it takes little of the free memory, once for all processes: then --cache auto fills it."""
+        return self.offsets[-1] <= SMALL_PART * available_memory() and get_start_method() == "fork"
 
     def fill(self, load, prefix: str, progress: bool) -> bool:
         """Call load(i) -> uint8 [H, W, 3] for every image. False, with the reason logged, if memory is short."""

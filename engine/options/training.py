@@ -40,9 +40,9 @@ def add_training(parser) -> None:
         "--cache",
         nargs="?",
         const="ram",
-        default=None,
-        choices=["ram", "disk"],
-        help="keep decoded images in memory or on disk",
+        default="auto",
+        choices=["auto", "ram", "disk", "off"],
+        help="keep decoded images in memory or on disk; auto: in memory if they take little of it",
     )
     add("--sync-bn", action="store_true", help="batch-norm statistics over all ranks (torchrun only)")
     add("--cos-lr", action="store_true", help="cosine learning-rate schedule instead of linear")

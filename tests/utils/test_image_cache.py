@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from utils import image_cache
+from utils.dataloaders import LoadImagesAndLabels
 from utils.image_cache import DiskCache, RamCache, available_memory
 
 SIZES = np.array([[6, 4], [5, 5], [3, 8]])  # width, height
@@ -75,3 +76,21 @@ def test_folders_of_one_name_do_not_mix_in_the_users_cache(tmp_path, monkeypatch
     cache = DiskCache(["/a/images/0.jpg", "/b/images/0.jpg"], [1, 1], load)
     assert cache.path(0) != cache.path(1)
     assert cache.path(0).startswith(str(tmp_path / "cache" / "yolov5-edgevit" / "images"))
+
+
+@pytest.mark.parametrize("images, free, small", [(10, 1e9, True), (1000, 1e9, False), (0, 1e9, True)])
+def test_auto_takes_little_memory(monkeypatch, images, free, small):
+    monkeypatch.setattr(image_cache, "available_memory", lambda: free)
+    monkeypatch.setattr(image_cache, "get_start_method", lambda: "fork")
+    assert image_cache.RamCache(np.array([[640, 480]] * images).reshape(-1, 2)).is_small() == small
+
+
+def test_auto_needs_workers_that_share_memory(monkeypatch):
+    monkeypatch.setattr(image_cache, "get_start_method", lambda: "spawn")
+    assert not image_cache.RamCache(np.array([[4, 4]])).is_small()
+
+
+@pytest.mark.parametrize("kind, kept", [("auto", True), ("ram", True), ("off", False), (None, False)])
+def test_kinds_of_cache(tiny_dataset, kind, kept):
+    dataset = LoadImagesAndLabels(str(tiny_dataset.parent / "images" / "train"), 64, cache_images=kind)
+    assert isinstance(dataset.cache, image_cache.RamCache) == kept

@@ -274,6 +274,8 @@ class ClassificationDataset(Dataset):
             cache = DiskCache(self.im_files, [self._reduction(i) for i in indices], self._decode)
             return cache if cache.fill(self.sizes_wh, self.prefix, progress) else None
         cache = RamCache(np.array([self._loaded_wh(i) for i in indices]))
+        if kind == "off" or (kind == "auto" and not cache.is_small()):
+            return None
         return cache if cache.fill(self.load_image, self.prefix, progress) else None
 
     def collate_fn(self, items):
@@ -295,7 +297,7 @@ def create_classification_dataloader(
 ):  # fmt: skip
     """(loader, dataset) for the folder of a split, or several such folders.
 
-    batch_size is the rank's; imgsz the square's side in pixels; cache None, "ram" or "disk"; names {int: str} and
+    batch_size is the rank's; imgsz the square's side in pixels; cache as --cache has it; names {int: str} and
     folders [nc] as check_classification_dataset() gives them; hyp: see utils/classify/hyp.py.
     A batch is (images uint8 [B, 3, imgsz, imgsz] RGB, targets int64 [B] or float32 [B, nc], paths, shapes): see
     ClassificationDataset.collate_fn. Call loader.sampler.set_epoch(epoch) before each epoch.
