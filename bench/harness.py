@@ -14,7 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Optional
 
+from bench.memory import usual_memory
 from utils.general import ROOT
+from utils.torch_utils import keep_freed_memory
 
 SHORTEST_SAMPLE_S = 0.2  # a side that is quicker is called several times for one sample
 LEAST_PAIRS = 7
@@ -38,12 +40,22 @@ class Settings:
 
 @dataclass(frozen=True)
 class Call:
-    """A side within this process: build() prepares, and returns the function (without arguments) that is timed."""
+    """A side within this process: build() prepares, and returns the function (without arguments) that is timed.
+
+    keeps_memory: whether it keeps the memory that it frees, as train.py and val.py do.
+    """
 
     build: Callable
+    keeps_memory: bool = False
 
     def start(self) -> Callable:
-        return self.build()
+        function, choose = self.build(), keep_freed_memory if self.keeps_memory else usual_memory
+
+        def run():
+            choose()
+            return function()
+
+        return run
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,7 @@ class Comparison:
     memory_mark: Optional[float] = None
     with_memory: bool = True  # False where a runtime never gives memory back, so that nothing can be told
     per: float = 1  # items that one call works on; times are given for one
+    why: str = ""  # a mark is missed, where that is known
 
 
 @dataclass
@@ -122,6 +135,8 @@ def compare(comparison: Comparison, settings: Settings, memory: Optional[Callabl
     row.ours, row.theirs = (1e3 * statistics.median(times) / comparison.per for times in zip(*samples))
     if memory and comparison.with_memory:
         row.ours_mb, row.theirs_mb = memory("ours"), memory("theirs")
+    if row.reached is False:
+        row.note = comparison.why
     return row
 
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Optional
 
 from utils.general import ROOT
+from utils.torch_utils import M_MMAP_MAX, M_TRIM_THRESHOLD
 
 MB = 2**20
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 SAMPLE_EVERY_S = 0.02
 # for a process whose peak is asked for: glibc then gives every large block back at once, and figures repeat
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -29,6 +31,14 @@ def own_memory(key: str) -> int:
 
 def reset_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
+
+
+def usual_memory() -> None:
+    """Undo utils.torch_utils.keep_freed_memory(): what glibc comes to by itself once large blocks have been freed."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if sys.platform == "linux" and mallopt:
+        for parameter, value in ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 32 * MB), (M_TRIM_THRESHOLD, 64 * MB)):
+            mallopt(parameter, value)
 
 
 def give_back() -> None:

@@ -353,7 +353,7 @@ def create_dataloader(
 ):  # fmt: skip
     """(loader, dataset) for a folder, a list file or a list of these.
 
-    batch_size is the rank's; imgsz the square side or the longer side in pixels; cache as --cache has it, or None; pad the
+    batch_size is the rank's; imgsz the square side or the longer side in pixels; cache as for --cache; pad the
     extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file;
     fixed_hw (height, width) of a batch that is neither rect nor square.
     A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes). With `masks`

@@ -16,7 +16,9 @@ def comparisons(settings) -> list:
         Comparison(
             what=f"{title} forward + backward, batch {batch}, {size} px",
             reference="plain EdgeViT",
-            ours=Call(lambda name=name: training_pass(channels_last(random_backbone(name)), batch, size)),
+            ours=Call(
+                lambda name=name: training_pass(channels_last(random_backbone(name)), batch, size), keeps_memory=True
+            ),
             theirs=Call(lambda name=name: training_pass(plain_copy(random_backbone(name)), batch, size)),
             differ=maps_differ_in_training,
             mark=MARK,

@@ -34,7 +34,7 @@ def comparisons(settings) -> list:
         Comparison(
             what=f"{title}, an epoch of bccd{' (part)' * settings.quick}, {SIZE_PX} px, batch {BATCH}",
             reference=reference,
-            ours=Call(lambda cfg=cfg: product_epoch(product_trainer(cfg, data, settings))),
+            ours=Call(lambda cfg=cfg: product_epoch(product_trainer(cfg, data, settings)), keeps_memory=True),
             theirs=Call(lambda cfg=cfg, make=make: plain_epoch(product_trainer(cfg, data, settings), make)),
             differ=losses_differ,
             mark=MARK,
