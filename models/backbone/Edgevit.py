@@ -27,9 +27,14 @@ VARIANTS = {  # depths, channels, channels of an attention head
 }
 
 
+def own_gradients(x) -> bool:
+    """Whether gradients are wanted that are quicker or smaller here than those of torch: in float32 on a CPU."""
+    return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+
+
 def convolve(x, weight, bias, padding=0, groups=1, gelu=False) -> torch.Tensor:
     """F.conv2d at stride 1, and F.gelu if asked for, quicker on CPUs: backwards, and 1x1 kernels in inference mode."""
-    if torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+    if own_gradients(x):
         x = _Convolution.apply(x, weight, bias, 1, padding, 1, groups)
     elif groups == 1 and padding == 0:  # a 1x1 kernel
         return pointwise(x, weight, bias, gelu)
@@ -51,10 +56,36 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        wanted = (ctx.needs_input_grad[0], ctx.needs_input_grad[1], False)
-        layout = [1, 1], [ctx.padding] * 2, [1, 1], False, [0, 0], ctx.groups
-        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, [len(weight)], *layout, wanted)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)), None, None, None, None
+        gradients = convolution_gradients(grad, x, weight, ctx.padding, ctx.groups, ctx.needs_input_grad[:2])
+        return *gradients, None, None, None, None
+
+
+def convolution_gradients(grad, x, weight, padding=0, groups=1, wanted=(True, True)) -> tuple:
+    """Gradients of x, weight and bias."""
+    layout = [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups
+    wanted = (*wanted, False)
+    grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, [len(weight)], *layout, wanted)
+    return grad_x, grad_weight, grad.sum((0, 2, 3))
+
+
+class _Mlp(torch.autograd.Function):
+    """Two 1x1 convolutions with a GELU between, whose result is worked out again for the gradients, not kept: a quarter
+    of all that a backbone keeps.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight1, bias1, weight2, bias2):
+        hidden = F.conv2d(x, weight1, bias1)
+        ctx.save_for_backward(x, hidden, weight1, weight2)
+        return F.conv2d(F.gelu(hidden), weight2, bias2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, hidden, weight1, weight2 = ctx.saved_tensors
+        grad_hidden, *gradients2 = convolution_gradients(grad, F.gelu(hidden), weight2)
+        grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
+        return *convolution_gradients(grad_hidden, x, weight1, wanted=ctx.needs_input_grad[:2]), *gradients2
 
 
 class Conv(nn.Conv2d):
@@ -65,12 +96,13 @@ class Conv(nn.Conv2d):
 
 
 def dense(x: torch.Tensor, linear, gelu=False) -> torch.Tensor:
-    """A linear layer over the channels of a map, as a 1x1 convolution: on CPUs faster than a product of tokens.
+    """A linear layer over the channels of a map, as a 1x1 convolution: on CPUs faster than a product of tokens."""
+    return convolve(x, kernel(linear), linear.bias, gelu=gelu)
 
-    It may be a 1x1 convolution already.
-    """
-    weight = linear.weight if linear.weight.ndim == 4 else linear.weight[..., None, None]
-    return convolve(x, weight, linear.bias, gelu=gelu)
+
+def kernel(linear) -> torch.Tensor:
+    """The weights [C_out, C_in, 1, 1] of a linear layer or 1x1 convolution."""
+    return linear.weight if linear.weight.ndim == 4 else linear.weight[..., None, None]
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -133,6 +165,8 @@ class Mlp(nn.Module):
         self.fc2 = Conv(hidden, dim, 1) if convolutions else nn.Linear(hidden, dim)
 
     def forward(self, x):
+        if own_gradients(x):
+            return _Mlp.apply(x, kernel(self.fc1), self.fc1.bias, kernel(self.fc2), self.fc2.bias)
         return dense(dense(x, self.fc1, gelu=True), self.fc2)
 
 

@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from models.backbone.Edgevit import (
+    MLP_RATIO,
     ChannelNorm,
     DropPath,
     EdgeViT,
     EdgeViTClassifier,
     LocalProp,
+    Mlp,
     PositionEmbed,
     edgevit_s,
     edgevit_xs,
@@ -199,6 +201,29 @@ def test_fast_form_equals_plain_form_forward_and_backward(training):
         )
     for name, buffer in fast.named_buffers():
         torch.testing.assert_close(buffer, dict(plain.named_buffers())[name])
+
+
+@pytest.mark.parametrize("convolutions", [True, False])
+def test_an_mlp_keeps_its_hidden_map_once_for_the_gradients(convolutions):
+    mlp, x = Mlp(4, convolutions), torch.rand(2, 4, 8, 8, requires_grad=True)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda t: t):
+        y = mlp(x)
+    weights = 2 * 4 * 4 * MLP_RATIO
+    assert sum(kept) == x.numel() + x.numel() * MLP_RATIO + weights
+    y.sum().backward()
+    assert x.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize("frozen", [["fc1"], ["fc2"], ["fc1", "fc2"]])
+def test_frozen_layers_of_an_mlp_get_no_gradient_and_pass_it_on(frozen):
+    mlp, x = Mlp(4, convolutions=True), torch.rand(1, 4, 2, 2, requires_grad=True)
+    for name in frozen:
+        getattr(mlp, name).requires_grad_(False)
+    mlp(x).sum().backward()
+    assert x.grad.abs().max() > 0
+    for name in ("fc1", "fc2"):
+        assert (getattr(mlp, name).weight.grad is None) == (name in frozen)
 
 
 def test_gradients_under_autocast_and_in_float32_agree():
