@@ -28,7 +28,7 @@ VARIANTS = {  # depths, channels, channels of an attention head
 
 
 def own_gradients(x) -> bool:
-    """Whether gradients are wanted that are quicker or smaller here than those of torch: in float32 on a CPU."""
+    """Whether gradients are wanted that are quicker or smaller here than those of torch: on a CPU without autocast."""
     return torch.is_grad_enabled() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
 
 
@@ -61,7 +61,10 @@ class _Convolution(torch.autograd.Function):
 
 
 def convolution_gradients(grad, x, weight, padding=0, groups=1, wanted=(True, True)) -> tuple:
-    """Gradients of x, weight and bias."""
+    """Gradients of x [B, C, H, W], weight and bias of a convolution at stride 1, from its output's [B, C_out, H, W].
+
+    wanted: whether those of x and weight are; else they are None.
+    """
     layout = [1, 1], [padding] * 2, [1, 1], False, [0, 0], groups
     wanted = (*wanted, False)
     grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, [len(weight)], *layout, wanted)
@@ -83,7 +86,8 @@ class _Mlp(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad):
         x, hidden, weight1, weight2 = ctx.saved_tensors
-        grad_hidden, *gradients2 = convolution_gradients(grad, F.gelu(hidden), weight2)
+        wanted = True, ctx.needs_input_grad[3]
+        grad_hidden, *gradients2 = convolution_gradients(grad, F.gelu(hidden), weight2, wanted=wanted)
         grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
         return *convolution_gradients(grad_hidden, x, weight1, wanted=ctx.needs_input_grad[:2]), *gradients2
 
