@@ -71,6 +71,26 @@ def convolution_gradients(grad, x, weight, padding=0, groups=1, wanted=(True, Tr
     return grad_x, grad_weight, grad.sum((0, 2, 3))
 
 
+def gelu(x) -> torch.Tensor:
+    """F.gelu of a channels-last map, a third quicker: torch takes oneDNN for contiguous tensors alone, as rows are."""
+    return to_map(F.gelu(to_rows(x)))
+
+
+def gelu_gradient(grad, x) -> torch.Tensor:
+    """Gradient of x, from that of gelu(x)."""
+    return to_map(torch.ops.aten.gelu_backward(to_rows(grad), to_rows(x)))
+
+
+def to_rows(x) -> torch.Tensor:
+    """[B, C, H, W] -> [B, H, W, C]"""
+    return x.permute(0, 2, 3, 1)
+
+
+def to_map(x) -> torch.Tensor:
+    """[B, H, W, C] -> [B, C, H, W]"""
+    return x.permute(0, 3, 1, 2)
+
+
 class _Mlp(torch.autograd.Function):
     """Two 1x1 convolutions with a GELU between, whose result is worked out again for the gradients, not kept: a quarter
     of all that a backbone keeps.
@@ -80,15 +100,15 @@ class _Mlp(torch.autograd.Function):
     def forward(ctx, x, weight1, bias1, weight2, bias2):
         hidden = F.conv2d(x, weight1, bias1)
         ctx.save_for_backward(x, hidden, weight1, weight2)
-        return F.conv2d(F.gelu(hidden), weight2, bias2)
+        return F.conv2d(gelu(hidden), weight2, bias2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
         x, hidden, weight1, weight2 = ctx.saved_tensors
         wanted = True, ctx.needs_input_grad[3]
-        grad_hidden, *gradients2 = convolution_gradients(grad, F.gelu(hidden), weight2, wanted=wanted)
-        grad_hidden = torch.ops.aten.gelu_backward(grad_hidden, hidden)
+        grad_hidden, *gradients2 = convolution_gradients(grad, gelu(hidden), weight2, wanted=wanted)
+        grad_hidden = gelu_gradient(grad_hidden, hidden)
         return *convolution_gradients(grad_hidden, x, weight1, wanted=ctx.needs_input_grad[:2]), *gradients2
 
 
@@ -113,7 +133,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of a map; a view, not a copy, of channels-last memory."""
 
     def forward(self, x):
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return to_map(super().forward(to_rows(x)))
 
 
 @torch.no_grad()
@@ -209,9 +229,9 @@ class LocalProp(nn.ConvTranspose2d):
     def forward(self, x):  # [B, C, h, w] -> [B, C, h * r, w * r]
         b, c, h, w = x.shape
         r = self.stride[0]
-        tokens = x.permute(0, 2, 3, 1).contiguous().view(b, h, 1, w, 1, c)
+        tokens = to_rows(x).contiguous().view(b, h, 1, w, 1, c)
         window = self.weight.view(c, r, r).permute(1, 2, 0).contiguous().view(r, 1, r, c)
-        return torch.addcmul(self.bias, tokens, window).reshape(b, h * r, w * r, c).permute(0, 3, 1, 2)
+        return to_map(torch.addcmul(self.bias, tokens, window).reshape(b, h * r, w * r, c))
 
 
 class Attention(nn.Module):
@@ -229,10 +249,10 @@ class Attention(nn.Module):
 
     def forward(self, x):  # [B, C, h, w] -> [B, C, h * r, w * r]
         b, c, h, w = x.shape
-        qkv = dense(x, self.qkv).permute(0, 2, 3, 1).reshape(b, h * w, 3, self.heads, c // self.heads)
+        qkv = to_rows(dense(x, self.qkv)).reshape(b, h * w, 3, self.heads, c // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, tokens, head dim]
         x = attention(q, k, v)
-        x = x.transpose(1, 2).reshape(b, h, w, c).permute(0, 3, 1, 2)
+        x = to_map(x.transpose(1, 2).reshape(b, h, w, c))
         if self.r > 1:
             x = self.norm(self.LocalProp(x))
         return dense(x, self.proj)
