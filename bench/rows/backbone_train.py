@@ -8,6 +8,7 @@ from bench.rows.backbone import NAMES, maps_differ, random_backbone
 
 TOLERANCE = 1e-4  # of the largest value of a gradient
 MARK, MEMORY_MARK = 0.75, 0.80
+SHARED = "convolutions and their gradients, equally fast on both sides, are more than half of the plain time"
 
 
 def comparisons(settings) -> list:
@@ -23,6 +24,7 @@ def comparisons(settings) -> list:
             differ=maps_differ_in_training,
             mark=MARK,
             memory_mark=MEMORY_MARK,
+            why=SHARED,
         )
         for name, title in NAMES.items()
     ]

@@ -9,6 +9,8 @@ from models.yolo import DetectionModel
 
 CFG = "yolov5_edgevit.yaml"
 MARK = 0.65
+SAME_LAYERS = "before it is fused the model runs the same fast layers, channels-last from the first LayerNorm on"
+SAME_CONVOLUTIONS = "convolutions, neck and head cost the same on both sides"
 
 
 def comparisons(settings) -> list:
@@ -21,11 +23,12 @@ def comparisons(settings) -> list:
             theirs=Call(lambda make=make: forward(make(random_detector()), size)),
             differ=boxes_differ,
             mark=MARK,
+            why=why,
         )
-        for reference, make in {
-            "the same, unfused, contiguous": contiguous,
-            "the same, unfused, contiguous, with plain EdgeViT": with_plain_backbone,
-        }.items()
+        for reference, make, why in (
+            ("the same, unfused, contiguous", contiguous, SAME_LAYERS),
+            ("the same, unfused, contiguous, with plain EdgeViT", with_plain_backbone, SAME_CONVOLUTIONS),
+        )
     ]
 
 

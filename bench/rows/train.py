@@ -22,6 +22,7 @@ EPOCHS = 100  # of the schedule
 QUICK_PICTURES = 32
 TOLERANCE = 0.01  # of a mean loss: the project decodes large JPEGs at half their size, so pixels differ a little
 MARK = 0.65
+SHARED = "most of an epoch are convolutions and their gradients, equally fast on both sides"
 
 
 def comparisons(settings) -> list:
@@ -38,6 +39,7 @@ def comparisons(settings) -> list:
             theirs=Call(lambda cfg=cfg, make=make: plain_epoch(product_trainer(cfg, data, settings), make)),
             differ=losses_differ,
             mark=MARK,
+            why=SHARED,
         )
         for title, (cfg, make, reference) in models.items()
     ]
