@@ -76,7 +76,7 @@ def write(rows: list, folder: Path, settings: Settings) -> None:
 
 
 def plot(rows: list, file: Path, title: str) -> None:
-    """A bar for each ratio with its range, and a tick at its mark; 1 is the opponent."""
+    """A bar for each ratio with its range, and a tick at its mark; the dashed line at 1 is the opponent."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -84,7 +84,7 @@ def plot(rows: list, file: Path, title: str) -> None:
     figure = Figure(figsize=(10, 1.5 + 0.35 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axis = figure.subplots()
-    colors = {True: "tab:green", False: "tab:red", None: "tab:blue"}
+    colors = {True: "tab:green", False: "tab:orange", None: "tab:blue"}
     for y, row in enumerate(rows):
         span = [[row.ratio - min(row.ratios)], [max(row.ratios) - row.ratio]]
         axis.barh(y, row.ratio, color=colors[row.reached], alpha=0.7, xerr=span, ecolor="black", capsize=3)
@@ -92,6 +92,6 @@ def plot(rows: list, file: Path, title: str) -> None:
             axis.plot([row.mark] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
     axis.axvline(1, color="grey", linestyle="--")
     axis.set_yticks(range(len(rows)), [f"{row.what}\nagainst {row.reference}" for row in rows], fontsize=7)
-    axis.set_xlabel("time, ours / theirs: lower is better; black tick: mark to reach")
+    axis.set_xlabel("time, ours / theirs: lower is better; black: mark to reach, green: reached, orange: not")
     axis.set_title(title, fontsize=7)
     figure.savefig(file, dpi=120)

@@ -12,6 +12,7 @@ SIZE_PX = 640
 BOX_PX, SCORE = 1.0, 1e-3  # most that a box may differ: both sides round to whole pixels
 THRESHOLD = 0.25  # a box whose confidence is within SCORE of it may be on one side alone
 MARK = 0.60
+FORWARD = "seven eighths of our time are the forward pass, where both sides need the same convolutions (--profile)"
 
 
 def comparisons(settings) -> list:
@@ -32,6 +33,7 @@ def comparisons(settings) -> list:
             ),
             differ=lambda *_: folders_differ(*folders),
             mark=MARK,
+            why=FORWARD,
         )
     ]  # fmt: skip
 

@@ -14,6 +14,7 @@ from utils.checkpoint import Checkpoint, save_checkpoint
 
 TOLERANCE = 1e-4  # of the largest pixel or score
 MARK = 0.70
+SAME_WORK = "in PyTorch the same layers take the fast paths of oneDNN, too"
 
 
 def comparisons(settings) -> list:
@@ -27,6 +28,7 @@ def comparisons(settings) -> list:
             theirs=Call(lambda: predict(eager(), size)),
             differ=lambda ours, theirs: maps_differ(columns(ours), columns(theirs), TOLERANCE),
             mark=MARK,
+            why=SAME_WORK,
             with_memory=False,
         )
     ]

@@ -9,6 +9,7 @@ PICTURES, QUICK_PICTURES = 128, 32
 SIZE_PX, BATCH = 640, 32
 TOLERANCE = 1e-6  # of mAP
 MARK = 0.60
+FORWARD = "four fifths of our time are the forward pass, a tenth are plots, which the loop does not draw (--profile)"
 # the AP with all its digits, which val.py prints with three
 PRINT_MAP = "import sys, val; print(val.run(weights=sys.argv[1], data=sys.argv[2], imgsz=int(sys.argv[3]), "
 PRINT_MAP += "batch_size=int(sys.argv[4]), project=sys.argv[5], device='cpu').map)"
@@ -29,6 +30,7 @@ def comparisons(settings) -> list:
             theirs=project_command("-m", "bench.plain.val_loop", data, settings.weights, SIZE_PX, BATCH),
             differ=lambda _, printed: maps_differ(last_number(exact.start()()), last_number(printed)),
             mark=MARK,
+            why=FORWARD,
         )
     ]  # fmt: skip
 
