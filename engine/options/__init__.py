@@ -66,10 +66,10 @@ def apply_data_defaults(opt: argparse.Namespace, data: dict, fallbacks=None) -> 
 
     fallbacks: values, by option, that go before those of DATA_DEFAULTS.
     """
-    taken = []
+    taken, source = [], ", ".join(map(str, opt.data)) if isinstance(opt.data, list) else opt.data
     for option, (key, fallback) in DATA_DEFAULTS.items():
         if getattr(opt, option, fallback) is None:
             setattr(opt, option, data.get(key, (fallbacks or {}).get(option, fallback)))
             if key in data:
-                taken.append(f"{option} {data[key]} (from {opt.data})")
+                taken.append(f"{option} {data[key]} (from {source})")
     return taken
