@@ -130,6 +130,12 @@ def backbone_parameters(model: nn.Module) -> list:
     return [parameter for part in parts for parameter in part.parameters()]
 
 
+def output_parameters(model: nn.Module) -> list:
+    """The parameters of a detector's head, or of the last layer of another network."""
+    last = getattr(model, "head", None) or list(model.modules())[-1]
+    return list(last.parameters())
+
+
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Stochastic depth for the model's backbones; 0 leaves them as they are. ValueError if none has any."""
     if rate == 0:

@@ -142,6 +142,7 @@ class Trainer:
         self.names = self.data["names"]
         self.device = build.choose_device(opt)
         build.check_options(opt, self.device)
+        opt.amp = recipe.precision(opt, self.device)
         self.amp = build.amp_dtype(opt.amp, self.device)
         # convolutions are a sixth faster on a CPU, and EdgeViT not slower
         self.memory_format = torch.contiguous_format if self.device.type == "mps" else torch.channels_last
@@ -210,7 +211,16 @@ class Trainer:
         opt, hyp = self.opt, self.hyp
         decay = scaled_weight_decay(hyp, opt.batch_size)
         backbone, part = build.backbone_parameters(self.model), hyp.get("lr_backbone", 1.0)
-        self.optimizer = smart_optimizer(self.model, opt.optimizer, hyp["lr0"], hyp["momentum"], decay, backbone, part)
+        self.optimizer = smart_optimizer(
+            self.model,
+            opt.optimizer,
+            hyp["lr0"],
+            hyp["momentum"],
+            decay,
+            slow=backbone,
+            slow_part=part,
+            outputs=build.output_parameters(self.model),
+        )
         build.set_drop_path(self.model, hyp.get("drop_path", 0.0))
         build.use_fused_steps(self.optimizer, self.device)
         self.schedule = Schedule(opt.epochs, len(self.loader), opt.batch_size, hyp, cosine=opt.cos_lr)
@@ -312,8 +322,8 @@ class Trainer:
         self.pending = 0
 
     def apply_settings(self, settings) -> None:
-        for group, lr in zip(self.optimizer.param_groups, settings.lrs * 2):  # the backbone's may follow the others
-            group["lr"] = lr * group["lr_part"]
+        for group in self.optimizer.param_groups:
+            group["lr"] = settings.lrs[group["kind"]] * group["lr_part"]
             if "momentum" in group:
                 group["momentum"] = settings.momentum
 

@@ -7,12 +7,14 @@ import sys
 import time
 from contextlib import contextmanager
 from functools import wraps
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from utils.logger import LOGGER
+from utils.muon import Muon
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
@@ -285,33 +287,52 @@ def parameter_groups(model: nn.Module) -> tuple:
 
 
 def smart_optimizer(
-    model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5, slow=(), slow_part=1.0
+    model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5, slow=(), slow_part=1.0, outputs=()
 ) -> torch.optim.Optimizer:
-    """SGD (Nesterov), Adam, AdamW or RMSProp. Groups: 0 biases, 1 norm weights, 2 the others, which alone decay.
+    """SGD (Nesterov), Adam, AdamW, Muon or RMSProp. Groups: 0 biases, 1 norm weights, 2 the others, which alone decay.
 
-    With slow_part other than 1 the parameters in `slow` form three more groups of the same order. A group's "lr_part"
-    says which part of the learning rate it takes.
+    With Muon a fourth group has the matrices that it is for: of the others those that mix channels, except the
+    parameters in `outputs`. With slow_part other than 1 the parameters in `slow` form as many more groups of the same
+    order. A group's "lr_part" says which part of the learning rate it takes, "kind" is 0, 1 or 2.
     """
     biases, norms, weights = parameter_groups(model)
-    chosen = {id(p) for p in slow} if slow_part != 1 else set()
+    matrices = matrices_of(weights, outputs) if name == "Muon" else []
+    matrix_ids, slow_ids = {id(p) for p in matrices}, {id(p) for p in slow} if slow_part != 1 else set()
+    kinds = [biases, norms, [p for p in weights if id(p) not in matrix_ids], *([matrices] if matrices else [])]
     groups = []
-    for part, is_slow in ((1.0, False), (slow_part, True))[: 2 if chosen else 1]:
-        for parameters, rate in ((biases, 0.0), (norms, 0.0), (weights, decay)):
-            members = [p for p in parameters if (id(p) in chosen) == is_slow]
-            groups.append({"params": members, "weight_decay": rate, "lr": lr * part, "lr_part": part})
+    for part, is_slow in ((1.0, False), (slow_part, True))[: 2 if slow_ids else 1]:
+        for number, parameters in enumerate(kinds):
+            members = [p for p in parameters if (id(p) in slow_ids) == is_slow]
+            group = {"params": members, "weight_decay": decay if number > 1 else 0.0, "lr": lr * part, "lr_part": part}
+            groups.append({**group, "kind": min(number, 2), "matrices": number == 3})
     fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())  # one kernel per step, much faster
     if name == "SGD":
         optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
     elif name in ("Adam", "AdamW"):
         optimizer = getattr(torch.optim, name)(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
+    elif name == "Muon":
+        optimizer = Muon(groups, lr=lr, betas=(momentum, 0.999))
     elif name == "RMSProp":
         optimizer = torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
     else:
-        raise ValueError(f"optimizer '{name}': expected SGD, Adam, AdamW or RMSProp")
+        raise ValueError(f"optimizer '{name}': expected SGD, Adam, AdamW, Muon or RMSProp")
     check_covered(model, optimizer)
     counts = f"{len(biases)} biases, {len(norms)} norm weights, {len(weights)} weights (decay {decay:g})"
-    LOGGER.info(f"optimizer: {name}, lr {lr:g}, {counts}")
+    LOGGER.info(f"optimizer: {name}, lr {lr:g}, {counts}" + (f", {len(matrices)} of them by Muon" if matrices else ""))
     return optimizer
+
+
+def matrices_of(weights, outputs=()) -> list:
+    """Those of the weights that mix channels, so neither kernels of depthwise convolutions nor `outputs`."""
+    output_ids = {id(p) for p in outputs}
+    return [p for p in weights if p.ndim > 1 and p.shape[1] > 1 and id(p) not in output_ids]
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; False where that is not known, off Linux on x86."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def keep_freed_memory() -> bool:

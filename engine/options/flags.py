@@ -15,7 +15,7 @@ DATA_DEFAULTS = {
 CLASSIFY_DEFAULTS = {"epochs": 10, "batch_size": 64, "imgsz": 224, "optimizer": "Adam"}  # in place of those above
 CLASSIFY_DEFAULTS["hyp"] = "data/hyps/classify/hyp.classify.yaml"
 PRETRAIN_DEFAULTS = {"epochs": 15, "batch_size": 16, "imgsz": 320}
-OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "RMSProp"]
+OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "Muon", "RMSProp"]
 # task -> where its trainings go, and where its newest checkpoint is looked for
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
 SEGMENT_DATA = "data/shapes-seg.yaml"

@@ -59,7 +59,7 @@ def add_training(parser) -> None:
         "--amp",
         choices=["auto", "off", "fp16", "bf16"],
         default="auto",
-        help="mixed precision; auto is fp16 on CUDA and off elsewhere",
+        help="mixed precision; auto is fp16 on CUDA, with --hyp auto bf16 on a CPU that multiplies it, else off",
     )
     add("--local_rank", type=int, default=-1, help="set by torchrun, not by hand")
     add_profile(parser)

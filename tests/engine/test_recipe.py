@@ -5,11 +5,12 @@ import torch
 
 from engine import build
 from engine.options import from_kwargs
-from engine.recipe import AUTO, MANY_STEPS, batch_size, fill
+from engine.recipe import AUTO, MANY_STEPS, batch_size, fill, precision
 from models.backbone import edgevit_xxs
 from models.backbone.Edgevit import DropPath
 from models.yolo import DetectionModel
 from utils.hyperparameters import default_hyp
+from utils.torch_utils import multiplies_bfloat16
 
 
 def filled(epochs=50, images=205, batches=13, pretrained=False, given=False, **options):
@@ -17,9 +18,10 @@ def filled(epochs=50, images=205, batches=13, pretrained=False, given=False, **o
     return opt, fill(opt, default_hyp(), images, batches, pretrained, given)
 
 
-def test_a_short_training_gets_adamw_and_a_step_for_each_batch():
-    opt, hyp = filled()
-    assert (opt.optimizer, opt.cos_lr) == ("AdamW", True)
+@pytest.mark.parametrize("pretrained, optimizer", [(False, "Muon"), (True, "AdamW")])
+def test_a_short_training_gets_quick_steps_one_for_each_batch(pretrained, optimizer):
+    opt, hyp = filled(pretrained=pretrained)
+    assert (opt.optimizer, opt.cos_lr) == (optimizer, True)
     assert hyp["nominal_batch"] == 16 and hyp["lr0"] < 0.01
     assert hyp.keys() == default_hyp().keys()
 
@@ -39,6 +41,20 @@ def test_a_short_training_gets_adamw_and_a_step_for_each_batch():
 )
 def test_small_sets_get_small_batches(images, ranks, hyp, expected):
     assert batch_size(from_kwargs("train", {"hyp": hyp}), images, ranks) == expected
+
+
+@pytest.mark.parametrize(
+    "options, device, on_a_capable_cpu",
+    [
+        ({}, "cpu", "bf16"),
+        ({}, "cuda", "auto"),
+        ({"hyp": "hyp.yaml"}, "cpu", "auto"),  # YOLOv5's
+        ({"amp": "off"}, "cpu", "off"),
+    ],
+)
+def test_bfloat16_where_it_is_faster_and_nothing_else_was_said(options, device, on_a_capable_cpu):
+    expected = on_a_capable_cpu if multiplies_bfloat16() else options.get("amp", "auto")
+    assert precision(from_kwargs("train", {"hyp": AUTO, **options}), torch.device(device)) == expected
 
 
 def test_the_average_and_the_warm_up_fit_the_length():

@@ -5,6 +5,7 @@ import math
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -247,6 +248,12 @@ def test_the_backbone_may_have_its_own_rate():
     assert len(tu.smart_optimizer(model, "AdamW", slow=slow, slow_part=1.0).param_groups) == 3
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").is_file(), reason="the flags of the CPU are read from Linux")
+def test_bfloat16_follows_the_flags_of_the_cpu():
+    flags = subprocess.run(["grep", "-cE", "avx512_bf16|amx_bf16", "/proc/cpuinfo"], capture_output=True, text=True)
+    assert tu.multiplies_bfloat16() == (int(flags.stdout) > 0)
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the allocator of another C library")
 def test_freed_memory_is_kept():
     code = """
@@ -282,7 +289,7 @@ def test_uncovered_and_doubled_parameters_are_named():
 
 
 def test_unknown_optimizer():
-    with pytest.raises(ValueError, match="optimizer 'Lion': expected SGD, Adam, AdamW or RMSProp"):
+    with pytest.raises(ValueError, match="optimizer 'Lion': expected SGD, Adam, AdamW, Muon or RMSProp"):
         tu.smart_optimizer(nn.Linear(2, 2), "Lion")
 
 
