@@ -5,6 +5,7 @@ The clock starts with the run, so that everything counts: reading labels, anchor
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from utils.logger import LOGGER
 
 TARGET = 0.98  # of the budget: late is worse than early
 LEAST_EPOCHS = 20  # where fewer passes over the data fit, an epoch takes fewer images, so that the end can be met
-VALIDATION_PART = 0.25  # most time for validation, as a part of that for training; else not every epoch has one
+VALIDATION_PART = 0.1  # most time for validation, as a part of that for training; else not every epoch has one
 FORWARD_PART = 0.5  # of a training step's time that a validation takes for as many images, until it was seen
 MEASURED_PART, LEAST_MEASURED = 0.01, 3  # of the budget, and batches, for the measurement before the first epoch
 RECENT = 5  # epochs that the time of the next ones is judged by
@@ -50,7 +51,7 @@ def first_plan(seconds: float, batch_seconds: float, batches: int, batch_size: i
     seconds -= val_seconds  # the best model is validated once more at the end
     taken = min(batches, max(int(seconds / LEAST_EPOCHS / batch_seconds), 1))
     train_seconds = taken * batch_seconds
-    period = max(round(val_seconds / (VALIDATION_PART * train_seconds)), 1)
+    period = max(math.ceil(val_seconds / (VALIDATION_PART * train_seconds)), 1)
     epochs = max(int(seconds / (train_seconds + val_seconds / period)), 1)
     return Plan(epochs, taken * batch_size if taken < batches else None, period)
 

@@ -40,7 +40,7 @@ def test_first_plan(seconds, batches, val_images, expected):
     val_seconds = val_images / 16 * 0.5
     epoch_seconds = (plan.images or batches * 16) / 16 + val_seconds / plan.val_period
     assert seconds * 0.9 < plan.epochs * epoch_seconds + val_seconds <= seconds
-    assert val_seconds / plan.val_period <= 0.4 * epoch_seconds
+    assert val_seconds / plan.val_period <= 0.1 * epoch_seconds
     if expected and expected[1]:
         assert (plan.epochs, plan.images, plan.val_period) == expected
 
