@@ -64,14 +64,20 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """[b, n, m] -> [b, n, m] with the same singular vectors and singular values of about 1; zeros stay zeros."""
+    """[b, n, m] -> [b, n, m] with the same singular vectors and singular values of about 1; zeros stay zeros.
+
+    All factors of an iteration are polynomials of x x', so their product is gathered on its small side.
+    """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) * 1.01 + 1e-7)
+    gram, product = x @ x.mT, torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
     for a, b, c in NEWTON_SCHULZ:
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    return product @ x
 
 
 def block_rows(rows: int) -> int:

@@ -21,6 +21,13 @@ def test_orthogonalized_singular_values_are_about_1(shape):
     torch.testing.assert_close(directions, values, atol=0.3, rtol=0)
 
 
+def test_directions_without_a_gradient_get_no_step():
+    left, right = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) for shape in ((1, 72, 5), (1, 5, 99)))
+    made = orthogonalize(left @ right)
+    values = torch.linalg.svdvals(made)[0]
+    assert values[:5].min() > 0.6 and values.max() < 1.25 and values[5:].max() < 0.01
+
+
 def test_the_length_of_a_gradient_does_not_count():
     matrix = torch.randn(1, 6, 9, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(orthogonalize(matrix * 1e9), orthogonalize(matrix), atol=1e-4, rtol=0)
