@@ -17,7 +17,7 @@ NEWTON_SCHULZ = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-ADAM_RMS = 0.2  # root mean square of a step of Adam's, so that one learning rate fits both (arXiv 2502.16982)
+STEP_RMS = 0.4  # root mean square of a step of learning rate 1; Adam's is 0.2 to 0.4 (arXiv 2502.16982)
 BLOCK = 72  # most rows of a matrix that are taken together: the time of an iteration grows with their square
 
 
@@ -58,7 +58,7 @@ class Muon(torch.optim.AdamW):
             alike[blocks.shape[1:]].append((parameter, blocks))
         for shape, members in alike.items():
             steps = orthogonalize(torch.cat([blocks for _, blocks in members]))
-            length = group["lr"] * ADAM_RMS * max(shape) ** 0.5
+            length = group["lr"] * STEP_RMS * max(shape) ** 0.5
             for (parameter, _), step in zip(members, steps.split([len(blocks) for _, blocks in members])):
                 parameter.mul_(1 - decay).add_(step.reshape(parameter.shape), alpha=-length)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.muon import ADAM_RMS, BLOCK, Muon, block_rows, orthogonalize
+from utils.muon import STEP_RMS, BLOCK, Muon, block_rows, orthogonalize
 from utils.torch_utils import matrices_of, smart_optimizer
 
 
@@ -67,7 +67,7 @@ def test_only_matrices_that_mix_channels_step_by_muon():
         same = torch.allclose(parameter, twin.get_parameter(name), atol=1e-7)
         assert same == (name != "0.weight"), name
     taken = (model[0].weight - network()[0].weight).detach().flatten(1)
-    values = torch.linalg.svdvals(taken) / (0.01 * ADAM_RMS * 27**0.5)
+    values = torch.linalg.svdvals(taken) / (0.01 * STEP_RMS * 27**0.5)
     assert values.min() > 0.6 and values.max() < 1.25
 
 
