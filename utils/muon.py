@@ -17,7 +17,7 @@ NEWTON_SCHULZ = (
     (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )
-STEP_RMS = 0.4  # root mean square of a step of learning rate 1; Adam's is 0.2 to 0.4 (arXiv 2502.16982)
+STEP_RMS = 0.8  # root mean square of a step of learning rate 1; Adam's is 0.2 to 0.4 (arXiv 2502.16982)
 BLOCK = 72  # most rows of a matrix that are taken together: the time of an iteration grows with their square
 
 
