@@ -242,11 +242,17 @@ def intersect_dicts(a: dict, b: dict, exclude=()) -> dict:
     return {k: v for k, v in a.items() if k in b and v.shape == b[k].shape and not any(part in k for part in exclude)}
 
 
+def halved(tensor: torch.Tensor) -> torch.Tensor:
+    """As float16, unless a value is too large for it, as batch-norm variances can be; integers stay."""
+    half = tensor.half() if tensor.is_floating_point() else tensor
+    return half if torch.isfinite(half).all() else tensor
+
+
 def strip_optimizer(path, out=None) -> None:
     """Drop the training state and halve the precision of the checkpoint `path`, in place or into `out`."""
     ckpt = load_checkpoint(path)
     ckpt.train_state = None
-    ckpt.state_dict = {k: v.half() if v.is_floating_point() else v for k, v in ckpt.state_dict.items()}
+    ckpt.state_dict = {name: halved(tensor) for name, tensor in ckpt.state_dict.items()}
     save_checkpoint(out or path, ckpt)
     LOGGER.info(
         f"Training state stripped from {path}{f', saved as {out}' if out else ''}, {file_size(out or path):.1f} MB"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -417,6 +418,14 @@ def test_strip_optimizer(tmp_path, out):
     assert ckpt.train_state is None and ckpt.epoch == 4
     assert [v.dtype for v in ckpt.state_dict.values()] == [torch.float16, torch.int64]
     assert (path.read_bytes() == old) == bool(out)  # the original stays where another target is given
+
+
+def test_stripping_keeps_values_that_are_too_large_for_float16(tmp_path):
+    path, large = tmp_path / "last.pt", torch.tensor([1.0, 70_000.0])
+    save_checkpoint(path, replace(make_checkpoint(), state_dict={"bn.running_var": large, "bn.weight": torch.ones(2)}))
+    checkpoint.strip_optimizer(path)
+    stripped = load_checkpoint(path).state_dict
+    assert torch.equal(stripped["bn.running_var"], large) and stripped["bn.weight"].dtype == torch.float16
 
 
 def test_state_sha256_sees_names_types_shapes_and_values():
