@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.muon import STEP_RMS, BLOCK, Muon, block_rows, orthogonalize
+from utils.muon import BLOCK, STEP_RMS, Muon, block_rows, orthogonalize
 from utils.torch_utils import matrices_of, smart_optimizer
 
 
