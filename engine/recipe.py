@@ -21,6 +21,7 @@ IMAGE_LR, SCRATCH_LR, FINE_TUNING_LR = 0.0005, 0.004, 0.001  # of Muon and AdamW
 USUAL_BATCH, LEAST_BATCH = 16, 4
 WANTED_BATCHES = 25  # in an epoch
 LAST_LR = 0.01  # as a part of the first
+MUON_DECAY = 3.0  # of a weight in a step, as a part of the learning rate
 WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # of all steps; steps
 EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
 
@@ -103,6 +104,12 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
         f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
         nominal_batch=opt.batch_size,
     )
+    if optimizer == "Muon":
+        recipe.choose(
+            f"weight decay {MUON_DECAY:g} of the learning rate",
+            "Muon's steps are as long for large weights as for small ones, which would grow without end",
+            weight_decay=MUON_DECAY,
+        )
     warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
     recipe.choose(
         f"warm-up over {warmup} steps",

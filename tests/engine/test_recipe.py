@@ -80,6 +80,11 @@ def test_yolov5s_own_values_stay(options, optimizer):
     assert hyp == default_hyp()
 
 
+@pytest.mark.parametrize("optimizer, decays", [(AUTO, True), ("Muon", True), ("AdamW", False), ("Adam", False)])
+def test_only_muon_lets_weights_decay_much(optimizer, decays):
+    assert (filled(optimizer=optimizer)[1]["weight_decay"] > 1) == decays
+
+
 def test_what_is_given_stays():
     opt, hyp = filled(optimizer="Adam", close_mosaic=7)
     assert (opt.optimizer, opt.close_mosaic) == ("Adam", 7)
