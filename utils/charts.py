@@ -115,10 +115,14 @@ def _number(text: str) -> float:
         return float("nan")
 
 
+def _known(x: np.ndarray, y: np.ndarray) -> tuple:
+    """The points whose y is finite: not every epoch has a validation."""
+    return x[np.isfinite(y)], y[np.isfinite(y)]
+
+
 def _moving_average(y: np.ndarray, half: int) -> np.ndarray:
-    """Mean of the finite values within `half` steps of each."""
-    windows = [y[max(i - half, 0) : i + half + 1] for i in range(len(y))]
-    return np.array([np.mean(w[np.isfinite(w)]) if np.isfinite(w).any() else np.nan for w in windows])
+    """Mean of the values within `half` steps of each."""
+    return np.array([np.mean(y[max(i - half, 0) : i + half + 1]) for i in range(len(y))])
 
 
 def plot_results(csv_path) -> Path:
@@ -126,18 +130,18 @@ def plot_results(csv_path) -> Path:
     csv_path = Path(csv_path)
     results = read_results(csv_path)
     names = [name for name in RESULT_COLUMNS if name in results]
-    names += [name for name in results if name not in names and name != "epoch" and not name.startswith("x/")]
+    names += [name for name in results if name not in (*names, "epoch", "time") and not name.startswith("x/")]
     epochs = results.get("epoch", np.arange(len(next(iter(results.values()), ()))))
     rows = max(-(-len(names) // 5), 1)
     figure, axes = _figure(rows, 5, size=(15, 3 * rows))
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
     for axis, name in zip(axes.flat, names):
-        values = np.where(np.isfinite(results[name]), results[name], np.nan)
-        axis.plot(epochs, values, marker=".", markersize=5 if len(epochs) < 100 else 2, linewidth=1.5, label="epochs")
+        x, values = _known(epochs, results[name])
+        axis.plot(x, values, marker=".", markersize=5 if len(epochs) < 100 else 2, linewidth=1.5, label="epochs")
         if len(values) >= 10:
             smoothed = _moving_average(values, half=max(len(values) // 20, 2))
-            axis.plot(epochs, smoothed, ":", linewidth=2, label="smoothed")
+            axis.plot(x, smoothed, ":", linewidth=2, label="smoothed")
         axis.set_title(_plain(name), fontsize=11)
         axis.grid(alpha=0.3)
     if len(epochs) >= 10:
@@ -310,7 +314,8 @@ def plot_learning_curves(runs: dict, path) -> None:
                     continue
                 x = columns["time"] / 3600 if position == "time" else columns["epoch"]
                 label = _plain(run) if (row, column) == (0, 0) else None
-                axis.plot(x, columns[name], marker=".", markersize=4, color=_unit(colors(i + 1)), label=label)
+                line = {"marker": ".", "markersize": 4, "color": _unit(colors(i + 1)), "label": label}
+                axis.plot(*_known(x, columns[name]), **line)
             axis.set(title=_plain(name), xlabel="hours of training" if position == "time" else "epoch")
             axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=9)

@@ -11,6 +11,7 @@ from bench.harness import Call, Comparison
 from bench.inputs import DATASETS, shared_file
 from bench.plain.data import PlainDataset
 from bench.plain.trainer import PlainTrainer
+from bench.rows.backbone_train import SHARED
 from bench.rows.detector import contiguous, with_plain_backbone
 from engine import build, options
 from engine.schedule import scaled_weight_decay
@@ -22,7 +23,6 @@ EPOCHS = 100  # of the schedule
 QUICK_PICTURES = 32
 TOLERANCE = 0.01  # of a mean loss: the project decodes large JPEGs at half their size, so pixels differ a little
 MARK = 0.65
-SHARED = "most of an epoch are convolutions and their gradients, equally fast on both sides"
 
 
 def comparisons(settings) -> list:
@@ -39,7 +39,7 @@ def comparisons(settings) -> list:
             theirs=Call(lambda cfg=cfg, make=make: plain_epoch(product_trainer(cfg, data, settings), make)),
             differ=losses_differ,
             mark=MARK,
-            why=SHARED,
+            why=f"an epoch is mostly training steps, and there {SHARED}",
         )
         for title, (cfg, make, reference) in models.items()
     ]

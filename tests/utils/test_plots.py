@@ -358,9 +358,10 @@ def test_results_without_heading_are_an_error(tmp_path):
         plot_results(tmp_path / "results.csv")
 
 
-def test_moving_average_ignores_nan():
-    y = np.array([1.0, np.nan, 3.0, 5.0])
-    np.testing.assert_allclose(charts._moving_average(y, 1), [1, 2, 4, 4])
+def test_lines_join_the_epochs_that_were_validated():
+    x, y = charts._known(np.arange(5), np.array([1.0, np.nan, np.inf, 3.0, 5.0]))
+    assert (x.tolist(), y.tolist()) == ([0, 3, 4], [1, 3, 5])
+    np.testing.assert_allclose(charts._moving_average(y, 1), [2, 3, 4])
 
 
 @pytest.mark.parametrize("classes", [0, 1, 3, 40])
