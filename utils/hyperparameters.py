@@ -32,7 +32,7 @@ TABLE = {
     "lr0": Hyperparameter(0.01, 1e-5, 0.1, 1.0, "learning rate after warm-up"),
     "lrf": Hyperparameter(0.01, 0.01, 1.0, 1.0, "last learning rate, as a part of lr0"),
     "momentum": Hyperparameter(0.937, 0.6, 0.98, 0.3, "SGD momentum, Adam beta1", 1.0),
-    "weight_decay": Hyperparameter(0.0005, 0.0, 0.1, 1.0, "weight decay for the nominal batch; AdamW's and Muon's are larger"),
+    "weight_decay": Hyperparameter(0.0005, 0.0, 0.1, 1.0, "weight decay for the nominal batch; much larger with Muon"),
     "warmup_epochs": Hyperparameter(3.0, 0.0, 5.0, 1.0, "length of the warm-up"),
     "warmup_least": Hyperparameter(100, 0, 1000, 0.0, "fewest batches of the warm-up, while that is a third of all"),
     "warmup_momentum": Hyperparameter(0.8, 0.0, 0.95, 1.0, "momentum at its start (SGD)", 1.0),
