@@ -21,7 +21,7 @@ IMAGE_LR, SCRATCH_LR, FINE_TUNING_LR = 0.0005, 0.004, 0.001  # of Muon and AdamW
 USUAL_BATCH, LEAST_BATCH = 16, 4
 WANTED_BATCHES = 25  # in an epoch
 LAST_LR = 0.01  # as a part of the first
-MUON_DECAY = 3.0  # of a weight in a step, as a part of the learning rate
+MUON_DECAY = 7.5  # of the weights, added up over a training at lr0: half of it with the cosine
 WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # of all steps; steps
 EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
 
@@ -105,10 +105,11 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
         nominal_batch=opt.batch_size,
     )
     if optimizer == "Muon":
+        decay = MUON_DECAY / (lr0 * steps)
         recipe.choose(
-            f"weight decay {MUON_DECAY:g} of the learning rate",
-            "Muon's steps are as long for large weights as for small ones, which would grow without end",
-            weight_decay=MUON_DECAY,
+            f"weight decay {decay:.3g}",
+            "Muon's steps are as long for large weights as for small ones; so they stay small and forget early steps",
+            weight_decay=decay,
         )
     warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
     recipe.choose(

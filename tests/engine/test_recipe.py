@@ -5,7 +5,7 @@ import torch
 
 from engine import build
 from engine.options import from_kwargs
-from engine.recipe import AUTO, MANY_STEPS, batch_size, fill, precision
+from engine.recipe import AUTO, MANY_STEPS, MUON_DECAY, batch_size, fill, precision
 from models.backbone import edgevit_xxs
 from models.backbone.Edgevit import DropPath
 from models.yolo import DetectionModel
@@ -81,8 +81,12 @@ def test_yolov5s_own_values_stay(options, optimizer):
 
 
 @pytest.mark.parametrize("optimizer, decays", [(AUTO, True), ("Muon", True), ("AdamW", False), ("Adam", False)])
-def test_only_muon_lets_weights_decay_much(optimizer, decays):
-    assert (filled(optimizer=optimizer)[1]["weight_decay"] > 1) == decays
+def test_only_muon_lets_weights_decay_much_and_as_much_in_any_length(optimizer, decays):
+    for epochs in (10, 100):
+        hyp = filled(epochs=epochs, optimizer=optimizer)[1]
+        assert (hyp["weight_decay"] * hyp["lr0"] * 13 * epochs > 1) == decays
+    if decays:
+        assert hyp["weight_decay"] * hyp["lr0"] * 13 * epochs == pytest.approx(MUON_DECAY)
 
 
 def test_what_is_given_stays():
