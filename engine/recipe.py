@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.schedule import LONGEST_WARMUP_PART
+from utils.hyperparameters import default_hyp
 from utils.logger import LOGGER
 from utils.torch_utils import multiplies_bfloat16
 
@@ -104,13 +105,7 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
         f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
         nominal_batch=opt.batch_size,
     )
-    if optimizer == "Muon":
-        decay = MUON_DECAY / (lr0 * steps)
-        recipe.choose(
-            f"weight decay {decay:.3g}",
-            "Muon's steps are as long for large weights as for small ones; so they stay small and forget early steps",
-            weight_decay=decay,
-        )
+    _choose_regularization(recipe, opt, optimizer, lr0 * steps)
     warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
     recipe.choose(
         f"warm-up over {warmup} steps",
@@ -126,3 +121,22 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
         ema_tau=horizon,
     )
     return recipe
+
+
+def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, optimizer: str, way: float) -> None:
+    """Weight decay, mosaic and drop path; way: learning rate times steps."""
+    if optimizer == "Muon":
+        decay = MUON_DECAY / way
+        recipe.choose(
+            f"weight decay {decay:.3g}",
+            "Muon's steps are as long for large weights as for small ones; so they stay small and forget early steps",
+            weight_decay=decay,
+        )
+    else:
+        decay = default_hyp()["weight_decay"]
+        recipe.choose(f"weight decay {decay:g}", f"YOLOv5's, and little beside {optimizer}'s steps")
+    if getattr(opt, "close_mosaic", None) is None:
+        recipe.choose(
+            "mosaic to the last epoch", "without it in the last fifth AP changed by less than from seed to seed"
+        )
+    recipe.choose("no drop path", "0.1 cost EdgeViT 1.5 points of mAP50-95 in so few steps", drop_path=0.0)
