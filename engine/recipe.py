@@ -23,6 +23,7 @@ USUAL_BATCH, LEAST_BATCH = 16, 4
 WANTED_BATCHES = 25  # in an epoch
 LAST_LR = 0.01  # as a part of the first
 MUON_DECAY = 7.5  # of the weights, added up over a training at lr0: half of it with the cosine
+LEAST_STEPS = 500  # that it is spread over: in fewer the weights would be gone before they are learned
 WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # of all steps; steps
 EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
 
@@ -105,7 +106,7 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
         f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
         nominal_batch=opt.batch_size,
     )
-    _choose_regularization(recipe, opt, optimizer, lr0 * steps)
+    _choose_regularization(recipe, opt, optimizer, lr0 * max(steps, LEAST_STEPS))
     warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
     recipe.choose(
         f"warm-up over {warmup} steps",
