@@ -64,8 +64,11 @@ def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
 def apply_data_defaults(opt: argparse.Namespace, data: dict, fallbacks=None) -> list[str]:
     """Fill the options that were not given from the data file's own defaults; returns a line for each one taken.
 
-    fallbacks: values, by option, that go before those of DATA_DEFAULTS.
+    fallbacks: values, by option, that go before those of DATA_DEFAULTS. The file's hyp is made for its optimizer, and
+    is left out where another one was given.
     """
+    if "optimizer" in data and getattr(opt, "optimizer", None) not in (None, data["optimizer"]):
+        data = {key: value for key, value in data.items() if key != "hyp"}
     taken, source = [], ", ".join(map(str, opt.data)) if isinstance(opt.data, list) else opt.data
     for option, (key, fallback) in DATA_DEFAULTS.items():
         if getattr(opt, option, fallback) is None:

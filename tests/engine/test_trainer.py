@@ -17,7 +17,7 @@ from models.yolo import DetectionModel
 from utils.callbacks import HOOKS, Callbacks
 from utils.checkpoint import load_checkpoint
 from utils.general import load_yaml
-from utils.hyperparameters import load_hyp
+from utils.hyperparameters import default_hyp, load_hyp
 
 COLUMNS = (
     "epoch train/box_loss train/obj_loss train/cls_loss "
@@ -127,6 +127,8 @@ def test_defaults_of_the_data_file_are_used_and_printed(train, tiny_dataset, cap
     assert isinstance(trainer.optimizer, torch.optim.AdamW)
     assert "data default: epochs 1 (from" in caplog.text
     assert train(imgsz=None, epochs=1, batch_size=None).hyp == load_hyp("hyp.shapes.yaml")
+    other = train(imgsz=None, epochs=1, batch_size=None, optimizer="SGD")
+    assert other.opt.hyp == "auto" and other.hyp == default_hyp()  # the file's are for its own optimizer
 
 
 def test_gradients_left_at_the_end_of_an_epoch_are_stepped(train):
