@@ -37,8 +37,7 @@ CACHE_FOLDER = "teacher-cache"  # in --project
 NOT_OF_PICTURES = set(
     "lr0 lrf momentum weight_decay warmup_epochs warmup_least warmup_momentum warmup_bias_lr lr_backbone drop_path "
     "box cls cls_pw obj obj_pw iou_t anchor_t anchors fl_gamma label_smoothing nominal_batch ema_decay ema_tau "
-    "assigner obj_loss obj_iou box_loss "
-    "distill distill_features distill_views".split()
+    "assigner distill distill_features distill_views".split()
 )
 
 

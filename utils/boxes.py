@@ -130,18 +130,17 @@ def box_iou(box1, box2, eps=1e-7):
     return inter / (_area(a) + _area(b) - inter + eps)
 
 
-def bbox_iou(box1, box2, xywh=True, GIoU=False, DIoU=False, CIoU=False, eps=1e-7, EIoU=False):
+def bbox_iou(box1, box2, xywh=True, GIoU=False, DIoU=False, CIoU=False, eps=1e-7):
     """IoU [...] of pairs of boxes [..., 4] (leading dimensions broadcast), or one of its relatives, in (-3, 1].
 
     GIoU: arXiv 1902.09630. DIoU, CIoU: arXiv 1911.08287; the weight alpha of CIoU's aspect term gets no gradient.
-    EIoU: arXiv 2101.08158.
     """
     xp = _namespace(box1)
     a, b = (xywh2xyxy(box1), xywh2xyxy(box2)) if xywh else (box1, box2)
     inter = _intersection_area(a, b)
     union = _area(a) + _area(b) - inter + eps
     iou = inter / union
-    if not (GIoU or DIoU or CIoU or EIoU):
+    if not (GIoU or DIoU or CIoU):
         return iou
     hull = xp.maximum(a[..., 2:4], b[..., 2:4]) - xp.minimum(a[..., :2], b[..., :2])
     if GIoU:
@@ -151,23 +150,10 @@ def bbox_iou(box1, box2, xywh=True, GIoU=False, DIoU=False, CIoU=False, eps=1e-7
     distance = (centre_shift**2).sum(-1) / ((hull**2).sum(-1) + eps)
     if DIoU:
         return iou - distance
-    if EIoU:
-        stretch = (a[..., 2:4] - a[..., :2] - b[..., 2:4] + b[..., :2]) ** 2 / (hull**2 + eps)
-        return iou - distance - stretch.sum(-1)
     aspect = 4 / xp.pi**2 * (_box_angle(b, eps) - _box_angle(a, eps)) ** 2
     alpha = aspect / (aspect - iou + (1 + eps))
     alpha = alpha.detach() if hasattr(alpha, "detach") else alpha
     return iou - distance - alpha * aspect
-
-
-def wasserstein_similarity(box1, box2, scale):
-    """exp(-d / scale) in 0..1 of pairs of boxes [..., 4] xywh, d the Wasserstein distance of their Gaussians, in px.
-
-    The boxes are in px too. Unlike IoU it tells how far apart tiny boxes are (arXiv 2110.13389, equations 6 to 8).
-    """
-    difference = box1[..., :4] - box2[..., :4]
-    squared = (difference[..., :2] ** 2).sum(-1) + (difference[..., 2:] ** 2).sum(-1) / 4
-    return _namespace(box1).exp(-((squared + 1e-9) ** 0.5) / scale)  # the root of 0 has no gradient
 
 
 def _box_angle(boxes_xyxy, eps):

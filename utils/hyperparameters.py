@@ -50,9 +50,6 @@ TABLE = {
         0.0, 2.0, 10.0, 2.0, "anchors per output map, found by k-means; 0 keeps the model file's"
     ),
     "assigner": choice("ratio simota aligned", "which places learn which object: by shape (YOLOv5), or by prediction"),
-    "box_loss": choice("ciou eiou nwd", "the box loss; nwd helps tiny objects (arXiv 2101.08158, 2110.13389)"),
-    "obj_loss": choice("bce quality varifocal", "the objectness loss (arXiv 2006.04388, 2008.13367)"),
-    "obj_iou": Hyperparameter(1.0, 0.0, 1.0, 0.0, "part of the box's IoU in the objectness target, beside 1", 1.0),
     "fl_gamma": Hyperparameter(0.0, 0.0, 2.0, 0.0, "focal loss gamma; 0 is plain cross-entropy"),
     "hsv_h": Hyperparameter(0.015, 0.0, 0.1, 1.0, "largest change of hue, as a part", 1.0),
     "hsv_s": Hyperparameter(0.7, 0.0, 0.9, 1.0, "largest change of saturation, as a part", 1.0),

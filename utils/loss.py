@@ -1,17 +1,13 @@
-"""The detection loss: the three terms and their weighted sum. Follows YOLOv5's published recipe, with other choices."""
+"""The detection loss: the three terms and their weighted sum. Follows YOLOv5's published recipe."""
 
 import torch
 from torch.nn import functional as F
 
 from utils.assignment import assign, decode_boxes, last_of_each, place_numbers, scores_of
 from utils.assignment import match_anchors as match_anchors  # some import it from here
-from utils.boxes import bbox_iou, wasserstein_similarity
+from utils.boxes import bbox_iou
 
 FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
-QUALITY_BETA = 2.0  # arXiv 2006.04388, section 4
-VARIFOCAL_ALPHA, VARIFOCAL_GAMMA = 0.75, 2.0  # arXiv 2008.13367, section 4
-WASSERSTEIN_SCALE_PX = 12.8  # arXiv 2110.13389: the mean size of tiny objects
-FOCAL_SHARE = 0.1  # of their objectness beside box and class, so that obj: 1.0 weighs about as much as with bce
 AUTOBALANCE_RATE = 0.0001  # share of the newest batch in the balance's moving average
 
 
@@ -55,28 +51,12 @@ def binary_loss(logits, targets, positive_weight=1.0, focal_gamma=0.0, weights=N
     return loss.mean() if weights is None else (loss * weights).sum()
 
 
-def quality_loss(logits, targets):
-    """Sum of the quality focal loss of logits with targets in 0..1 (arXiv 2006.04388, equation 2)."""
-    weights = (targets - logits.sigmoid()).abs() ** QUALITY_BETA
-    return (weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
-
-
-def varifocal_loss(logits, targets):
-    """Sum of the varifocal loss of logits with targets in 0..1 (arXiv 2008.13367, equation 2)."""
-    weights = torch.where(targets > 0, targets, VARIFOCAL_ALPHA * logits.sigmoid() ** VARIFOCAL_GAMMA)
-    return (weights * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")).sum()
-
-
-OBJECTNESS = {"quality": quality_loss, "varifocal": varifocal_loss}
-
-
 class ComputeLoss:
     """Loss of a detection model: callable as (maps, targets) -> (loss, items).
 
-    Reads model.hyp (box, obj, cls, obj_pw, cls_pw, anchor_t; fl_gamma, label_smoothing, assigner, obj_loss, obj_iou and
-    box_loss if there) and the model's Detect head at every call, so that changed anchors or gains count at once. With
-    autobalance, `balance` (the weight of each level's objectness, finest first) follows the losses while gradients are
-    enabled. It belongs to the obj_loss `bce`.
+    Reads model.hyp (box, obj, cls, obj_pw, cls_pw, anchor_t; fl_gamma, label_smoothing and assigner if there) and the
+    model's Detect head at every call, so that changed anchors or gains count at once. With autobalance, `balance` (the
+    weight of each level's objectness, finest first) follows the losses while gradients are enabled.
     """
 
     def __init__(self, model, autobalance=False):
@@ -111,11 +91,13 @@ class ComputeLoss:
         read = [ReadPlaces.apply(raw, *found.place) for raw, found in zip(p, matches)]
         rows = torch.cat([of_level for of_level, _ in read]).float()  # [m, no]
         weights = self.weights(matches)
-        similarity, quality = self.box_similarity(rows, matches)
+        boxes, anchors = (torch.cat([getattr(found, name) for found in matches]) for name in ("boxes", "anchors"))
+        ciou = bbox_iou(decode_boxes(rows[:, :4], anchors), boxes, CIoU=True)
+        quality = ciou.detach()
         if matches[0].scores is not None:
             quality = torch.cat([found.scores for found in matches])
         return {
-            "box": (weights * (1 - similarity)).sum(),
+            "box": (weights * (1 - ciou)).sum(),
             "obj": self.objectness_loss([objectness.float() for _, objectness in read], matches, quality),
             "cls": self.class_loss(rows, torch.cat([found.classes for found in matches]), weights),
         }
@@ -128,36 +110,17 @@ class ComputeLoss:
         scores = scores_of(matches)
         return scores * (self.head.nl / scores.sum().clamp(min=1))
 
-    def box_similarity(self, rows, matches):
-        """What the box loss wants to be 1, [m], and the quality of the box for the objectness, [m], detached."""
-        kind = self.model.hyp.get("box_loss", "ciou")
-        boxes, anchors = (torch.cat([getattr(found, name) for found in matches]) for name in ("boxes", "anchors"))
-        predicted = decode_boxes(rows[:, :4], anchors)
-        if kind == "eiou":
-            return bbox_iou(predicted, boxes, EIoU=True), bbox_iou(predicted.detach(), boxes)
-        ciou = bbox_iou(predicted, boxes, CIoU=True)
-        if kind == "ciou":
-            return ciou, ciou.detach()
-        px = torch.cat([found.boxes.new_full((len(found), 1), float(s)) for found, s in zip(matches, self.head.stride)])
-        return (ciou + wasserstein_similarity(predicted * px, boxes * px, WASSERSTEIN_SCALE_PX)) / 2, ciou.detach()
-
     def objectness_loss(self, maps, matches, quality):
         """Loss of the objectness of every place, maps [B, na, ny, nx] of each level, a scalar.
 
-        The target is 1 - obj_iou + obj_iou * quality at the matches, whose quality is [m], and 0 elsewhere. With bce it
-        is the mean over a level's places, weighted with `balance`; with the others the sum over all places by that of
-        the targets, times FOCAL_SHARE.
+        The target is the quality [m] at the matches and 0 elsewhere. The mean over a level's places, weighted with
+        `balance`.
         """
         hyp = self.model.hyp
-        part = hyp.get("obj_iou", 1.0)
         numbers = place_numbers(maps, matches)
         winners = last_of_each(numbers)
         wanted = torch.zeros(sum(level.numel() for level in maps), device=quality.device)
-        wanted[numbers[winners]] = 1 - part + part * quality[winners].clamp(min=0)
-        kind = hyp.get("obj_loss", "bce")
-        if kind != "bce":
-            loss = OBJECTNESS[kind](torch.cat([level.flatten() for level in maps]), wanted)
-            return FOCAL_SHARE * loss / wanted.sum().clamp(min=1)
+        wanted[numbers[winners]] = quality[winners].clamp(min=0)
         pairs = zip(maps, wanted.split([level.numel() for level in maps]))
         losses = [binary_loss(level.flatten(), w, hyp["obj_pw"], hyp.get("fl_gamma", 0.0)) for level, w in pairs]
         loss = sum(loss * weight for loss, weight in zip(losses, self.balance))

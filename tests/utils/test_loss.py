@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from models.heads import Detect
 from tests.conftest import SHARED, needs_shared
 from utils.assignment import RULES, assign
-from utils.boxes import bbox_iou, box_iou, wasserstein_similarity, xywh2xyxy
+from utils.boxes import bbox_iou, box_iou, xywh2xyxy
 from utils.hyperparameters import TABLE
-from utils.loss import OBJECTNESS, ComputeLoss, ReadPlaces, binary_loss, quality_loss, varifocal_loss
+from utils.loss import ComputeLoss, ReadPlaces, binary_loss
 from utils.nms import non_max_suppression
 from utils.segment.loss import ComputeSegmentLoss
 
@@ -24,11 +24,6 @@ OPTIONS = [
     {},
     {"assigner": "simota"},
     {"assigner": "aligned"},
-    {"obj_loss": "quality"},
-    {"obj_loss": "varifocal", "obj_iou": 0.5},
-    {"box_loss": "eiou", "obj_iou": 0.0},
-    {"box_loss": "nwd", "assigner": "simota", "obj_loss": "quality"},
-    {"box_loss": "eiou", "assigner": "aligned", "obj_loss": "varifocal"},
     {"assigner": "aligned", "fl_gamma": 1.5, "cls_pw": 2.0, "obj_pw": 0.7, "label_smoothing": 0.1},
 ]
 ANCHORS_PX = [[10, 13, 16, 30, 33, 23], [30, 61, 62, 45, 59, 119], [116, 90, 156, 198, 373, 326]]
@@ -197,12 +192,11 @@ def test_a_model_without_hyperparameters_is_refused():
 
 def test_the_options_are_those_of_the_table_and_its_defaults_change_nothing():
     assert TABLE["assigner"].choices == ("ratio", *RULES)
-    assert TABLE["obj_loss"].choices == ("bce", *OBJECTNESS)
     p, targets = golden_inputs()
-    named = {key: TABLE[key].default for key in ("assigner", "box_loss", "obj_loss", "obj_iou")}
+    named = {"assigner": TABLE["assigner"].default}
     without, with_names = (ComputeLoss(make_model(**hyp))(p, targets) for hyp in ({}, named))
     assert torch.equal(without[0], with_names[0]) and torch.equal(without[1], with_names[1])
-    assert {option.get("box_loss", "ciou") for option in OPTIONS} == set(TABLE["box_loss"].choices)
+    assert {option.get("assigner", "ratio") for option in OPTIONS} == set(TABLE["assigner"].choices)
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -264,65 +258,18 @@ def test_300_objects_in_a_picture(rule):
     assert items.isfinite().all() and all(level.grad.isfinite().all() for level in p)
 
 
-@pytest.mark.parametrize(
-    "part, quality, wanted", [(1.0, 0.6, 0.6), (0.0, 0.6, 1.0), (0.25, 0.6, 0.9), (0.5, -0.3, 0.5)]
-)
-def test_objectness_target_mixes_the_iou(part, quality, wanted):
-    """A gradient of zero where a logit is that of its target."""
-    model = make_model(obj_iou=part)
+@pytest.mark.parametrize("quality, wanted", [(0.6, 0.6), (0.25, 0.25), (-0.3, 0.0)])
+def test_objectness_target_is_the_quality_of_the_box(quality, wanted):
+    """The gradient at a logit of 0 is 0.5 - target, over the level's places and times its weight; 0.5 elsewhere."""
+    model = make_model()
     targets = torch.tensor([[0, 0, 0.5625, 0.5625, 10 / 64, 13 / 64]])
-    maps = [torch.full((1, 3, 64 // s, 64 // s), torch.logit(torch.tensor(wanted)).clamp(max=40)) for s in (8, 16, 32)]
-    maps = [level.clone().requires_grad_() for level in maps]
+    maps = [torch.zeros(1, 3, 64 // s, 64 // s).requires_grad_() for s in (8, 16, 32)]
     matches = assign([level[..., None] for level in maps], targets, model.model[0], model.hyp)
     m = sum(len(found) for found in matches)
     ComputeLoss(model).objectness_loss(maps, matches, torch.full((m,), quality)).backward()
-    image, anchor, row, column = matches[0].place
-    assert maps[0].grad[image, anchor, row, column].abs().max() < 1e-7
-    assert maps[0].grad[0, 0, 0, 0] > 1e-4  # a place without a target
-
-
-def log_p(x):
-    return -math.log(1 + math.exp(-x))
-
-
-@pytest.mark.parametrize(
-    "loss, logit, target, expected",
-    [
-        (quality_loss, 0.8, 1.0, -((1 - 1 / (1 + math.exp(-0.8))) ** 2) * log_p(0.8)),
-        (quality_loss, 0.8, 0.0, -((1 / (1 + math.exp(-0.8))) ** 2) * log_p(-0.8)),
-        (quality_loss, 0.0, 0.5, 0.0),  # as wanted: no loss, unlike cross-entropy
-        (quality_loss, 0.0, 0.75, 0.25**2 * math.log(2)),
-        (varifocal_loss, 0.8, 0.0, -0.75 * (1 / (1 + math.exp(-0.8))) ** 2 * log_p(-0.8)),
-        (varifocal_loss, 0.8, 0.6, -0.6 * (0.6 * log_p(0.8) + 0.4 * log_p(-0.8))),
-        (varifocal_loss, 0.8, 1.0, -log_p(0.8)),
-    ],
-)
-def test_quality_and_varifocal_loss(loss, logit, target, expected):
-    assert loss(torch.tensor([logit, 0.0]), torch.tensor([target, 0.5])).item() == pytest.approx(
-        expected + loss(torch.tensor([0.0]), torch.tensor([0.5])).item(), rel=1e-5, abs=1e-7
-    )
-
-
-def test_eiou_and_wasserstein_by_hand():
-    """Boxes 4 x 2 and 2 x 2 px, the centres 1 px apart: IoU 4 / 8, hull 4 x 2."""
-    wide, small = torch.tensor([2.0, 1, 4, 2]), torch.tensor([3.0, 1, 2, 2])
-    assert bbox_iou(wide, small, EIoU=True).item() == pytest.approx(0.5 - 1 / 20 - 4 / 16, rel=1e-5)
-    assert bbox_iou(wide, wide, EIoU=True).item() == pytest.approx(1)
-    assert wasserstein_similarity(wide, small, 2.0).item() == pytest.approx(
-        math.exp(-math.sqrt(1 + 4 / 4) / 2), rel=1e-5
-    )
-    box = wide.clone().requires_grad_()
-    wasserstein_similarity(box, wide, 12.8).backward()  # the same box: the root of 0
-    assert box.grad.isfinite().all()
-
-
-def test_the_wasserstein_scale_is_in_pixels():
-    """The same boxes in cells are twice as far apart on a map of twice the stride."""
-    model = make_model(nc=1, levels=1, box_loss="nwd")
-    p, targets = [torch.zeros(1, 3, 8, 8, 6)], torch.tensor([[0, 0, 0.5, 0.5, 0.25, 0.25]])
-    fine = ComputeLoss(model)(p, targets)[1][0]
-    model.model[0].stride = model.model[0].stride * 2
-    assert ComputeLoss(model)(p, targets)[1][0] > fine
+    gradient = maps[0].grad * maps[0].numel() / 4
+    assert gradient[matches[0].place].tolist() == pytest.approx([0.5 - wanted] * len(matches[0]))
+    assert gradient[0, 0, 0, 0].item() == pytest.approx(0.5)  # a place without a target
 
 
 def test_a_gain_weighs_about_the_same_with_each_assigner():
