@@ -93,9 +93,7 @@ class ComputeLoss:
         weights = self.weights(matches)
         boxes, anchors = (torch.cat([getattr(found, name) for found in matches]) for name in ("boxes", "anchors"))
         ciou = bbox_iou(decode_boxes(rows[:, :4], anchors), boxes, CIoU=True)
-        quality = ciou.detach()
-        if matches[0].scores is not None:
-            quality = torch.cat([found.scores for found in matches])
+        quality = ciou.detach() if matches[0].scores is None else scores_of(matches)
         return {
             "box": (weights * (1 - ciou)).sum(),
             "obj": self.objectness_loss([objectness.float() for _, objectness in read], matches, quality),
