@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 import inspect
 import os
-import re
-import tempfile
 from pathlib import Path
 
+from utils.data_download import check_own_folder, download_dataset, finish_download, working_folder
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
 from utils.yaml_files import load_yaml
@@ -24,7 +23,6 @@ DEFAULTS = {
 }
 KNOWN_KEYS = {"path", *SPLITS, "names", "folders", "nc", "download", "draw", "yaml_file", *DEFAULTS}
 FOREIGN_KEYS = {"roboflow"}  # written by other tools into files that are otherwise fine
-URL = re.compile(r"https?://[^\s\"'<>)\],]+")
 
 
 def check_dataset(data: str | Path | dict, download: bool = True, required: tuple = ("train", "val")) -> dict:
@@ -58,11 +56,11 @@ def check_dataset(data: str | Path | dict, download: bool = True, required: tupl
     if download and config.get("draw") is not None:
         _draw(config["path"], config["draw"], where)
     elif download and config.get("download") and _missing(config["path"], splits, required):
-        _download(config["download"], config["path"], where)
+        download_dataset(config["download"], config["path"], where)
     missing = _missing(config["path"], splits, required)
     if missing:
         raise FileNotFoundError(_missing_message(missing, folders, config["path"], where))
-    _done_file(config["path"]).unlink(missing_ok=True)
+    finish_download(config["path"])
     for split, entries in splits.items():
         paths = [str(_locate(config["path"], entry)) for entry in entries]
         config[split] = (paths if isinstance(config.get(split), list) else paths[0]) if paths else None
@@ -165,7 +163,7 @@ def _missing_message(missing: list, folders: list[Path], folder: Path, where: st
     lines += [f"  {split}: {path}" for split, path in missing]
     if len(folders) > 1:
         lines.append(f"Looked for 'path' under {' and '.join(map(str, folders))}.")
-    if _done_file(folder).exists():
+    if (working_folder(folder) / "done.txt").exists():
         lines.append("The downloads are done: the rest is to be done by hand, see the comments in the file.")
     lines.append("Put the data there, or correct 'path' (an absolute one always works) and the splits in the file.")
     return "\n".join(lines)
@@ -177,81 +175,6 @@ def _draw(folder: Path, options: dict, where: str) -> None:
     known = list(inspect.signature(draw_dataset).parameters)[1:]
     if set(options) - set(known):
         raise ValueError(f"{where}: 'draw' takes {', '.join(known)}, found {', '.join(map(str, options))}")
+    if not folder.exists():  # One that exists is drawn into only if it was drawn before.
+        check_own_folder(folder, where)
     draw_dataset(folder, **options)
-
-
-def _download(value, folder: Path, where: str) -> None:
-    """Fetch and unpack every archive of a `download:` entry.
-
-    An item is a URL, unpacked beside `folder` (the archive holds the folder itself), or a mapping with url and, if
-    wanted, to (a folder under `folder` to unpack into) and sha256.
-    """
-    from utils.downloads import download
-
-    items = _download_items(value, where)
-    done_file = _done_file(folder)
-    done = done_file.read_text().split() if done_file.exists() else []
-    for item in items:
-        if item["url"] in done:
-            continue
-        target = folder / item["to"] if "to" in item else folder.parent
-        target.mkdir(parents=True, exist_ok=True)
-        archive = folder.parent / item["url"].split("?")[0].rsplit("/", 1)[-1]
-        is_ours = not archive.exists()
-        LOGGER.info(f"Downloading {item['url']} to {target}")
-        download(item["url"], archive, sha256=item.get("sha256"))
-        _unpack(archive, target)
-        if is_ours:
-            archive.unlink()
-        done.append(item["url"])
-        done_file.write_text("\n".join(done))
-
-
-def _done_file(folder: Path) -> Path:
-    """Lists the URLs that are in already until the data set is complete: that may take another run, or work by hand."""
-    return folder.with_name(f"{folder.name}.downloaded.tmp")
-
-
-def _download_items(value, where: str) -> list[dict]:
-    items = [{"url": v} if isinstance(v, str) else v for v in (value if isinstance(value, list) else [value])]
-    for item in items:
-        if not isinstance(item, dict) or not isinstance(item.get("url"), str) or set(item) - {"url", "to", "sha256"}:
-            raise ValueError(f"{where}: 'download' takes URLs, or mappings of url, to and sha256, found {item!r}")
-        if not URL.fullmatch(item["url"].strip()):
-            raise ValueError(_script_message(item["url"], where))
-        item["url"] = item["url"].strip()
-        if not item["url"].split("?")[0].endswith(".zip"):
-            raise ValueError(f"{where}: 'download' can unpack .zip files only: fetch and unpack {item['url']} by hand")
-    return items
-
-
-def _script_message(script: str, where: str) -> str:
-    urls = list(dict.fromkeys(URL.findall(script)))
-    lines = [f"{where}: the data are missing and 'download' is a script ({script.strip().splitlines()[0][:60]!r}...)."]
-    lines.append("Scripts from dataset files are never run. By hand: read it, do what it does, then start again.")
-    if urls:
-        lines.append("It names these addresses:")
-        lines += [f"  {url}" for url in urls]
-    lines.append("If plain .zip files are enough, make 'download' a list of their URLs.")
-    return "\n".join(lines)
-
-
-def _unpack(archive: Path, target: Path) -> None:
-    """Unzip into `target` all or nothing, so that an interruption never leaves a folder that looks complete."""
-    from utils.downloads import safe_unzip
-
-    with tempfile.TemporaryDirectory(dir=target, prefix=f".{archive.stem}.", suffix=".tmp") as staging:
-        safe_unzip(archive, Path(staging))
-        _merge(Path(staging), target)
-
-
-def _merge(source: Path, target: Path) -> None:
-    """Move what is in `source` into `target`; a file that `target` has already stays as it is."""
-    for entry in sorted(source.iterdir()):
-        destination = target / entry.name
-        if not destination.exists():
-            os.rename(entry, destination)
-        elif entry.is_dir() and destination.is_dir():
-            _merge(entry, destination)
-        else:
-            LOGGER.warning(f"{destination} exists already and is kept")

@@ -13,7 +13,7 @@ import zlib
 from difflib import get_close_matches
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
-from typing import Optional
+from typing import Callable, Optional
 
 from tqdm import tqdm
 
@@ -118,9 +118,10 @@ def _check(content: Path, what: str, sha256: Optional[str], min_bytes: int) -> N
             raise ValueError(f"{what}: expected sha256 {sha256.lower()}, found {digest.hexdigest()}")
 
 
-def safe_unzip(file, folder=None) -> Path:
+def safe_unzip(file, folder=None, is_wanted: Optional[Callable[[str], bool]] = None) -> Path:
     """Unpack a zip file into `folder` (default: where it lies); returns the folder. Files that exist stay as they are.
 
+    Members whose name `is_wanted` turns down are left in the archive, and counted in a warning.
     ValueError, before anything is written, for a broken or encrypted file, a member that would land outside `folder`
     or is a link, or a content far larger than the file; OSError if the disk is too full. Files appear only whole.
     """
@@ -130,6 +131,7 @@ def safe_unzip(file, folder=None) -> Path:
         with zipfile.ZipFile(file) as archive:
             members = [member for member in archive.infolist() if not member.is_dir()]
             _check_members(file, folder, members)
+            members = _choose(file, members, is_wanted)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".unzip-") as temporary:
                 for member in tqdm(members, desc=f"unzip {file.name}", unit="file", dynamic_ncols=True):
                     target = folder / member.filename
@@ -139,6 +141,14 @@ def safe_unzip(file, folder=None) -> Path:
     except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError) as error:
         raise ValueError(f"{file}: not a readable zip file: {error}") from None
     return folder
+
+
+def _choose(file: Path, members: list, is_wanted: Optional[Callable[[str], bool]]) -> list:
+    left = [m.filename for m in members if is_wanted and not is_wanted(m.filename)]
+    if left:
+        counts = f"{len(left):,} of {len(members):,} members"
+        LOGGER.warning(f"{file}: {counts} are no data and are not unpacked, the first is '{left[0]}'")
+    return [m for m in members if not is_wanted or is_wanted(m.filename)]
 
 
 def _check_members(file: Path, folder: Path, members: list) -> None:

@@ -218,7 +218,7 @@ DATA_FILES = sorted((ROOT / "data").glob("*.yaml"))
 @pytest.mark.parametrize("file", DATA_FILES, ids=lambda file: file.name)
 def test_every_data_file_of_the_project_is_well_formed(file, caplog, tmp_path, monkeypatch):
     """Each passes every check up to its missing data, without a warning, and its download entry is no script."""
-    from utils import data_config
+    from utils import data_download
 
     config = yaml.safe_load(file.read_text())
     config.pop("draw", None)
@@ -227,7 +227,7 @@ def test_every_data_file_of_the_project_is_well_formed(file, caplog, tmp_path, m
         check_dataset(config, download=False)
     assert not caplog.records
     if config.get("download"):
-        assert data_config._download_items(config["download"], file.name)
+        assert data_download.download_items(config["download"], file.name)
 
 
 @pytest.mark.parametrize(
