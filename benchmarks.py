@@ -19,16 +19,16 @@ from engine import options
 def run(**kwargs) -> list:
     """Benchmark from Python: run(weights="best.pt", data="my.yaml"); the options are those of benchmarks.py.
 
-    Returns an engine.benchmark.Row for each format.
+    Returns an extras.benchmark.run.Row for each format.
     """
-    from engine.benchmark import benchmark
+    from extras.benchmark.run import benchmark
 
     return benchmark(options.from_kwargs("benchmarks", kwargs))
 
 
 def main(opt) -> int:
     """Export, measure, print the table; returns the exit code."""
-    from engine.benchmark import benchmark, exit_code
+    from extras.benchmark.run import benchmark, exit_code
     from utils.logger import setup_logging
 
     setup_logging()

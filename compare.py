@@ -16,9 +16,9 @@ from engine import options
 def run(*runs, **kwargs) -> list:
     """Compare from Python: run("runs/val/exp", "runs/val/exp2"); the options are those of compare.py.
 
-    Returns an engine.comparison.Difference for each run but the first, metric and class (and for all classes together).
+    Returns a Difference for each run but the first, metric and class, and for all classes together.
     """
-    from engine.comparison import compare
+    from extras.compare.comparison import compare
 
     opt = options.from_kwargs("compare", kwargs)
     opt.runs = list(runs)
@@ -26,7 +26,7 @@ def run(*runs, **kwargs) -> list:
 
 
 def main(opt) -> None:
-    from engine.comparison import compare
+    from extras.compare.comparison import compare
     from utils.logger import setup_logging
 
     setup_logging()

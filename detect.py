@@ -25,18 +25,18 @@ from engine import options
 def run(**kwargs) -> list:
     """Detect from Python: run(weights="best.pt", source="folder", conf_thres=0.4); the options are those of detect.py.
 
-    Returns an engine.predictor.Result for every image or frame: path, boxes (float32 [n, 6]: xyxy in pixels,
+    Returns an engine.predict.detector.Result for every image or frame: path, boxes (float32 [n, 6]: xyxy in pixels,
     confidence, class), names, and error if the file could not be read. Pictures are not kept; to have them one at a
-    time, or for a source without end, iterate over engine.predictor.predict(opt) instead.
+    time, or for a source without end, iterate over engine.predict.detector.predict(opt) instead.
     """
-    from engine.predictor import collect
+    from engine.predict.detector import collect
 
     return collect(options.from_kwargs("detect", kwargs))
 
 
 def main(opt) -> int:
     """Detect, print, write; returns the exit code."""
-    from engine.predictor import run_script
+    from engine.predict.detector import run_script
 
     return run_script(opt)
 

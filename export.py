@@ -19,15 +19,15 @@ from engine import options
 def run(**kwargs) -> list:
     """Export from Python: run(weights="best.pt", include=["onnx"]); the options are those of export.py.
 
-    Returns an engine.exporter.Exported for each format: file, parity figures, or error.
+    Returns an extras.export.exporter.Exported for each format: file, parity figures, or error.
     """
-    from engine.exporter import export_formats
+    from extras.export.exporter import export_formats
 
     return export_formats(options.from_kwargs("export", kwargs))
 
 
 def main(opt) -> int:
-    from engine.exporter import export_formats, report
+    from extras.export.exporter import export_formats, report
     from utils.logger import setup_logging
 
     setup_logging()

@@ -46,7 +46,7 @@ def custom(path, autoshape=True, _verbose=True, device=None):
 
 def _autoshape(model):
     """AutoShape of a detector; another model as it is, with a warning."""
-    from models.autoshape import AutoShape
+    from extras.hub.autoshape import AutoShape
     from utils.logger import LOGGER
 
     task = getattr(model, "task", "detect")
@@ -118,8 +118,8 @@ for _name in _MODELS:
 
 
 def _main(opt):
+    from utils.data.images import IMG_FORMATS
     from utils.general import ROOT
-    from utils.images import IMG_FORMATS
 
     files = sorted(file for file in (ROOT / "data" / "images").iterdir() if file.suffix[1:].lower() in IMG_FORMATS)
     results = globals()[opt.model]()(files)

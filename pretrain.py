@@ -17,7 +17,7 @@ from engine import options
 
 def main(opt, callbacks=None):
     """Pretrain with `opt`; returns it with `save_dir`, the run folder."""
-    from engine.pretraining import pretrain
+    from extras.teach.pretraining import pretrain
 
     return pretrain(opt, callbacks)
 

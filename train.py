@@ -25,7 +25,7 @@ def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
     from utils.general import collecting_later
 
     with collecting_later():
-        from engine.training import train
+        from engine.train.run import train
 
     return train(opt, callbacks)
 

@@ -20,7 +20,7 @@ from engine import options
 def run(callbacks=None, **kwargs):
     """Validate from Python: run(weights="best.pt", data="my.yaml"); the options are those of val.py.
 
-    Returns an engine.evaluator.EvalResult; with task speed or study a list of one for each model (and size).
+    Returns an engine.val.evaluator.EvalResult; with task speed or study a list of one for each model (and size).
     callbacks: a utils.callbacks.Callbacks whose on_val_... hooks are fired.
     """
     return _validate(options.from_kwargs("val", kwargs), callbacks)
@@ -37,7 +37,7 @@ def _validate(opt, callbacks=None):
     from utils.general import collecting_later
 
     with collecting_later():
-        from engine import validation
+        from engine.val import run as validation
 
     tasks = {"speed": validation.speed, "study": validation.study}
     return tasks.get(opt.task, validation.validate)(opt, callbacks)

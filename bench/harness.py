@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Optional
 
 from bench.memory import usual_memory
 from utils.general import ROOT
@@ -77,8 +76,8 @@ class Comparison:
     ours: object  # Call or Command
     theirs: object
     differ: Callable
-    mark: Optional[float] = None  # ratio of times to reach
-    memory_mark: Optional[float] = None
+    mark: float | None = None  # ratio of times to reach
+    memory_mark: float | None = None
     with_memory: bool = True  # False where a runtime never gives memory back, so that nothing can be told
     per: float = 1  # items that one call works on; times are given for one
     why: str = ""  # a mark is missed, where that is known
@@ -92,26 +91,26 @@ class Row:
     reference: str = ""
     status: str = "ok"  # or unequal, skipped, failed
     ratios: list = field(default_factory=list)  # one for each pair
-    ours: Optional[float] = None
-    theirs: Optional[float] = None
+    ours: float | None = None
+    theirs: float | None = None
     unit: str = "ms"
-    ours_mb: Optional[float] = None  # peak memory, 2**20 bytes
-    theirs_mb: Optional[float] = None
-    mark: Optional[float] = None  # the most that the ratio (without an opponent: `ours`) may be
-    memory_mark: Optional[float] = None
+    ours_mb: float | None = None  # peak memory, 2**20 bytes
+    theirs_mb: float | None = None
+    mark: float | None = None  # the most that the ratio (without an opponent: `ours`) may be
+    memory_mark: float | None = None
     note: str = ""
     bench: str = ""
 
     @property
-    def ratio(self) -> Optional[float]:
+    def ratio(self) -> float | None:
         return statistics.median(self.ratios) if self.ratios else None
 
     @property
-    def memory_ratio(self) -> Optional[float]:
+    def memory_ratio(self) -> float | None:
         return self.ours_mb / self.theirs_mb if self.ours_mb is not None and self.theirs_mb else None
 
     @property
-    def reached(self) -> Optional[bool]:
+    def reached(self) -> bool | None:
         """None where no mark is set or nothing was measured."""
         measured = self.ratio if self.reference else self.ours
         pairs = [(measured, self.mark), (self.memory_ratio, self.memory_mark)]
@@ -119,7 +118,7 @@ class Row:
         return all(verdicts) if verdicts else None
 
 
-def compare(comparison: Comparison, settings: Settings, memory: Optional[Callable] = None) -> Row:
+def compare(comparison: Comparison, settings: Settings, memory: Callable | None = None) -> Row:
     """Compare the results of both sides, then their times, then their memory: memory(side name) -> MB or None."""
     row = Row(comparison.what, comparison.reference, mark=comparison.mark, memory_mark=comparison.memory_mark)
     sides = [comparison.ours.start(), comparison.theirs.start()]

@@ -21,7 +21,7 @@ def shared_file(path: Path) -> Path:
 
 def drawn_folder(settings: Settings, count: int) -> Path:
     """The data set of shapes with `count` pictures in its val split, drawn on first use."""
-    from utils.shapes import draw_dataset
+    from extras.shapes.scenes import draw_dataset
 
     folder = Path(settings.folder, f"shapes{count}")
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Optional
 
 from utils.general import ROOT
 from utils.torch_utils import M_MMAP_MAX, M_TRIM_THRESHOLD
@@ -49,7 +48,7 @@ def give_back() -> None:
         trim(0)
 
 
-def peak_of_call(function) -> Optional[float]:
+def peak_of_call(function) -> float | None:
     """MB that a second call of `function` needs at most beyond what is held before it.
 
     To be asked in a fresh process: the first call, which is not counted, makes the caches that stay.
@@ -64,7 +63,7 @@ def peak_of_call(function) -> Optional[float]:
     return max(own_memory("VmHWM") - before, 0) / MB
 
 
-def peak_of_command(argv) -> Optional[float]:
+def peak_of_command(argv) -> float | None:
     """MB that the command and all its child processes hold together at most; shared pages count once."""
     if not available():
         return None

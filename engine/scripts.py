@@ -9,8 +9,11 @@ from importlib import import_module
 
 from engine import options
 
-TASKS = {"segment": ("engine.segment", "SEGMENT"), "classify": ("engine.classify", "CLASSIFY")}
-PREDICTORS = {"segment": ("engine.segmenter", "Segmenter"), "classify": ("engine.classifier", "Classifier")}
+TASKS = {"segment": ("extras.segment.task", "SEGMENT"), "classify": ("extras.classify.task", "CLASSIFY")}
+PREDICTORS = {
+    "segment": ("extras.segment.segmenter", "Segmenter"),
+    "classify": ("extras.classify.classifier", "Classifier"),
+}
 
 
 def _load(place: tuple):
@@ -24,7 +27,7 @@ def train_script(task: str) -> tuple:
         from utils.general import collecting_later
 
         with collecting_later():
-            from engine.training import train
+            from engine.train.run import train
 
             loaded = _load(TASKS[task])
         return train(opt, callbacks, loaded)
@@ -41,7 +44,7 @@ def val_script(task: str) -> tuple:
         from utils.general import collecting_later
 
         with collecting_later():
-            from engine.validation import validate
+            from engine.val.run import validate
 
             loaded = _load(TASKS[task])
         return validate(opt, callbacks, loaded)
@@ -62,13 +65,13 @@ def val_script(task: str) -> tuple:
 def predict_script(task: str) -> tuple:
     def main(opt) -> int:
         """Predict, print, write; returns the exit code."""
-        from engine.predictor import run_script
+        from engine.predict.detector import run_script
 
         return run_script(opt, _load(PREDICTORS[task]))
 
     def run(**kwargs) -> list:
-        """Predict from Python with options as keywords; returns an engine.predictor.Result for every picture."""
-        from engine.predictor import collect
+        """Predict from Python with options as keywords; returns an engine.predict.detector.Result for every picture."""
+        from engine.predict.detector import collect
 
         return collect(options.from_kwargs(f"{task}/predict", kwargs), _load(PREDICTORS[task]))
 

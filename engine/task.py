@@ -7,16 +7,17 @@ import argparse
 import numpy as np
 import torch
 
-from engine import build, distillation, pictures
-from engine.evaluator import DetectionEvaluator, evaluate
 from engine.options import apply_data_defaults
-from engine.recipe import AUTO
-from engine.schedule import scaled_loss_gains
+from engine.train import build, pictures
+from engine.train.recipe import AUTO
+from engine.train.schedule import scaled_loss_gains
+from engine.val.evaluator import DetectionEvaluator, evaluate
 from models.yolo import DetectionModel
 from utils import dist
 from utils.autoanchor import check_anchors
-from utils.data_config import check_dataset
+from utils.data.config import check_dataset
 from utils.dataloaders import create_dataloader
+from utils.extras import load_extra
 from utils.general import labels_to_class_weights, labels_to_image_weights
 from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
@@ -35,7 +36,7 @@ class Task:
     name = ""  # as in Checkpoint.task
     scripts = ""  # the folder of its scripts: "" or "segment/"
     model_class = None  # has from_checkpoint()
-    evaluator = None  # an engine.evaluator.Evaluator
+    evaluator = None  # an engine.val.evaluator.Evaluator
     metric_names = ()  # of results.csv
     defaults = None  # of options that neither the user nor the data file gives, where they are not DATA_DEFAULTS'
 
@@ -61,7 +62,7 @@ class Task:
         raise NotImplementedError
 
     def load_teacher(self, trainer):
-        """The engine.distillation.Teacher of --teacher, None without; what it labels goes into trainer.data."""
+        """The extras.teach.distillation.Teacher of --teacher, None without; what it labels goes into trainer.data."""
         return None
 
     def build_loaders(self, opt, hyp: dict, data: dict, stride: int) -> tuple:
@@ -105,7 +106,7 @@ class Task:
         """What val.py prints below the table."""
 
     def evaluate(self, model, loader, **options):
-        """engine.evaluator.evaluate with the task's evaluator."""
+        """engine.val.evaluator.evaluate with the task's evaluator."""
         return evaluate(model, loader, evaluator=self.evaluator, **options)
 
 
@@ -132,6 +133,9 @@ class Detection(Task):
         return build.build_model(opt, hyp, data["nc"], self, start, resumed)
 
     def load_teacher(self, trainer):
+        if not (trainer.opt.teacher or trainer.opt.unlabeled):
+            return None
+        distillation = load_extra("teach.distillation")
         teacher = distillation.load_teacher(trainer)
         trainer.data["unlabeled"] = distillation.label_unlabeled(trainer, teacher)
         return teacher
@@ -225,7 +229,7 @@ class Detection(Task):
         return [float(value) for value in result.maps]
 
     def plot_batch(self, images, targets, paths, file, names) -> None:
-        from utils.plots import plot_images  # drawing libraries load when something is drawn
+        from utils.plots.pictures import plot_images  # drawing libraries load when something is drawn
 
         plot_images(images, targets, paths, file, names)
 

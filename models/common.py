@@ -8,26 +8,23 @@ Maps are [B, C, H, W]. A layer that holds a BatchNorm has `fuse()`, which folds 
 """
 
 import copy
-import importlib
 import math
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from utils.extras import lazy
+
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
 # names that user scripts import from here -> the module that owns them
 LAZY_EXPORTS = {
     "DetectMultiBackend": "models.backends",
-    "AutoShape": "models.autoshape",
-    "Detections": "models.autoshape",
+    "AutoShape": "extras.hub.autoshape",
+    "Detections": "extras.hub.autoshape",
 }
 
-
-def __getattr__(name):
-    if name in LAZY_EXPORTS:
-        return getattr(importlib.import_module(LAZY_EXPORTS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(LAZY_EXPORTS, __name__)
 
 
 def autopad(k, p=None, d=1):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.common import BATCH_NORM, activation, fold_batchnorm
+from utils.extras import load_extra
 
 
 class Sum(nn.Module):
@@ -93,11 +94,13 @@ class Ensemble(nn.ModuleList):
 
 def class_for(task: str) -> type:
     """The class of the models for a task, as Checkpoint.task has it."""
-    from models import classify, yolo  # here, because yolo's registry imports the layers above
+    from models import yolo  # here, because yolo's registry imports the layers above
 
-    classes = {cls.task: cls for cls in (yolo.DetectionModel, yolo.SegmentationModel, classify.ClassificationModel)}
+    classes = {cls.task: cls for cls in (yolo.DetectionModel, yolo.SegmentationModel)}
+    if task == "classify":
+        return load_extra("classify.model").ClassificationModel
     if task not in classes:
-        raise ValueError(f"expected a model for one of {', '.join(classes)}, found one for '{task}'")
+        raise ValueError(f"expected a model for one of {', '.join([*classes, 'classify'])}, found one for '{task}'")
     return classes[task]
 
 

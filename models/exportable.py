@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from models.backbone.edgevit_export import to_export_form
+from models.backbone.export import to_export_form
 
 
 def exportable(model: nn.Module) -> nn.Module:

@@ -7,9 +7,10 @@ and the file's Settings, and returns the class's arguments, the output channels,
 import ast
 import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 

@@ -171,7 +171,7 @@ class BaseModel(nn.Module):
 
     @staticmethod
     def _visualize_row(row, made: dict, save_dir) -> None:
-        from utils.plots import feature_visualization
+        from utils.plots.pictures import feature_visualization
 
         for i, feature_map in made.items():
             if isinstance(feature_map, torch.Tensor):

@@ -23,7 +23,7 @@ import yaml
 from conftest import with_masks
 
 import classify.train
-import engine.evolve  # noqa: F401
+import extras.evolve.search  # noqa: F401
 import segment.train
 import train
 from engine.options import from_kwargs

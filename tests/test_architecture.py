@@ -12,19 +12,26 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 from conftest import ROOT
 
-LAYERS = ["utils", "models", "engine", "scripts"]  # each may import from itself and from those before it
-PACKAGES = ["utils", "models", "engine"]
+LAYERS = ["utils", "models", "engine", "extras", "scripts"]  # each may import from itself and from those before it
+PACKAGES = ["utils", "models", "engine", "extras"]
 SCRIPT_FOLDERS = ["segment", "classify", "bench"]
 # modules at the bottom -> what of utils they may import when they are imported themselves
-LEAVES = {"utils.logger": set(), "utils.dist": set(), "utils.boxes": set(), "utils.general": {"utils.logger"}}
+LEAVES = {"utils.logger": set(), "utils.dist": set(), "utils.boxes": set(), "utils.extras": set()}
+LEAVES["utils.general"] = {"utils.logger", "utils.extras"}
 # the path of `python detect.py --weights best.onnx`, which needs numpy, OpenCV and the runtime alone
-TORCH_FREE = ["engine.options", "engine.predictor", "engine.sinks", "models.backends", "models.backends.metadata"]
+TORCH_FREE = [
+    "engine.options",
+    "engine.predict.detector",
+    "engine.predict.sinks",
+    "models.backends",
+    "models.backends.metadata",
+]
 TORCH_FREE += ["models.backends.onnx", "models.backends.openvino", "models.backends.litert", "models.backends.ncnn"]
-TORCH_FREE += ["utils.boxes", "utils.augmentations", "utils.images", "utils.logger", "utils.general", "utils.nms"]
-TORCH_FREE += ["engine.segmenter", "engine.classifier", "utils.segment.masks", "utils.segment.crops"]
-TORCH_FREE += ["utils.classify.transforms", "utils.classify.metrics"]
+TORCH_FREE += ["utils.boxes", "utils.augmentations", "utils.data.images", "utils.logger", "utils.general", "utils.nms"]
+TORCH_FREE += ["extras.segment.segmenter", "extras.classify.classifier", "extras.segment.masks", "extras.segment.crops"]
+TORCH_FREE += ["extras.classify.transforms", "extras.classify.metrics"]
 SLOW_IMPORTS = ["pandas", "matplotlib", "timm", "tensorboard", "scipy", "onnx", "mss"]  # inside functions only
-PICKLE_READER = "utils/yolov5_pickle.py"
+PICKLE_READER = "extras/official/pickle_reader.py"
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 
 

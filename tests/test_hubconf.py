@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import hubconf
-from models.autoshape import AutoShape
+from extras.hub.autoshape import AutoShape
 from models.experimental import Ensemble
 from models.yolo import DetectionModel, SegmentationModel
 from tests.conftest import ROOT, SHARED, needs_shared

@@ -1,14 +1,14 @@
-"""The README's section "Export" says what models/backends and engine/parity.py know."""
+"""The README's section "Export" says what models/backends and extras/export/parity.py know."""
 
 import re
 
 import pytest
 
-from engine.exporter import IMAGES, PARITY_IMAGES
-from engine.parity import TOLERANCES
+from extras.export.exporter import IMAGES, PARITY_IMAGES
+from extras.export.parity import TOLERANCES
 from models.backends import FORMATS
 from tests.conftest import ROOT
-from utils.images import find_images
+from utils.data.images import find_images
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = README.split("\n## Export\n")[1].split("\n## ")[0]

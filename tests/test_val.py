@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import val
-from engine import validation
 from engine.options import from_kwargs
+from engine.val import run as validation
 from tests.conftest import ROOT, SHARED, needs_shared
 from tests.tiny_detector import write_tiny_weights
 from tests.utils.test_metrics import pycocotools_evaluation

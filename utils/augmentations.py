@@ -1,7 +1,7 @@
 """Augmentation of uint8 BGR images and their boxes. Free of torch; all randomness comes from a given Generator."""
 
 import math
-from typing import NamedTuple, Optional
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -224,7 +224,7 @@ def random_perspective(
     shear=10,
     perspective=0.0,
     border=(0, 0),
-    rng: Optional[np.random.Generator] = None,
+    rng: np.random.Generator | None = None,
 ):
     """Rotate, scale, shear, shift and tilt an image at random, with its boxes.
 
@@ -421,7 +421,7 @@ def mixup(image: np.ndarray, labels: np.ndarray, image2: np.ndarray, labels2: np
     return cv2.addWeighted(image, ratio, image2, 1 - ratio, 0), np.concatenate([labels, labels2])
 
 
-def augment_hsv(image: np.ndarray, hgain=0.5, sgain=0.5, vgain=0.5, rng: Optional[np.random.Generator] = None) -> None:
+def augment_hsv(image: np.ndarray, hgain=0.5, sgain=0.5, vgain=0.5, rng: np.random.Generator | None = None) -> None:
     """Multiply hue, saturation and value of a uint8 BGR image, in place, each by a random factor 1 +- its gain."""
     if not (hgain or sgain or vgain):
         return

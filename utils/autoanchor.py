@@ -145,7 +145,7 @@ def _describe(wh: np.ndarray, anchors: np.ndarray, thr: float) -> str:
 
 
 def _open_training_set(data, img_size: int):
-    from utils.data_config import check_dataset
+    from utils.data.config import check_dataset
     from utils.dataloaders import LoadImagesAndLabels
 
     data = check_dataset(data)

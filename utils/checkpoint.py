@@ -14,21 +14,22 @@ import sys
 import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 import torch
 
-from utils.downloads import attempt_download
+from utils.extras import load_extra
 from utils.general import VERSION, file_size, main_guard, write_atomic
 from utils.logger import LOGGER, setup_logging
-from utils.yolov5_pickle import Shell, UnsafeCheckpointError, module_state_dict, plain, read_pickle
 
 __all__ = ["Checkpoint", "UnsafeCheckpointError", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "yolov5-edgevit 1"
-TASKS = {"SegmentationModel": "segment", "ClassificationModel": "classify"}  # other classes of YOLOv5 detect
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")  # keys that hold the weights
+
+
+class UnsafeCheckpointError(ValueError):
+    """The pickle names something outside the allow-list. Nothing of it ran."""
 
 
 @dataclass
@@ -44,13 +45,13 @@ class Checkpoint:
     nc: int
     stride: list  # of each detection layer, in pixels
     state_dict: dict
-    imgsz: Optional[int] = None
-    hyp: Optional[dict] = None
-    opt: Optional[dict] = None
+    imgsz: int | None = None
+    hyp: dict | None = None
+    opt: dict | None = None
     task: str = "detect"
     epoch: int = -1
-    best_fitness: Optional[float] = None
-    train_state: Optional[dict] = None
+    best_fitness: float | None = None
+    train_state: dict | None = None
     meta: dict = field(default_factory=dict)
 
 
@@ -97,7 +98,7 @@ def load_checkpoint(path, device="cpu") -> Checkpoint:
     content, shells = _read(path)
     if shells:
         try:
-            ckpt = _from_yolov5(content, path.name)
+            ckpt = load_extra("official.pickle_reader").from_yolov5(content, path.name)
         except (ValueError, TypeError, AttributeError) as error:  # values of another kind than YOLOv5's
             raise ValueError(f"{path}: {error}") from error
     elif content.get("format") == FORMAT:
@@ -125,7 +126,7 @@ def _existing(path) -> Path:
         raise ValueError(f"{path}: expected a checkpoint file, found a folder")
     if path.is_file():
         return path
-    return attempt_download(path)
+    return load_extra("download.files").attempt_download(path)
 
 
 def _read(path: Path):
@@ -135,7 +136,7 @@ def _read(path: Path):
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises whatever the damage leads to
         if kind == "zip":
-            return read_pickle(path), True
+            return load_extra("official.pickle_reader").read_pickle(path), True
         raise ValueError(f"{path}: expected a checkpoint, found {kind}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict in the checkpoint, found {type(content).__name__}")
@@ -166,51 +167,6 @@ def _kind(path: Path) -> str:
     return "something else" if start else "an empty file"
 
 
-def _from_yolov5(content: dict, source: str) -> Checkpoint:
-    """The Checkpoint for the dict of an official file: its EMA model if it has one, else its model."""
-    model = next((content[key] for key in ("ema", "model") if isinstance(content.get(key), Shell)), None)
-    if model is None:
-        found = ", ".join(str(key) for key in content)
-        raise ValueError(f"expected a pickled YOLOv5 model under 'ema' or 'model', found {found}")
-    if not model.name.startswith("models."):
-        raise ValueError(f"expected a YOLOv5 model, found {model.name}")
-    attributes = {key: plain(model.state.get(key)) for key in ("yaml", "names", "stride", "nc", "hyp")}
-    yaml = attributes["yaml"] or {}
-    names = attributes["names"] or {}
-    names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(yaml, dict) or not isinstance(names, dict):
-        raise ValueError(f"expected a model YAML and class names, found {yaml!r} and {names!r}")
-    nc = attributes["nc"] or yaml.get("nc") or len(names)
-    stride = attributes["stride"]
-    opt = plain(content.get("opt"))
-    epoch, fitness = _number(content.get("epoch")), _number(content.get("best_fitness"))
-    return Checkpoint(
-        yaml=yaml,
-        names={int(k): str(v) for k, v in names.items()} or {i: f"class{i}" for i in range(nc)},
-        nc=int(nc),
-        stride=stride.flatten().tolist() if isinstance(stride, torch.Tensor) else [],
-        # older files keep the anchors in pixels too: they follow from anchors and stride
-        state_dict={k: v for k, v in module_state_dict(model).items() if not k.endswith(".anchor_grid")},
-        imgsz=opt.get("imgsz") if isinstance(opt, dict) else None,
-        hyp=attributes["hyp"],
-        opt=opt if isinstance(opt, dict) else None,
-        task=TASKS.get(model.name.split(".")[-1], "detect"),
-        epoch=-1 if epoch is None else int(epoch),
-        best_fitness=fitness,
-        meta={"source": f"YOLOv5 checkpoint {source}", "licence": "that of the YOLOv5 weights"},
-    )
-
-
-def _number(value) -> Optional[float]:
-    """A number that may be stored as an array or tensor of one element; None for anything else."""
-    value = plain(value)
-    if isinstance(value, torch.Tensor):
-        value = value.flatten().tolist()
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value if isinstance(value, (int, float)) else None
-
-
 def load_state_dict_file(path) -> dict:
     """Name -> tensor of a weights file (.pt, .pth, .safetensors), also where it lies under 'model' or 'state_dict'."""
     path = Path(path)
@@ -224,13 +180,10 @@ def load_state_dict_file(path) -> dict:
             return load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path}: not a readable .safetensors file: {error}") from None
-    content, _ = _read(path)
-    content = {k: v if isinstance(v, Shell) else plain(v) for k, v in content.items()}
-    while True:
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), (dict, Shell))), None)
-        if inner is None:
-            break
-        content = module_state_dict(inner) if isinstance(inner, Shell) else inner
+    content, holds_objects = _read(path)
+    content = load_extra("official.pickle_reader").without_shells(content, WRAPPERS) if holds_objects else content
+    while (inner := next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)) is not None:
+        content = inner
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise ValueError(f"{path}: expected named tensors, found {', '.join(str(key) for key in list(content)[:5])}")

@@ -4,7 +4,6 @@ Nothing is random but by (seed, epoch, index): any number of workers, and a run 
 """
 
 import hashlib
-import importlib
 import os
 
 import cv2
@@ -16,24 +15,20 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from utils import augmentations as aug
 from utils.augmentations import Polygons
 from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
+from utils.data.cache import DiskCache, RamCache
+from utils.data.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
+from utils.data.labels import Paths, image_to_label_path, join_scans, label_cache_path, scan_labels
 from utils.dist import world_size
+from utils.extras import lazy, load_extra
 from utils.general import usable_cores
-from utils.image_cache import DiskCache, RamCache
-from utils.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
-from utils.labels import Paths, image_to_label_path, label_cache_path, scan_labels
 from utils.logger import LOGGER
-from utils.profiling import UNTIMED
-from utils.pseudo_labels import join_scans
+from utils.timing import UNTIMED
 
 # names that YOLOv5 users import from here, owned by another module
-MOVED = dict.fromkeys(("LoadImages", "LoadStreams", "LoadScreenshots", "VID_FORMATS"), "utils.sources")
+MOVED = dict.fromkeys(("LoadImages", "LoadStreams", "LoadScreenshots", "VID_FORMATS"), "utils.sources.files")
 WARP_KEYS = ("degrees", "translate", "scale", "shear", "perspective")
 
-
-def __getattr__(name: str):
-    if name in MOVED:
-        return getattr(importlib.import_module(MOVED[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(MOVED, __name__)
 
 
 class LoadImagesAndLabels(Dataset):
@@ -357,7 +352,7 @@ def create_dataloader(
     extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file;
     fixed_hw (height, width) of a batch that is neither rect nor square.
     A batch is (images uint8 [B, 3, H, W] RGB, targets float32 [n, 6] image, class, xywhn, paths, shapes). With `masks`
-    the targets are MaskTargets of utils.segment.targets, their masks `mask_ratio` times smaller than the images, in
+    the targets are MaskTargets of extras.segment.targets, their masks `mask_ratio` times smaller than the images, in
     one map per image (overlap) or one per object.
     `extra`: a LabelScan of images that come after those of `path`.
     Call loader.sampler.set_epoch(epoch) before each epoch.
@@ -368,9 +363,7 @@ def create_dataloader(
         cache, single_cls, stride, pad, prefix, rank, seed, nc, fixed_hw, extra,
     )  # fmt: skip
     if masks:
-        from utils.segment.dataset import LoadImagesAndMasks  # which is built on this module
-
-        dataset = LoadImagesAndMasks(*options, mask_ratio=mask_ratio, overlap=overlap)
+        dataset = load_extra("segment.dataset").LoadImagesAndMasks(*options, mask_ratio=mask_ratio, overlap=overlap)
     else:
         dataset = LoadImagesAndLabels(*options)
     batch_size = min(batch_size, len(dataset))

@@ -1,7 +1,6 @@
 """What every part uses: paths, run folders, seeds, timing, the guard around main(). Free of torch."""
 
 import gc
-import importlib
 import math
 import os
 import random
@@ -13,10 +12,10 @@ from collections import Counter
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
+from utils.extras import lazy
 from utils.logger import LOGGER
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,17 +37,13 @@ MOVED = {
     "non_max_suppression": "utils.nms",
     "load_yaml": "utils.yaml_files",
     "save_yaml": "utils.yaml_files",
-    "check_dataset": "utils.data_config",
+    "check_dataset": "utils.data.config",
     "intersect_dicts": "utils.checkpoint",
     "strip_optimizer": "utils.checkpoint",
     **dict.fromkeys(BOX_FUNCTIONS, "utils.boxes"),
 }
 
-
-def __getattr__(name: str):
-    if name in MOVED:
-        return getattr(importlib.import_module(MOVED[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy(MOVED, __name__)
 
 
 @contextmanager
@@ -196,7 +191,7 @@ def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
         torch.use_deterministic_algorithms(True, warn_only=True)
 
 
-def latest_run(pattern: str = "runs/train/*/weights/last.pt") -> Optional[Path]:
+def latest_run(pattern: str = "runs/train/*/weights/last.pt") -> Path | None:
     """The newest file (by modification time) that matches below the working folder, where runs go, else None."""
     files = {file.resolve() for file in Path.cwd().glob(pattern)}
     return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)

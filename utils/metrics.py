@@ -382,6 +382,6 @@ class ConfusionMatrix:
 
     def plot(self, normalize=True, save_dir="", names=()) -> None:
         """Draw SAVE_DIR/confusion_matrix.png; columns sum to 1 if `normalize`."""
-        from utils.plots import plot_confusion_matrix
+        from utils.plots.pictures import plot_confusion_matrix
 
         plot_confusion_matrix(self.matrix, f"{save_dir or '.'}/confusion_matrix.png", names, normalize)

@@ -8,7 +8,7 @@ from bench.harness import Call, Comparison
 from bench.rows.backbone import maps_differ
 from bench.rows.detector import CFG, fast, random_detector
 from engine import options
-from engine.exporter import export_formats
+from extras.export.exporter import export_formats
 from models.backends import DetectMultiBackend
 from utils.checkpoint import Checkpoint, save_checkpoint
 

@@ -13,9 +13,10 @@ from bench.plain.data import PlainDataset
 from bench.plain.trainer import PlainTrainer
 from bench.rows.backbone_train import SHARED
 from bench.rows.detector import contiguous, with_plain_backbone
-from engine import build, options
-from engine.schedule import scaled_weight_decay
-from engine.trainer import Trainer
+from engine import options
+from engine.train import build
+from engine.train.schedule import scaled_weight_decay
+from engine.train.trainer import Trainer
 from utils.loss import ComputeLoss
 
 SIZE_PX, BATCH, WORKERS = 320, 16, 2

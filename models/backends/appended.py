@@ -7,7 +7,6 @@ import json
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Optional
 
 from models.backends.metadata import Metadata
 
@@ -27,7 +26,7 @@ def write_metadata(file, metadata: Metadata) -> None:
         archive.writestr(zipfile.ZipInfo(MEMBER), json.dumps(asdict(metadata)), zipfile.ZIP_DEFLATED)
 
 
-def read_member(file, name: str) -> Optional[str]:
+def read_member(file, name: str) -> str | None:
     """The text of the archive's first member whose path ends in `name`, None if there is none or no archive.
 
     ValueError, naming the file, if it is damaged.
@@ -43,7 +42,7 @@ def read_member(file, name: str) -> Optional[str]:
     return None
 
 
-def read_metadata(file) -> Optional[Metadata]:
+def read_metadata(file) -> Metadata | None:
     """What write_metadata() wrote, None if there is none. ValueError, naming the file, if it is damaged."""
     text = read_member(file, MEMBER)
     if text is None:

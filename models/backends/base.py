@@ -5,13 +5,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import numpy as np
 
 from models.backends.metadata import OUTPUT_DIMS, Metadata
+from utils.data.ahead import prefetch
 from utils.logger import LOGGER
-from utils.parallel import prefetch
 
 EXPECTED_OUTPUTS = {
     "detect": "an output [B, N, 5 + {classes}]",
@@ -36,7 +35,7 @@ class ExportSpec:
     half: bool = False
     int8: bool = False
     simplify: bool = False
-    opset: Optional[int] = None  # None: the backend's own default
+    opset: int | None = None  # None: the backend's own default
     nms: bool = False
     embed: bool = False
     agnostic_nms: bool = False
@@ -46,7 +45,7 @@ class ExportSpec:
     workspace_gb: int = 4
     verbose: bool = False
     device: str = "cpu"
-    calibration: Optional[Callable] = None  # () -> iterator of float32 RGB images [1, 3, H, W], 0 to 1, for int8
+    calibration: Callable | None = None  # () -> iterator of float32 RGB images [1, 3, H, W], 0 to 1, for int8
 
     @property
     def precision(self) -> str:
@@ -77,7 +76,7 @@ class Backend:
     task: str = "detect"
     stride: int = 32
     imgsz = None
-    fixed_hw: Optional[tuple] = None
+    fixed_hw: tuple | None = None
     end2end: bool = False
     fp16: bool = False
     device = "cpu"

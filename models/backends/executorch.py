@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.backbone.edgevit_export import MapNorm
+from models.backbone.export import MapNorm
 from models.backends.appended import read_metadata, write_metadata
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.messages import messages

@@ -38,7 +38,7 @@ class Metadata:
     licence: str = LICENCE
     version: str = ""  # of the program that wrote it
     weights_sha256: str = ""
-    parity: dict = field(default_factory=dict)  # see engine/parity.py
+    parity: dict = field(default_factory=dict)  # see extras/export/parity.py
 
     @property
     def nc(self) -> int:

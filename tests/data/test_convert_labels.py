@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 
-from utils.data_config import check_dataset
+from utils.data.config import check_dataset
+from utils.data.images import write_image
 from utils.general import ROOT
-from utils.images import write_image
 
 SPEC = importlib.util.spec_from_file_location("convert_labels", ROOT / "data" / "scripts" / "convert_labels.py")
 convert_labels = importlib.util.module_from_spec(SPEC)

@@ -288,7 +288,8 @@ def test_sum_adds():
 
 
 def test_old_import_paths():
-    from models import autoshape, backends
+    from extras.hub import autoshape
+    from models import backends
 
     assert common.AutoShape is autoshape.AutoShape and common.Detections is autoshape.Detections
     assert common.DetectMultiBackend is backends.DetectMultiBackend

@@ -1,4 +1,4 @@
-"""utils.checkpoint and utils.yolov5_pickle: our format, official pickles, and pickles that want to run something."""
+"""utils.checkpoint and the reader of official files: our format, official pickles, and hostile pickles."""
 
 import argparse
 import hashlib

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from extras.segment.loss import ComputeSegmentLoss
 from models.heads import Detect
 from tests.conftest import SHARED, needs_shared
 from utils.assignment import RULES, assign
@@ -17,7 +18,6 @@ from utils.boxes import bbox_iou, box_iou, xywh2xyxy
 from utils.hyperparameters import TABLE
 from utils.loss import ComputeLoss, ReadPlaces, binary_loss
 from utils.nms import non_max_suppression
-from utils.segment.loss import ComputeSegmentLoss
 
 HYP = {"box": 0.05, "cls": 0.5, "cls_pw": 1.0, "obj": 1.0, "obj_pw": 1.0, "anchor_t": 4.0, "fl_gamma": 0.0}
 OPTIONS = [

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.images import write_image
+from utils.data.images import write_image
 
 pytest.importorskip("tensorboard")
 

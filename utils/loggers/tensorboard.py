@@ -21,7 +21,7 @@ class TensorBoardLogger:
 
     def write_pictures(self, epoch: int) -> None:
         """Add the run folder's JPEG pictures (labels, training and validation batches)."""
-        from utils.images import read_image
+        from utils.data.images import read_image
 
         for file in sorted(self.folder.glob("*.jpg")):
             self.writer.add_image(file.stem, read_image(file)[..., ::-1].copy(), epoch, dataformats="HWC")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.classify import ClassificationModel
+from extras.classify.model import ClassificationModel
 from models.experimental import attempt_load
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel, SegmentationModel

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.backbone.edgevit_export import to_export_form
+from models.backbone.export import to_export_form
 from models.backends import DetectMultiBackend, coreml
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata

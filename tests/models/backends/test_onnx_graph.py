@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.predictor import Detector
+from engine.predict.detector import Detector
 from models.backends import DetectMultiBackend
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
@@ -14,8 +14,8 @@ from models.exportable import exportable
 from tests.conftest import SHARED, needs_shared
 from tests.tiny_detector import write_tiny_weights
 from utils.augmentations import letterbox
-from utils.frame import Frame
 from utils.nms import non_max_suppression
+from utils.sources.frame import Frame
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")

@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
+from extras.official.pickle_reader import read_pickle
 from models.yolo import SegmentationModel
 from tests.conftest import ROOT
 from utils.checkpoint import UnsafeCheckpointError, load_checkpoint
-from utils.yolov5_pickle import read_pickle
 
 # Writes a random model as YOLOv5 v7 does: the whole module, in half precision, its classes named as there.
 WRITE = """

@@ -1,0 +1,35 @@
+"""What an extra may do during a training, beside the user's callbacks (utils/callbacks.py)."""
+
+import torch
+
+
+class TrainHook:
+    """A part that an extra adds to a training, such as a teacher. Every method does nothing unless it is overridden.
+
+    The loop calls them in this order: before_epoch, then for each batch before_batch and loss, then optimizer_step
+    wherever the model's own optimizer makes a step, and after_epoch.
+    """
+
+    name = ""  # the key of its state in a checkpoint's train_state
+
+    def before_epoch(self, epoch: int) -> int | None:
+        """Return the number that seeds this epoch's augmentation in place of `epoch`, None for `epoch` itself."""
+
+    def before_batch(self, images: torch.Tensor, batch_index: int) -> None:
+        """Look at a batch as the loader gave it: uint8 [B, 3, H, W] RGB on the CPU."""
+
+    def loss(self, outputs: list[torch.Tensor]) -> torch.Tensor | None:
+        """Return a scalar that is added to the loss of the batch, times B; `outputs` are the model's raw maps."""
+
+    def optimizer_step(self, scaler: torch.amp.GradScaler) -> None:
+        """Update the hook's own parameters; called between the step of the model's optimizer and scaler.update()."""
+
+    def after_epoch(self, epoch: int) -> None:
+        """Log the epoch's figures. NonFiniteLossError if one is not finite."""
+
+    def state_dict(self) -> dict:
+        """Return what a resumed run needs, as tensors and plain data."""
+        return {}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take back what state_dict() returned. ValueError if it belongs to something else."""

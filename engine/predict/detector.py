@@ -1,0 +1,337 @@
+"""Prediction: source -> model -> sinks. `predict(opt)` is the whole run, as a generator of one Result per picture.
+
+Detector is what detect.py runs; the other tasks' are kinds of it: extras.segment.segmenter, extras.classify.classifier.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from engine.options.flags import TRAIN_PROJECTS
+from engine.predict.sinks import Sinks, Stems, frame_stem
+from utils.augmentations import letterbox
+from utils.boxes import scale_boxes
+from utils.data.ahead import prefetch
+from utils.general import (
+    Profile,
+    check_img_size,
+    collecting_later,
+    counted,
+    default_weights,
+    describe_classes,
+    increment_path,
+)
+from utils.logger import LOGGER, setup_logging
+from utils.nms import as_float32, final_boxes
+from utils.sources.files import open_source
+from utils.sources.frame import Frame
+from utils.timing import UNTIMED, StageTimes, Untimed
+
+DEFAULT_IMGSZ = 640  # where neither the flag nor the checkpoint says
+WINDOW_BATCHES = 4  # batches' worth of pictures that are looked through for equal shapes
+BATCHES_AHEAD = 2  # batches that are decoded in advance
+LISTED_FAILURES = 20
+NO_BOXES = np.zeros((0, 6), np.float32)
+
+
+@dataclass
+class Result:
+    """The objects of one picture. With an `error` the picture could not be read and there are no boxes."""
+
+    path: str  # file, URL, stream address or "screen N"
+    boxes: np.ndarray  # float32 [n, 6]: xyxy in pixels of the original, confidence, class; by falling confidence
+    names: dict
+    shape: tuple = (0, 0)  # height, width of the original
+    kind: str = "image"  # image, video, stream or screen
+    frame: int = 1  # place in the video or stream, from 1
+    stem: str = ""  # names the output files
+    fps: float = 30.0
+    error: str = ""
+    image: np.ndarray | None = None  # the original, uint8 [H, W, 3] BGR
+    masks: list | None = None  # of segmentation: a extras.segment.crops.CroppedMask for each box
+    probabilities: np.ndarray | None = None  # of classification: [nc]
+
+    def top(self, k: int = 5) -> list:
+        """Of classification: the k most probable classes, [(number, probability)]."""
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(int(cls), float(self.probabilities[cls])) for cls in order]
+
+    def summary(self) -> str:
+        """'2 persons, 1 bus', or '(no detections)'; of classification 'cat 0.90, dog 0.08'."""
+        if self.probabilities is not None:
+            return ", ".join(f"{self.names[cls]} {probability:.2f}" for cls, probability in self.top())
+        return describe_classes(self.boxes[:, 5], self.names)
+
+    def without_image(self) -> "Result":
+        return replace(self, image=None)
+
+
+@dataclass
+class Prepared:
+    """A frame, its place in the run, and its letterboxed picture; without the last where the frame has an error."""
+
+    frame: Frame
+    number: int
+    picture: np.ndarray | None = None  # uint8 RGB [h, w, 3]
+    ratio_pad: tuple = ()  # as scale_boxes takes it
+
+
+@dataclass
+class Detector:
+    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels. Other tasks are kinds of this.
+
+    Pictures go through the model together if their letterboxed shapes are equal, at most batch_size of them: so no
+    picture is padded otherwise than alone, and its boxes are the same.
+    """
+
+    model: object  # DetectMultiBackend
+    imgsz: list  # height, width in pixels
+    conf_thres: float = 0.25
+    iou_thres: float = 0.45
+    max_det: int = 1000
+    classes: list | None = None
+    agnostic_nms: bool = False
+    augment: bool = False
+    batch_size: int = 1
+    visualize: Path | None = None  # a folder
+    times: Untimed = UNTIMED  # with --profile a StageTimes
+    task: ClassVar = "detect"  # of the models that it takes
+    steps: ClassVar = ("inference", "NMS")  # as the report of times names them
+
+    @classmethod
+    def options(cls, opt) -> dict:
+        """Its fields as the command line has them."""
+        same = ("conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "augment", "batch_size")
+        return {key: getattr(opt, key) for key in same}
+
+    def __post_init__(self):
+        self.lock = Lock()
+        self.auto = self.model.fixed_hw is None  # pad no more than needed
+        self.seconds = Counter()  # by step, over all pictures
+        self.pictures = 0
+        self.shape = None  # of the last batch
+
+    def batches(self, source):
+        """Batches (lists of Prepared) from the lists of frames of a source. A thread that reads ahead runs this."""
+        stems, number = Stems(), 0
+        for frames in self.times.each("loading", source):
+            with self.times("letterbox"), Profile() as letterboxing:
+                window = []
+                for frame in frames:
+                    frame.stem = stems(frame)
+                    window.append(self._prepare(frame, number))
+                    number += 1
+            self._count({"pre-process": letterboxing.t}, len(frames))
+            yield from batches_of_equal_shape(window, self.batch_size)
+
+    def _prepare(self, frame: Frame, number: int) -> Prepared:
+        if frame.error:
+            return Prepared(frame, number)
+        padded, ratio_wh, pad_wh = letterbox(frame.image, self.imgsz, stride=self.model.stride, auto=self.auto)
+        return Prepared(frame, number, cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh))
+
+    def detect(self, batch: list) -> list:
+        """(number, Result, console line) for each Prepared of a batch. Several threads may run this at once."""
+        if batch[0].picture is None:  # an error begins with the path
+            lines = [f"{p.frame.kind} {p.frame.item}/{p.frame.items} {p.frame.error}" for p in batch]
+            return [(p.number, self._result(p.frame), line) for p, line in zip(batch, lines)]
+        pictures = np.stack([prepared.picture for prepared in batch])
+        with self.times(self.steps[0]), Profile(device=self.model.device) as inference:
+            prediction = self.model.predict(pictures, self.augment, self._feature_folder(batch[0].frame))
+        with self.times(self.steps[1]), Profile(device=self.model.device) as finishing:
+            results = self.results(prediction, batch)
+        h, w = pictures.shape[1:3]
+        self._count(dict(zip(self.steps, (inference.t, finishing.t))), shape=(len(batch), 3, h, w))
+        self.times.count(len(batch))
+        milliseconds = 1e3 * inference.t / len(batch)
+        lines = [f"{p.frame.title()}: {h}x{w} {r.summary()}, {milliseconds:.1f}ms" for p, r in zip(batch, results)]
+        return [(prepared.number, result, line) for prepared, result, line in zip(batch, results, lines)]
+
+    def results(self, prediction, batch: list) -> list:
+        """The Results of a batch of Prepared from the model's prediction; boxes in whole pixels of the original."""
+        found = self.suppress(prediction)
+        return [
+            self._result(prepared.frame, self.to_original(boxes, prepared)) for boxes, prepared in zip(found, batch)
+        ]
+
+    def suppress(self, prediction, nm: int = 0) -> list:
+        """For each picture its boxes, float32 [n, 6 + nm], in pixels of the letterboxed picture."""
+        limits = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
+        limits |= {"classes": self.classes, "agnostic": self.agnostic_nms, "nm": nm}
+        return [as_float32(boxes) for boxes in final_boxes(prediction, self.model.end2end, **limits)]
+
+    @staticmethod
+    def to_original(boxes: np.ndarray, prepared: Prepared) -> np.ndarray:
+        """`boxes` [n, 6], changed into whole pixels of the original."""
+        scale_boxes(prepared.picture.shape[:2], boxes[:, :4], prepared.frame.image.shape[:2], prepared.ratio_pad)
+        boxes[:, :4] = boxes[:, :4].round()
+        return boxes
+
+    def _feature_folder(self, frame: Frame):
+        """Where the pictures of this frame's feature maps go; False without --visualize."""
+        if self.visualize is None:
+            return False
+        folder = self.visualize / frame_stem(frame)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _result(self, frame: Frame, boxes: np.ndarray = NO_BOXES, **more) -> Result:
+        shape = (0, 0) if frame.image is None else frame.image.shape[:2]
+        same = {key: getattr(frame, key) for key in ("kind", "frame", "stem", "fps", "error", "image")}
+        return Result(frame.path, boxes, self.model.names, shape, **same, **more)
+
+    def _count(self, seconds: dict, pictures: int = 0, shape=None) -> None:
+        with self.lock:
+            self.seconds.update(seconds)
+            self.pictures += pictures
+            self.shape = shape or self.shape
+
+    def speed(self) -> str:
+        """One line: the mean milliseconds of each step for a picture."""
+        steps = [f"{seconds / self.pictures * 1e3:.1f}ms {step}" for step, seconds in self.seconds.items()]
+        return f"Speed: {', '.join(steps)} per image at shape {self.shape}"
+
+
+def batches_of_equal_shape(window: list, batch_size: int) -> list:
+    """The Prepared of `window` in lists of one shape (or all without a picture), at most batch_size in each."""
+    groups = {}
+    for prepared in window:
+        shape = None if prepared.picture is None else prepared.picture.shape
+        groups.setdefault(shape, []).append(prepared)
+    return [group[i : i + batch_size] for group in groups.values() for i in range(0, len(group), batch_size)]
+
+
+def in_order(groups):
+    """(Result, console line) by rising number, from lists of (number, Result, line) that have all numbers from 0."""
+    waiting, number = {}, 0
+    for group in groups:
+        waiting |= {report[0]: report[1:] for report in group}
+        while number in waiting:
+            yield waiting.pop(number)
+            number += 1
+
+
+def load_model(opt, task: str = "detect"):
+    """The DetectMultiBackend for the options; prints what was chosen where --weights is not given."""
+    from models.backends import DetectMultiBackend
+
+    weights = opt.weights
+    if not weights:
+        weights = default_weights(TRAIN_PROJECTS[task])
+        LOGGER.info(f"weights {weights} (--weights is not given)")
+    model = DetectMultiBackend(weights, opt.device, dnn=opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
+    model.require_task(task)
+    if opt.classes is not None and not all(0 <= cls < model.nc for cls in opt.classes):
+        raise ValueError(f"--classes {opt.classes}: expected numbers from 0 to {model.nc - 1}")
+    return model
+
+
+def image_size(imgsz, model) -> list:
+    """[height, width] in pixels, multiples of the model's stride: the flag's, else the model's, else DEFAULT_IMGSZ.
+
+    ValueError for another size than that of a file that was exported for one alone.
+    """
+    if not imgsz:
+        imgsz = model.imgsz or DEFAULT_IMGSZ
+        LOGGER.info(f"image size {imgsz} ({'of the checkpoint' if model.imgsz else 'default'}; --imgsz is not given)")
+    sizes = list(imgsz) if isinstance(imgsz, (list, tuple)) else [imgsz]
+    if len(sizes) > 2:
+        raise ValueError(f"--imgsz: expected one number, or height and width, found {sizes}")
+    sizes = check_img_size(sizes * (3 - len(sizes)), s=model.stride)
+    if model.fixed_hw and list(model.fixed_hw) != sizes:
+        raise ValueError(f"--imgsz {sizes}: the model file was exported for {list(model.fixed_hw)} px alone")
+    return sizes
+
+
+def build_detector(opt, kind=Detector) -> Detector:
+    model = load_model(opt, kind.task)
+    imgsz = image_size(opt.imgsz, model)
+    model.warmup((1, 3, *imgsz))
+    options = kind.options(opt)
+    if opt.visualize:
+        options["batch_size"] = 1  # there is a folder of feature maps for each picture
+    return kind(model, imgsz, **options)
+
+
+def output_folder(opt) -> Path:
+    """PROJECT/NAME, NAME2 ..., made if something will be written to it."""
+    outputs = (not opt.nosave, opt.save_txt, opt.save_csv, opt.save_json, opt.save_crop, opt.visualize, opt.profile)
+    return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=any(outputs))
+
+
+def predict(opt, kind=Detector):
+    """Run a kind of Detector over all that `opt` (a Namespace of its script's options) names; yields Results.
+
+    A Result holds its picture until the caller drops it, so that a video of any length fits in memory. Files that
+    cannot be read are Results with an `error`, and are listed at the end. What the options ask for is written to
+    PROJECT/NAME meanwhile; closing the generator early leaves whole files.
+    """
+    if opt.batch_size < 1:
+        raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
+    window = opt.batch_size * WINDOW_BATCHES if opt.batch_size > 1 else 1
+    source = open_source(opt.source, opt.vid_stride, window)
+    times = StageTimes() if opt.profile else UNTIMED
+    with times("model"), collecting_later():
+        detector = build_detector(opt, kind)
+    detector.times = times.on(detector.model.device)
+    folder = output_folder(opt)
+    if opt.visualize:
+        detector.visualize = folder
+    failures = []
+    with Sinks(opt, folder, times) as sinks:
+        for result, line in times.each("waiting", in_order(detections(detector, source))):
+            LOGGER.info(line)
+            if result.error:
+                failures.append(result.error)
+            else:
+                sinks.write(result)
+            yield result
+            if sinks.quit:
+                break
+        if detector.shape:
+            LOGGER.info(detector.speed())
+    times.report(folder)
+    report_failures(failures)
+    if opt.update:
+        strip_weights(opt.weights or default_weights(TRAIN_PROJECTS[kind.task]))
+
+
+def collect(opt, kind=Detector) -> list:
+    """What run() of the scripts returns: the Results of predict(), without their pictures."""
+    return [result.without_image() for result in predict(opt, kind)]
+
+
+def run_script(opt, kind=Detector) -> int:
+    """What the scripts do when they are run: predict, print, write. The exit code is 1 if a file could not be read."""
+    setup_logging()
+    return int(sum(bool(result.error) for result in predict(opt, kind)) > 0)
+
+
+def detections(detector: Detector, source):
+    """detector.detect() of every batch. Files are decoded ahead; a live frame is not kept waiting."""
+    batches = detector.batches(source)
+    if source.realtime or detector.visualize:
+        return map(detector.detect, batches)
+    return detector.model.parallel_map(detector.detect, prefetch(batches, BATCHES_AHEAD))
+
+
+def report_failures(errors: list) -> None:
+    if errors:
+        LOGGER.error(f"{counted(len(errors), 'file')} could not be read:")
+        for error in errors[:LISTED_FAILURES]:
+            LOGGER.error(f"  {error}")
+        if len(errors) > LISTED_FAILURES:
+            LOGGER.error(f"  ... and {len(errors) - LISTED_FAILURES} more")
+
+
+def strip_weights(weights) -> None:
+    """Rewrite checkpoints without their training state, as --update asks for."""
+    from utils.checkpoint import strip_optimizer
+
+    for file in weights if isinstance(weights, (list, tuple)) else [weights]:
+        strip_optimizer(file)

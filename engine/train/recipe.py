@@ -1,0 +1,143 @@
+"""What a training chooses where neither --hyp nor --optimizer says it: by data, model and length, with the reason.
+
+The figures behind these choices are in bench/notes.md. `--hyp FILE` turns all of this off; `--hyp hyp.scratch-low.yaml
+--optimizer SGD` is YOLOv5's own recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.train.schedule import LONGEST_WARMUP_PART
+from utils.hyperparameters import default_hyp
+from utils.logger import LOGGER
+from utils.torch_utils import multiplies_bfloat16
+
+AUTO = "auto"
+MANY_STEPS = 20_000  # optimizer steps from which YOLOv5's own recipe has the time that it needs
+IMAGE_LR, SCRATCH_LR, FINE_TUNING_LR = 0.0005, 0.004, 0.001  # of Muon and AdamW: per image of a batch, and at most
+USUAL_BATCH, LEAST_BATCH = 16, 4
+WANTED_BATCHES = 25  # in an epoch
+LAST_LR = 0.01  # as a part of the first
+MUON_DECAY = 7.5  # of the weights, added up over a training at lr0: half of it with the cosine
+LEAST_STEPS = 500  # that it is spread over: in fewer the weights would be gone before they are learned
+WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # of all steps; steps
+EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
+
+
+@dataclass
+class Recipe:
+    """Choices with their reasons: `hyp` and `options` hold the values, by key."""
+
+    hyp: dict = field(default_factory=dict)
+    options: dict = field(default_factory=dict)
+    lines: list = field(default_factory=list)
+
+    def choose(self, what: str, why: str, options: dict | None = None, **hyp) -> None:
+        self.options |= options or {}
+        self.hyp |= hyp
+        self.lines.append(f"{what}: {why}")
+
+
+def batch_size(opt: argparse.Namespace, images: int, ranks: int = 1) -> int:
+    """The batch for a training set of so many images."""
+    if opt.hyp != AUTO or ranks > 1:
+        return USUAL_BATCH
+    wanted = max(images // WANTED_BATCHES, 1)
+    chosen = min(max(2 ** (wanted.bit_length() - 1), LEAST_BATCH), USUAL_BATCH)
+    if chosen < USUAL_BATCH:
+        LOGGER.info(
+            f"chosen: batches of {chosen}: {images} images make few steps in an epoch, and more steps learn more"
+        )
+    return chosen
+
+
+def precision(opt: argparse.Namespace, device: torch.device) -> str:
+    """The value of --amp, where it is open bf16 on a CPU that is faster with it."""
+    if opt.amp != AUTO or opt.hyp != AUTO or device.type != "cpu" or not multiplies_bfloat16():
+        return opt.amp
+    LOGGER.info("chosen: bfloat16 (--amp bf16): this CPU multiplies it, a step takes about three quarters of the time")
+    return "bf16"
+
+
+def fill(opt: argparse.Namespace, hyp: dict, images: int, batches: int, pretrained: bool, given: bool) -> dict:
+    """Give the options that are "auto" or None their values; returns hyp with what was chosen, and prints the reasons.
+
+    images: in the training set; batches: in an epoch; pretrained: whether the training starts from a detector's
+    weights; given: whether hyp came from elsewhere than opt.hyp, and stays.
+    """
+    recipe = Recipe()
+    if opt.hyp == AUTO and not given:
+        recipe = chosen(opt, images, batches, pretrained)
+    for key, fallback in (("optimizer", "SGD"), ("close_mosaic", 0)):
+        if getattr(opt, key, 0) in (AUTO, None):
+            setattr(opt, key, recipe.options.get(key, fallback))
+    opt.cos_lr |= recipe.options.get("cos_lr", False)
+    for line in recipe.lines:
+        LOGGER.info(f"chosen: {line}")
+    return {**hyp, **recipe.hyp}
+
+
+def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool) -> Recipe:
+    """The recipe for a training of opt.epochs epochs."""
+    recipe = Recipe()
+    steps = batches * opt.epochs
+    if opt.optimizer not in (AUTO, "Adam", "AdamW", "Muon"):
+        return recipe  # the rates below are not those of the others
+    if opt.optimizer == AUTO and steps > MANY_STEPS:
+        recipe.choose("optimizer SGD and YOLOv5's values", f"{steps} steps are enough for them")
+        return recipe
+    lr0 = min(FINE_TUNING_LR if pretrained else SCRATCH_LR, IMAGE_LR * opt.batch_size)
+    start = "pretrained weights are to be kept" if pretrained else "from scratch"
+    optimizer = opt.optimizer if opt.optimizer != AUTO else "AdamW" if pretrained else "Muon"
+    recipe.choose(
+        f"{optimizer}, lr0 {lr0:g}, cosine",
+        f"{start}, and {steps} steps are few: SGD would need tens of thousands",
+        options={"optimizer": optimizer, "cos_lr": True},
+        lr0=lr0,
+        lrf=LAST_LR,
+        warmup_bias_lr=0.01,
+    )
+    recipe.choose(
+        f"a step for each batch of {opt.batch_size}",
+        f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
+        nominal_batch=opt.batch_size,
+    )
+    _choose_regularization(recipe, opt, optimizer, lr0 * max(steps, LEAST_STEPS))
+    warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
+    recipe.choose(
+        f"warm-up over {warmup} steps",
+        f"{WARMUP_PART:.0%} of all, at least {SHORTEST_WARMUP}, at most a third",
+        warmup_epochs=warmup / batches,
+        warmup_least=0,
+    )
+    horizon = max(round(steps * EMA_PART), 1)
+    recipe.choose(
+        f"average of the last {horizon} steps' weights",
+        f"{EMA_PART:.0%} of all; YOLOv5's 10,000 would average next to nothing so early",
+        ema_decay=1 - 1 / horizon,
+        ema_tau=horizon,
+    )
+    return recipe
+
+
+def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, optimizer: str, way: float) -> None:
+    """Weight decay, mosaic and drop path; way: learning rate times steps."""
+    if optimizer == "Muon":
+        decay = MUON_DECAY / way
+        recipe.choose(
+            f"weight decay {decay:.3g}",
+            "Muon's steps are as long for large weights as for small ones; so they stay small and forget early steps",
+            weight_decay=decay,
+        )
+    else:
+        decay = default_hyp()["weight_decay"]
+        recipe.choose(f"weight decay {decay:g}", f"YOLOv5's, and little beside {optimizer}'s steps")
+    if getattr(opt, "close_mosaic", None) is None:
+        recipe.choose(
+            "mosaic to the last epoch", "without it in the last fifth AP changed by less than from seed to seed"
+        )
+    recipe.choose("no drop path", "0.1 cost EdgeViT 1.5 points of mAP50-95 in so few steps", drop_path=0.0)

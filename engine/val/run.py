@@ -1,0 +1,159 @@
+"""What val.py does: open model and data, let the evaluator measure, say what came out."""
+
+from copy import copy
+from pathlib import Path
+
+import torch
+
+from engine.options import apply_data_defaults
+from engine.options.flags import TRAIN_PROJECTS
+from engine.task import DETECT
+from models.backends import DetectMultiBackend
+from utils.general import check_img_size, default_weights, increment_path
+from utils.logger import LOGGER, colorize
+from utils.timing import UNTIMED, StageTimes
+from utils.torch_utils import device_summary, keep_freed_memory
+
+STUDY_SIZES = range(256, 1536 + 1, 128)  # pixels
+STUDY_COLUMNS = ("imgsz", "P", "R", "mAP50", "mAP50-95", "pre_ms", "inference_ms", "nms_ms")
+SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}  # as in use, not as for AP
+
+
+def validate(opt, callbacks=None, task=DETECT):
+    """--task train, val, test: measure one model (or ensemble) on that split, with all files and pictures.
+
+    Returns the result of the task's evaluator.
+    """
+    times = StageTimes() if opt.profile else UNTIMED
+    with times("model"):
+        opt, model, data = open_all(opt, opt.task, task)
+    save_dir = make_folder(opt)
+    opt.save_txt |= opt.save_hybrid
+    if opt.save_hybrid:
+        LOGGER.warning("WARNING: --save-hybrid puts true boxes among the predictions: the figures below say nothing")
+    files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
+    files |= {"save_dir": save_dir, "plots": True, "evidence": str(opt.data), "times": times.on(opt.device)}
+    result = measure(opt, model, data, callbacks, task=task, **files)
+    report(result, opt, save_dir, task)
+    times.report(save_dir)
+    return result
+
+
+def speed(opt, callbacks=None) -> list:
+    """--task speed: the time of each model on square images, with the thresholds of detect.py."""
+    results = []
+    for weights in chosen_weights(opt):
+        one, model, data = open_all(opt, "val", weights=[weights])
+        one.__dict__.update(SPEED_THRESHOLDS)
+        results.append(measure(one, model, data, callbacks, rect=False))
+        LOGGER.info(f"{weights}: {speed_line(results[-1], one)}")
+    return results
+
+
+def study(opt, callbacks=None) -> list:
+    """--task study: mAP and time of each model at STUDY_SIZES, as a table and a picture."""
+    results, save_dir = [], make_folder(opt)
+    for weights in chosen_weights(opt):
+        one, model, data = open_all(opt, "val", weights=[weights])
+        rows = []
+        for size in STUDY_SIZES:
+            one.imgsz = check_img_size(size, model.stride)
+            LOGGER.info(f"\n{weights} at image size {one.imgsz}")
+            result = measure(one, model, data, callbacks)
+            rows.append((one.imgsz, result.precision, result.recall, result.map50, result.map, *result.speed_ms))
+            results.append(result)
+        save_study(rows, save_dir / f"study_{Path(opt.data).stem}_{Path(weights).stem}", str(weights))
+    LOGGER.info(f"Results saved to {colorize(str(save_dir), 'good')}")
+    return results
+
+
+def save_study(rows, stem: Path, label: str) -> None:
+    """STEM.txt, a table with STUDY_COLUMNS, and STEM.png."""
+    from utils.plots.pictures import plot_val_study
+
+    lines = ["%14s" * len(STUDY_COLUMNS) % STUDY_COLUMNS, *("%14.5g" * len(row) % row for row in rows)]
+    Path(f"{stem}.txt").write_text("\n".join(lines) + "\n")
+    plot_val_study([(row[0], row[3], row[4], sum(row[5:])) for row in rows], f"{stem}.png", label)
+
+
+def chosen_weights(opt, task=DETECT) -> list:
+    """The --weights, or the default one, which is printed."""
+    if opt.weights:
+        return opt.weights if isinstance(opt.weights, (list, tuple)) else [opt.weights]
+    weights = default_weights(TRAIN_PROJECTS[task.name])
+    LOGGER.info(f"weights: {weights} (no --weights given)")
+    return [weights]
+
+
+def open_all(opt, split: str, task=DETECT, weights=None):
+    """(options with what was left open, model, data file); ValueError if the classes of model and data do not fit."""
+    keep_freed_memory()
+    opt = copy(opt)
+    opt.weights = weights or chosen_weights(opt, task)
+    data = task.read_data(opt, required=(split,))
+    model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
+    opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
+    model.require_task(task.name)
+    check_classes(opt, model, data)
+    choose_size(opt, model, data, task)
+    opt.split = split
+    device = device_summary(opt.device) if model.device == opt.device else f"{model.format.title} on {model.device}"
+    LOGGER.info(f"{device}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
+    return opt, model, data
+
+
+def check_classes(opt, model, data) -> None:
+    names, expected = model.names, data["names"]
+    if opt.single_cls or names == expected:
+        return
+    if len(names) != len(expected):
+        raise ValueError(
+            f"{', '.join(map(str, opt.weights))} has {len(names)} classes, {opt.data} has {len(expected)}: they must "
+            "be the same; give the data file that the model was trained on, or --single-cls"
+        )
+    number = next(i for i in expected if names.get(i) != expected[i])
+    found = f"class {number} is '{names.get(number)}' in the model"
+    LOGGER.warning(f"WARNING: {found} and '{expected[number]}' in {opt.data}")
+
+
+def choose_size(opt, model, data, task=DETECT) -> None:
+    """Set opt.imgsz to the flag, else the checkpoint's, else the data file's, else the default; print the choice."""
+    if model.fixed_hw and opt.imgsz not in (None, max(model.fixed_hw)):
+        raise ValueError(f"--imgsz {opt.imgsz}: the model file was exported for {list(model.fixed_hw)} px alone")
+    if opt.imgsz is None and model.imgsz:
+        opt.imgsz = max(model.imgsz) if isinstance(model.imgsz, list) else int(model.imgsz)
+        LOGGER.info(f"image size {opt.imgsz} (from the model file)")
+    for line in apply_data_defaults(opt, data, task.defaults):
+        LOGGER.info(line)
+    opt.imgsz = check_img_size(opt.imgsz, model.stride)
+
+
+def make_folder(opt) -> Path:
+    return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True)
+
+
+def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, times=UNTIMED, **options):
+    """Evaluate on data[opt.split] at opt.imgsz; rect: batches of like shape, where the model takes any, not squares."""
+    rect = rect and not opt.square and model.fixed_hw is None
+    with times("labels"):
+        loader = task.eval_loader(opt, data, model, rect)
+    loader.dataset.times = times
+    model.warmup(imgsz=(opt.batch_size, 3, *(model.fixed_hw or (opt.imgsz, opt.imgsz))))
+    same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose", "v5_map")
+    options |= {key: getattr(opt, key) for key in same if hasattr(opt, key)}
+    options |= {"names": data["names"], "device": opt.device, "callbacks": callbacks, "times": times}
+    return task.evaluate(model, loader, **options)
+
+
+def report(result, opt, save_dir: Path, task) -> None:
+    """What is not in the table: the task's lines, speed, and where the files are."""
+    task.report(result, opt)
+    LOGGER.info(speed_line(result, opt, task))
+    if opt.save_txt:
+        LOGGER.info(f"{len(list((save_dir / 'labels').glob('*.txt')))} label files in {save_dir / 'labels'}")
+    LOGGER.info(f"Results saved to {colorize(str(save_dir), 'good')}")
+
+
+def speed_line(result, opt, task=DETECT) -> str:
+    times = ", ".join(f"{ms:.1f} ms {name}" for ms, name in zip(result.speed_ms, task.evaluator.timed))
+    return f"{times} per image, batch {opt.batch_size}, image size {opt.imgsz}"

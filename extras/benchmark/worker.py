@@ -1,0 +1,128 @@
+"""A process of the benchmark: python -m extras.benchmark.worker JOB ANSWER exports or measures one file.
+
+JOB is a JSON object made by extras/benchmark/run.py; the result is written as JSON into the file ANSWER.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+from utils.general import Profile, write_atomic
+from utils.logger import setup_logging
+
+TIMED_IMAGES = 50
+WARMUP_PASSES = 3
+
+
+def export(job: dict) -> dict:
+    """Write the checkpoint job["file"] in the format job["format"]: file, parity, runs_here, error."""
+    from engine import options
+    from extras.export.exporter import can_run, export_formats
+
+    same = ("imgsz", "batch_size", "half", "int8", "data", "device", "threads", "workers")
+    kwargs = {"weights": job["file"], "include": [job["format"]], **{key: job[key] for key in same}}
+    (result,) = export_formats(options.from_kwargs("export", kwargs))
+    runs_here = not result.format.runs_on or can_run(result.format)
+    return {"file": str(result.file), "parity": result.parity, "runs_here": runs_here, "error": result.error}
+
+
+def measure(job: dict) -> dict:
+    """Time and memory of single images, then the accuracy on the val split, of the model file job["file"].
+
+    The first part loads nothing but the runtime: what the validation needs besides must not count as its memory.
+    """
+    from engine.predict.detector import image_size
+    from models.backends import DetectMultiBackend
+
+    model = DetectMultiBackend(job["file"], job["device"], fp16=job["half"], threads=job["threads"])
+    imgsz = max(model.fixed_hw or image_size(job["imgsz"], model))
+    ms = milliseconds(model, pictures(job["data"], imgsz, job["batch_size"]))
+    memory_mb = peak_memory_mb()
+    result = validate(model, job, imgsz)
+    precision = "fp16" if model.fp16 else ""  # PyTorch's; of an exported file it is known
+    figures = {"map": float(result.map), "map50": float(result.map50), "ms": ms, "memory_mb": memory_mb}
+    return {**figures, "imgsz": imgsz, "precision": precision}
+
+
+def pictures(data, imgsz: int, batch: int) -> list:
+    """Up to TIMED_IMAGES batches, uint8 RGB [batch, imgsz, imgsz, 3], of the val split's images."""
+    from utils.augmentations import letterbox
+    from utils.data.config import check_dataset
+    from utils.data.images import find_images, read_image
+
+    files = find_images(check_dataset(data, required=("val",))["val"])
+    files = (files * (batch // len(files) + 1))[: max(TIMED_IMAGES, batch)]
+    images = [letterbox(read_image(file), imgsz, auto=False)[0][..., ::-1] for file in files]
+    return [np.stack(images[i : i + batch]) for i in range(0, len(images) - batch + 1, batch)]
+
+
+def milliseconds(model, batches: list) -> float:
+    """For an image: the median over the batches."""
+    for _ in range(WARMUP_PASSES):
+        model.predict(batches[0])
+    seconds = []
+    for batch in batches:
+        with Profile(device=model.device) as profile:
+            model.predict(batch)
+        seconds.append(profile.dt / len(batch))
+    return float(np.median(seconds)) * 1e3
+
+
+def peak_memory_mb():
+    """The most memory (resident, 2**20 bytes) that this process ever held; None where the system does not tell."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # Linux; getrusage() there begins with what the parent process held
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**10
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def validate(model, job: dict, imgsz: int):
+    """The EvalResult (engine.val.evaluator) on the val split, images padded to squares, for files of one size."""
+    import torch
+
+    from engine import options
+    from engine.val import run as validation
+    from utils.data.config import check_dataset
+
+    same = ("data", "batch_size", "workers", "threads")
+    opt = options.from_kwargs("val", {"weights": [job["file"]], "imgsz": imgsz, **{key: job[key] for key in same}})
+    opt.split = "val"
+    opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
+    model.require_task("detect")
+    data = check_dataset(opt.data, required=("val",))
+    validation.check_classes(opt, model, data)
+    return validation.measure(opt, model, data, rect=False)
+
+
+TASKS = {"export": export, "measure": measure}
+
+
+def main(job: dict, answer: Path) -> None:
+    setup_logging()
+    try:
+        result = TASKS[job["task"]](job)
+    except Exception as error:  # of any runtime; it is the row's note, and here in full
+        traceback.print_exc()
+        result = {"error": reason(error)}
+    write_atomic(answer, json.dumps(result).encode())
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, with its kind where it is not one of ours."""
+    first = next(iter(str(error).strip().splitlines()), "")
+    is_ours = isinstance(error, (ValueError, ImportError, OSError))
+    return first if is_ours and first else f"{type(error).__name__}: {first}"
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))

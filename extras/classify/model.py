@@ -1,0 +1,429 @@
+"""Image classifiers: EdgeViT's own, a detector's backbone with a Classify head, and torchvision's and timm's.
+
+python -m extras.classify.model best.pt edgevit.pth    the tensors of a trained classifier alone, for other code
+"""
+
+import argparse
+import copy
+import io
+import re
+from difflib import get_close_matches
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models import registry
+from models.backbone import SLOTS, backbones, load_backbone_weights
+from models.backbone.Edgevit import VARIANTS, EdgeViTClassifier
+from models.backbone.pretrained import load_matching_weights
+from models.common import BATCH_NORM
+from models.yolo import BaseModel, load_cfg, parse_model
+from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
+from utils.general import find_file, write_atomic
+from utils.logger import LOGGER, setup_logging
+from utils.torch_utils import initialize_weights, model_info
+
+STRIDE_PX = 32
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of R, G, B in 0..1
+OFFICIAL_SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}  # channels of the first convolution -> YOLOv5's size
+POOLINGS = ("SPP", "SPPF")  # what a classifier does without at the end of a detector's backbone
+
+
+class ClassificationModel(BaseModel):
+    """Images [B, ch, H, W] of 0..1 -> logits [B, nc], in training and in eval mode alike.
+
+    `model` is the network, `yaml` rebuilds it:
+        model      edgevit_xxs, edgevit_xs, edgevit_s, torchvision/NAME, timm/NAME, or a model file's content that ends
+                   with a Classify head
+        nc, ch     classes and input channels
+        dropout    before the last layer; None is the network's own
+        normalize  what is taken off the images first: none, imagenet, or [mean, deviation] with a value per channel
+    """
+
+    task = "classify"
+
+    def __init__(self, cfg="edgevit_xxs", ch=3, nc=None, dropout=None, normalize=None, load_backbones=True):
+        """`cfg`: a value of `model` above, a model file, or such a `yaml`; the other arguments override its values."""
+        super().__init__()
+        self.yaml = {"model": cfg, "nc": 1000, "ch": ch, "dropout": None, "normalize": "none"}
+        if isinstance(cfg, dict) and "model" in cfg:
+            self.yaml |= copy.deepcopy(cfg)
+        elif isinstance(cfg, dict) or str(cfg).endswith((".yaml", ".yml")):
+            self.yaml["model"] = load_cfg(cfg)
+            self.yaml |= {key: self.yaml["model"][key] for key in ("nc", "ch") if key in self.yaml["model"]}
+        self.nc = self.yaml["nc"] = nc or self.yaml["nc"]
+        self.has_rows = isinstance(self.yaml["model"], dict)
+        if self.has_rows:
+            self._build_rows(load_backbones)
+        else:
+            self.yaml["model"] = find_network(self.yaml["model"])
+            self.model = build_network(self.yaml["model"], self.nc, self.yaml["ch"])
+        self.configure(
+            self.yaml["dropout"] if dropout is None else dropout,
+            self.yaml["normalize"] if normalize is None else normalize,
+        )
+        self.names = {i: str(i) for i in range(self.nc)}
+        self.stride = torch.tensor([float(STRIDE_PX)])
+        self.hyp = None
+        self.imgsz = None  # px, of the training
+
+    def configure(self, dropout=None, normalize=None) -> None:
+        """Set these values of `yaml`; None keeps one."""
+        if dropout is not None:
+            set_dropout(self.model, dropout)
+            self.yaml["dropout"] = dropout
+        if normalize is not None:
+            self.mean_std = _mean_and_deviation(normalize, self.yaml["ch"])
+            self.yaml["normalize"] = normalize
+
+    def _build_rows(self, load_backbones: bool) -> None:
+        cfg = self.yaml["model"]
+        cfg["nc"] = self.nc
+        self.model, self.save = parse_model(cfg, self.yaml["ch"])
+        if self.model[-1].type != "Classify":
+            raise ValueError(f"the last row of a classifier must be Classify, found {self.model[-1].type}")
+        initialize_weights(self, **BATCH_NORM)
+        for backbone in backbones(self) if load_backbones else []:
+            if backbone.weights_file:
+                load_backbone_weights(backbone, backbone.weights_file)
+
+    @classmethod
+    def from_checkpoint(cls, ckpt: Checkpoint, fuse: bool = False):
+        """The model of a utils.checkpoint.Checkpoint, ours or an official YOLOv5 -cls one: float32, in eval mode."""
+        cfg = ckpt.yaml if "model" in ckpt.yaml else _official_yaml(ckpt)
+        model = cls(cfg, nc=ckpt.nc, load_backbones=False)
+        model.load_checkpoint_state(ckpt.state_dict)
+        model.names, model.hyp, model.imgsz = dict(ckpt.names), ckpt.hyp, ckpt.imgsz
+        model.eval()
+        return model.fuse() if fuse else model
+
+    def _forward_once(self, x, profile=False, visualize=False):
+        if self.mean_std:
+            mean, deviation = (x.new_tensor(values).view(-1, 1, 1) for values in self.mean_std)
+            x = (x - mean) / deviation
+        if self.has_rows:
+            return super()._forward_once(x, profile, visualize)
+        output = self.model(x)
+        return output if isinstance(output, torch.Tensor) else output[0]  # Inception adds auxiliary logits in training
+
+    def fuse(self):
+        """Fold what can be folded exactly, in place; a patch embedding takes up the normalisation, as it pads nothing.
+
+        For inference only; returns self.
+        """
+        super().fuse()
+        if self.mean_std and isinstance(self.model, EdgeViTClassifier):
+            mean, deviation = (torch.tensor(values) for values in self.mean_std)
+            fold_input(self.model.patch_embed1.proj, 1 / deviation, -mean / deviation)
+            self.mean_std = None
+        return self
+
+    def info(self, verbose=False, img_size=224) -> str:
+        """Log and return layers, parameters, gradients and GFLOPs at `img_size` px."""
+        return model_info(self if self.has_rows else self.model, verbose, img_size)
+
+    def layer_table(self) -> str:
+        """A line for each row as in a detector's table, or for each part of a network without rows."""
+        if self.has_rows:
+            return super().layer_table()
+        lines = [f"{'':>4}{'params':>12}  {'part':<20}module"]
+        for i, (name, part) in enumerate(self.model.named_children()):
+            lines.append(f"{i:>4}{sum(p.numel() for p in part.parameters()):>12}  {name:<20}{type(part).__name__}")
+        return "\n".join(lines)
+
+    def export_state_dict(self) -> dict:
+        """The network's tensors, float32, under its own names: those of published EdgeViT, torchvision or timm.
+
+        They are for images without ImageNet's mean and deviation, as those codes feed them: an EdgeViT that was trained
+        otherwise is rewritten exactly. Other networks stay as they are.
+        """
+        network = copy.deepcopy(self.model).float()
+        own, usual = (torch.tensor(pair) for pair in (self.mean_std or ([0.0] * 3, [1.0] * 3), IMAGENET))
+        if isinstance(network, EdgeViTClassifier) and self.yaml["ch"] == 3:
+            scale = usual[1] / own[1]  # (usual input * usual deviation + usual mean - own mean) / own deviation
+            fold_input(network.patch_embed1.proj, scale, (usual[0] - own[0]) / own[1])
+        return network.state_dict()
+
+
+def _mean_and_deviation(normalize, ch: int):
+    """(mean, deviation), each [ch], for a value of `normalize`; None for none. ValueError for any other value."""
+    if normalize == "none":
+        return None
+    pair = IMAGENET if normalize == "imagenet" else normalize
+    if not isinstance(pair, (list, tuple)) or [len(values) for values in pair] != [ch, ch]:
+        expected = f"none, imagenet, or mean and deviation of {ch} channels"
+        raise ValueError(f"normalize: expected {expected}, found {normalize!r}")
+    return tuple(pair)
+
+
+@torch.no_grad()
+def fold_input(conv: nn.Conv2d, scale, shift) -> None:
+    """Make conv(x) what conv(x * scale + shift) was, in place. scale, shift [input channels]; exact without padding."""
+    conv.bias += (conv.weight * shift.to(conv.weight).view(1, -1, 1, 1)).sum((1, 2, 3))
+    conv.weight *= scale.to(conv.weight).view(1, -1, 1, 1)
+
+
+def _official_yaml(ckpt: Checkpoint) -> dict:
+    """The yaml for an official YOLOv5 -cls checkpoint, which holds none: its first convolution tells the size."""
+    stem = ckpt.state_dict.get("model.0.conv.weight")
+    size = OFFICIAL_SIZES.get(len(stem)) if stem is not None else None
+    if size is None:
+        found = ", ".join(list(ckpt.state_dict)[:3])
+        raise ValueError(f"expected a classifier of this project or a YOLOv5 v6 one, found a model with {found} ...")
+    return {"model": cut_detector(load_cfg(f"yolov5{size}.yaml")), "normalize": "imagenet"}
+
+
+def find_network(name: str) -> str:
+    """`name` as `yaml` stores it: one of VARIANTS, torchvision/NAME or timm/NAME; torchvision has precedence.
+
+    ValueError with the nearest names if there is none.
+    """
+    from torchvision import models as vision
+
+    plain = {re.sub("[-_. ]", "", known): known for known in VARIANTS}
+    if variant := plain.get(re.sub("[-_. ]", "", str(name)).lower()):
+        return variant
+    library, _, short = str(name).rpartition("/")
+    known = {"torchvision": vision.list_models(module=vision), "timm": _timm_names()}
+    for found in [library] if library else known:
+        if short.split(".")[0] in known.get(found, ()):
+            return f"{found}/{short}"
+    everything = [*VARIANTS, *known["torchvision"], *known["timm"]]
+    nearest = get_close_matches(short, everything, n=3) or [*VARIANTS, "resnet18"]
+    hint = "" if known["timm"] else " (timm's names need timm: pip install timm)"
+    raise ValueError(f"no classifier '{name}', did you mean {' or '.join(dict.fromkeys(nearest))}?{hint}")
+
+
+def _timm_names() -> list:
+    try:
+        import timm
+    except ImportError:
+        return []
+    return timm.list_models()
+
+
+def build_network(name: str, nc: int, ch: int = 3) -> nn.Module:
+    """The network that find_network() names, with `nc` outputs, from scratch."""
+    if name in VARIANTS:
+        return EdgeViTClassifier(*VARIANTS[name], nc=nc, in_chans=ch)
+    library, _, short = name.partition("/")
+    if library == "timm":
+        import timm
+
+        return timm.create_model(short, num_classes=nc, in_chans=ch)
+    if ch != 3:
+        raise ValueError(f"{name}: torchvision's models take 3 input channels, found ch={ch}")
+    from torchvision import models as vision
+
+    quiet = {"init_weights": True} if short in ("googlenet", "inception_v3") else {}  # else torchvision warns
+    return vision.get_model(short, weights=None, num_classes=nc, **quiet)
+
+
+def load_library_weights(network: nn.Module, name: str) -> str:
+    """Download the weights that torchvision or timm has for `name` into `network`, whose last layer may differ.
+
+    Returns the `normalize` that they were trained with.
+    """
+    library, _, short = name.partition("/")
+    if library == "timm":
+        import timm
+
+        source = timm.create_model(short, pretrained=True)
+        pair = [list(source.pretrained_cfg[key]) for key in ("mean", "std")]
+        normalize = "imagenet" if pair == list(IMAGENET) else "none" if pair == [[0.0] * 3, [1.0] * 3] else pair
+        tensors = source.state_dict()
+    elif library == "torchvision":
+        from torchvision import models as vision
+
+        tensors, normalize = vision.get_model_weights(short).DEFAULT.get_state_dict(progress=True), "imagenet"
+    else:
+        raise ValueError(f"there is no address of weights for {name}: give a file, --pretrained {name}.pth")
+    _transfer(network, tensors, name)
+    return normalize
+
+
+def _transfer(network: nn.Module, tensors: dict, source) -> dict:
+    """Load those of `tensors` that fit by name and shape; returns them."""
+    fitting = intersect_dicts(tensors, network.state_dict())
+    network.load_state_dict(fitting, strict=False)
+    LOGGER.info(f"Transferred {len(fitting)}/{len(network.state_dict())} items from {source}")
+    return fitting
+
+
+def last_layer(network: nn.Module) -> tuple:
+    """(name, module) of the linear layer or convolution that makes the logits: the last one."""
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    if not layers:
+        raise ValueError(f"{type(network).__name__}: expected a classifier, found no linear layer or convolution")
+    return layers[-1]
+
+
+class DropoutLinear(nn.Linear):
+    """A linear layer with dropout before it, for networks that have none. Its tensors' names are a linear layer's."""
+
+    def __init__(self, linear: nn.Linear, p: float):
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
+        self.weight, self.bias, self.p = linear.weight, linear.bias, p
+
+    def forward(self, x):
+        return super().forward(F.dropout(x, self.p, self.training))
+
+
+def _replace_layer(network: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, own_name = name.rpartition(".")
+    setattr(network.get_submodule(parent), own_name, layer)
+
+
+def set_dropout(network: nn.Module, p: float) -> None:
+    """Drop inputs of the last layer with probability `p`."""
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout: expected a probability of at least 0 and below 1, found {p!r}")
+    name, layer = last_layer(network)
+    parent = network.get_submodule(name.rpartition(".")[0])
+    beside = [module for module in parent.children() if isinstance(module, (nn.Dropout, DropoutLinear))]
+    if beside:
+        beside[-1].p = p
+    elif isinstance(layer, nn.Linear):
+        _replace_layer(network, name, DropoutLinear(layer, p))
+    else:
+        raise ValueError(f"dropout: expected a linear last layer in {type(network).__name__}, found {layer}")
+
+
+def reshape_classifier_output(model: nn.Module, n: int = 1000) -> nn.Module:
+    """Give a classifier `n` outputs: its last layer is made anew, every other tensor stays. Returns the model."""
+    network = model.model if isinstance(model, ClassificationModel) else model
+    name, layer = last_layer(network)
+    has_bias, outputs = layer.bias is not None, layer.weight.shape[0]
+    if outputs == n:
+        return model
+    if isinstance(layer, nn.Linear):
+        new = nn.Linear(layer.in_features, n, has_bias)
+        new = DropoutLinear(new, layer.p) if isinstance(layer, DropoutLinear) else new
+    else:
+        new = nn.Conv2d(layer.in_channels, n, layer.kernel_size, layer.stride, bias=has_bias)
+    _replace_layer(network, name, new.to(layer.weight))
+    if isinstance(model, ClassificationModel):
+        model.nc = model.yaml["nc"] = n
+        model.names = {i: str(i) for i in range(n)}
+        if model.has_rows:
+            model.yaml["model"]["nc"] = n
+    return model
+
+
+def cut_detector(cfg: dict, cutoff=None) -> dict:
+    """A detector's model file content with a Classify head in the place of what follows its backbone.
+
+    cutoff: indices that stay, that of the head included, as in YOLOv5 (10 for its v6 files). None: the head stands
+    behind the backbone, in the place of a last SPP or SPPF. A content that has a Classify head already is returned.
+    """
+    rows = [*cfg["backbone"], *cfg["head"]]
+    for i, row in enumerate(rows):
+        if not isinstance(row, (list, tuple)) or len(row) != 4:
+            raise ValueError(f"row {i} {row}: expected [from, number, module, args]")
+    if rows[-1][2] == "Classify":
+        return cfg
+    starts, index = [], 0
+    for row in rows:
+        starts.append(index)
+        index += SLOTS if registry.find_layer(row[2]).rule is registry.backbone else 1
+    if cutoff is None:
+        end = len(cfg["backbone"])
+        end -= bool(end and rows[end - 1][2] in POOLINGS)
+    elif cutoff - 1 in starts[1:]:
+        end = starts.index(cutoff - 1)
+    else:
+        raise ValueError(f"cutoff: expected one of {[start + 1 for start in starts[1:]]}, found {cutoff}")
+    kept = {key: value for key, value in cfg.items() if key != "anchors"}
+    return copy.deepcopy({**kept, "backbone": rows[:end], "head": [[-1, 1, "Classify", ["nc"]]]})
+
+
+def load_classifier(source, nc=None, *, pretrained=False, cutoff=None, dropout=None, normalize=None):
+    """The ClassificationModel that `--model` names, to train for `nc` classes (None: its own number).
+
+    Args:
+        source: a name (edgevit_xxs, resnet18, timm/convnext_atto ...), a model file, or a checkpoint: a classifier, or
+            a detector (ours or an official one), whose backbone is taken.
+        pretrained: for a name: a file with its weights, or True to download those of torchvision or timm.
+        cutoff: see cut_detector().
+        dropout, normalize: see ClassificationModel. normalize None is what the weights were trained with.
+
+    ValueError or FileNotFoundError if there is no such thing, or its tensors do not fit.
+    """
+    options = {"nc": nc, "dropout": dropout, "normalize": normalize}
+    suffix = Path(str(source)).suffix
+    if suffix in (".yaml", ".yml"):
+        return ClassificationModel(cut_detector(load_cfg(source), cutoff), **options)
+    if suffix == ".pt":
+        ckpt = load_checkpoint(source)
+        if ckpt.task != ClassificationModel.task:
+            return _from_detector(ckpt, source, cutoff, options)
+        model = ClassificationModel.from_checkpoint(ckpt)
+        model.configure(dropout, normalize)
+        return reshape_classifier_output(model, nc or model.nc)
+    model = ClassificationModel(source, **options)
+    if pretrained is True:
+        used = load_library_weights(model.model, model.yaml["model"])
+    elif pretrained:
+        load_matching_weights(model.model, pretrained, "classifier")
+        used = _normalize_of(find_file(pretrained))
+    else:
+        return model
+    model.configure(normalize=normalize or used)
+    return model
+
+
+def _normalize_of(path):
+    """The `normalize` of a weights file: that of a checkpoint with its model, imagenet for tensors alone."""
+    try:
+        return load_checkpoint(path).yaml.get("normalize", "none")
+    except ValueError:
+        return "imagenet"
+
+
+def _from_detector(ckpt: Checkpoint, source, cutoff, options: dict) -> ClassificationModel:
+    model = ClassificationModel(cut_detector(ckpt.yaml, cutoff), load_backbones=False, **options)
+    fitting = _transfer(model, ckpt.state_dict, source)
+    head = f"model.{model.model[-1].i}."
+    missing = [name for name in model.state_dict() if name not in fitting and not name.startswith(head)]
+    if missing:
+        raise ValueError(f"{source}: {len(missing)} tensors of its backbone are missing: {', '.join(missing[:3])} ...")
+    return model
+
+
+def export_weights(source, target) -> None:
+    """Write the tensors of the classifier `source` alone, as export_state_dict() gives them.
+
+    `target`: a .pt or .pth file, which holds them under "model" as EdgeViT's authors store them, or .safetensors.
+    """
+    ckpt = load_checkpoint(source)
+    if ckpt.task != ClassificationModel.task:
+        raise ValueError(f"{source}: expected a classification model, found one for the task '{ckpt.task}'")
+    tensors = ClassificationModel.from_checkpoint(ckpt).export_state_dict()
+    suffix = Path(target).suffix
+    if suffix == ".safetensors":
+        from safetensors.torch import save
+
+        data = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    elif suffix in (".pt", ".pth"):
+        buffer = io.BytesIO()
+        torch.save({"model": tensors}, buffer)
+        data = buffer.getvalue()
+    else:
+        raise ValueError(f"{target}: expected a file name ending in .pt, .pth or .safetensors")
+    write_atomic(target, data)
+    LOGGER.info(f"{len(tensors)} tensors of {source} saved as {target}")
+
+
+def parse_opt(argv=None) -> argparse.Namespace:
+    about = "Write the tensors of a trained classifier alone, for other code."
+    parser = argparse.ArgumentParser(prog="python -m models.classify", description=about)
+    parser.add_argument("source", help="checkpoint to read")
+    parser.add_argument("target", help=".pth or .safetensors file to write")
+    return parser.parse_args(argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    setup_logging()
+    export_weights(opt.source, opt.target)

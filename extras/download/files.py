@@ -1,0 +1,183 @@
+"""Downloads with resume and checks, and zip files unpacked safely. Nothing is fetched that the user did not name."""
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from difflib import get_close_matches
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path, PurePosixPath
+
+from tqdm import tqdm
+
+from utils.logger import LOGGER
+
+RELEASE_URL = "https://github.com/ultralytics/yolov5/releases/download/v7.0/"
+RELEASE_NAMES = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg", "-cls"))
+TIMEOUT_S = 5  # to connect, and without any data after that
+TRIES = 2
+CHUNK_BYTES = 1 << 20
+MAX_ZIP_RATIO = 200  # bytes unpacked for each byte of a zip file, beyond a free allowance of
+ZIP_ALLOWANCE_BYTES = 64 << 20
+
+
+def download(url: str, file, sha256: str | None = None, min_bytes: int = 0) -> Path:
+    """Fetch `url` into `file`, unless `file` is there already; returns its path.
+
+    The bytes go to FILE.part, which a later call resumes, and FILE appears only whole and checked: at least `min_bytes`
+    long, and with this `sha256` if one is given. ConnectionError within seconds if the server cannot be reached,
+    FileNotFoundError if it has no such file, ValueError if the content is not what was expected.
+    """
+    file = Path(file)
+    if not url.startswith(("http://", "https://")):
+        raise ValueError(f"expected a http:// or https:// URL, found '{url}'")
+    if file.is_file():
+        _check(file, f"{file} exists already", sha256, min_bytes)
+        return file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(file.name + ".part")
+    for attempt in range(TRIES):
+        try:
+            _fetch(url, part)
+            break
+        except urllib.error.HTTPError as error:
+            kind = FileNotFoundError if error.code in (404, 410) else ConnectionError
+            raise kind(f"cannot download {url}: the server answers {error.code} {error.reason}") from None
+        except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException) as error:
+            if attempt == TRIES - 1:
+                reason = getattr(error, "reason", None) or error
+                kept = f"; {part.stat().st_size:,} bytes are kept in {part} to resume from" if part.exists() else ""
+                raise ConnectionError(
+                    f"cannot download {url}: {reason}{kept}. Check the network, or put the file at {file} yourself"
+                ) from None
+    try:
+        _check(part, url, sha256, min_bytes)
+    except ValueError:
+        part.unlink()  # resuming a wrong file could never end well
+        raise
+    os.replace(part, file)
+    return file
+
+
+def _fetch(url: str, part: Path) -> None:
+    """Append to `part` what it still lacks of `url`; from the start if the server cannot resume."""
+    start = part.stat().st_size if part.exists() else 0
+    headers = {"User-Agent": "yolov5-edgevit", **({"Range": f"bytes={start}-"} if start else {})}
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        if error.code != 416 or not start:  # 416: nothing lies behind `start`
+            raise
+        if error.headers.get("Content-Range") != f"bytes */{start}":
+            part.unlink()
+            _fetch(url, part)
+        return
+    with response:
+        resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
+        _append(response, part, start if resumed else 0, url)
+
+
+def _append(response: HTTPResponse, part: Path, start: int, url: str) -> None:
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    with (
+        open(part, "ab") as out,
+        tqdm(
+            total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=part.stem, dynamic_ncols=True
+        ) as bar,
+    ):
+        out.truncate(start)
+        while chunk := response.read(CHUNK_BYTES):
+            out.write(chunk)
+            bar.update(len(chunk))
+        out.flush()
+        os.fsync(out.fileno())
+    size = part.stat().st_size
+    if total is not None and size < total:
+        raise ConnectionError(f"the connection ended after {size:,} of {total:,} bytes")
+
+
+def _check(content: Path, what: str, sha256: str | None, min_bytes: int) -> None:
+    """ValueError that begins with `what` unless `content` is long enough and has the SHA-256."""
+    size = content.stat().st_size
+    if size < min_bytes:
+        raise ValueError(f"{what}: expected at least {min_bytes:,} bytes, found {size:,}")
+    if sha256:
+        digest = hashlib.sha256()
+        with open(content, "rb") as stream:
+            while chunk := stream.read(CHUNK_BYTES):
+                digest.update(chunk)
+        if digest.hexdigest() != sha256.lower():
+            raise ValueError(f"{what}: expected sha256 {sha256.lower()}, found {digest.hexdigest()}")
+
+
+def safe_unzip(file, folder=None, is_wanted: Callable[[str], bool] | None = None) -> Path:
+    """Unpack a zip file into `folder` (default: where it lies); returns the folder. Files that exist stay as they are.
+
+    Members whose name `is_wanted` turns down are left in the archive, and counted in a warning.
+    ValueError, before anything is written, for a broken or encrypted file, a member that would land outside `folder`
+    or is a link, or a content far larger than the file; OSError if the disk is too full. Files appear only whole.
+    """
+    file = Path(file)
+    folder = Path(folder) if folder else file.parent
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = [member for member in archive.infolist() if not member.is_dir()]
+            _check_members(file, folder, members)
+            members = _choose(file, members, is_wanted)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".unzip-") as temporary:
+                for member in tqdm(members, desc=f"unzip {file.name}", unit="file", dynamic_ncols=True):
+                    target = folder / member.filename
+                    if not target.exists():
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        os.replace(archive.extract(member, temporary), target)
+    except (zipfile.BadZipFile, NotImplementedError, zlib.error, EOFError) as error:
+        raise ValueError(f"{file}: not a readable zip file: {error}") from None
+    return folder
+
+
+def _choose(file: Path, members: list, is_wanted: Callable[[str], bool] | None) -> list:
+    left = [m.filename for m in members if is_wanted and not is_wanted(m.filename)]
+    if left:
+        counts = f"{len(left):,} of {len(members):,} members"
+        LOGGER.warning(f"{file}: {counts} are no data and are not unpacked, the first is '{left[0]}'")
+    return [m for m in members if not is_wanted or is_wanted(m.filename)]
+
+
+def _check_members(file: Path, folder: Path, members: list) -> None:
+    for member in members:
+        path = PurePosixPath(member.filename)
+        if path.is_absolute() or ".." in path.parts or re.search(r"^[A-Za-z]:|\\", member.filename):
+            raise ValueError(f"{file}: member '{member.filename}' would land outside {folder}; nothing was unpacked")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise ValueError(f"{file}: member '{member.filename}' is a link; nothing was unpacked")
+        if member.flag_bits & 1:
+            raise ValueError(f"{file}: member '{member.filename}' is encrypted; nothing was unpacked")
+    total, limit = sum(m.file_size for m in members), file.stat().st_size * MAX_ZIP_RATIO + ZIP_ALLOWANCE_BYTES
+    if total > limit:
+        raise ValueError(f"{file}: would unpack to {total:,} bytes, more than {limit:,}; nothing was unpacked")
+    folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise OSError(f"{file}: unpacking needs {total:,} bytes, the disk of {folder} has {free:,} free")
+
+
+def attempt_download(name) -> Path:
+    """`name` if it is a file; a weights name of YOLOv5's release (yolov5n.pt ...) is downloaded to that path."""
+    path = Path(str(name).strip())
+    if path.is_file():
+        return path
+    if path.name not in RELEASE_NAMES:
+        nearest = get_close_matches(path.name, RELEASE_NAMES, n=1, cutoff=0.8)
+        hint = f"; did you mean {nearest[0]}, which is downloaded?" if nearest else ""
+        raise FileNotFoundError(f"weights '{name}' not found{hint}")
+    url = RELEASE_URL + path.name
+    LOGGER.info(f"Downloading {url} to {path}")
+    return download(url, path, min_bytes=1_000_000)

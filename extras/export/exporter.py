@@ -1,0 +1,322 @@
+"""What export.py does: model -> file, int8 within its budget, comparison with PyTorch, and only then its name."""
+
+import hashlib
+import importlib
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from dataclasses import replace as changed
+from pathlib import Path
+
+import numpy as np
+
+from engine.predict.detector import image_size
+from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
+from models.backends import DetectMultiBackend, Format, find_format
+from models.backends.base import ExportSpec
+from models.backends.metadata import Metadata
+from models.exportable import exportable
+from utils.data.images import find_images, read_image
+from utils.general import ROOT, VERSION, default_weights, file_size
+from utils.logger import LOGGER, colorize
+
+PARITY_IMAGES = 32
+CALIBRATION_IMAGES = 128
+TIMED_IMAGES = 20
+IMAGES = ROOT / "data" / "images"  # compared on where --data is not given
+SCRIPTS = {  # task -> the scripts that take its files
+    "detect": ("detect.py", "val.py"),
+    "segment": ("segment/predict.py", "segment/val.py"),
+    "classify": ("classify/predict.py", "classify/val.py"),
+}
+QUANTIZED_IN_STEPS = (
+    "onnx",
+    "openvino",
+)  # formats whose int8 keeps an accuracy budget, see extras/export/quantization.py
+
+
+@dataclass
+class Exported:
+    """The result for one format: a file, or an error."""
+
+    format: Format
+    task: str = "detect"
+    file: Path | None = None
+    seconds: float = 0.0
+    parity: dict = field(default_factory=dict)  # empty where the file cannot run here
+    error: str = ""
+
+
+def export_formats(opt) -> list:
+    """Export the model in `opt` (the options of export.py) to each format of --include; an Exported for each.
+
+    ValueError for options that cannot be; what fails in one format is its Exported.error.
+    """
+    rows = list(dict.fromkeys(find_format(name) for name in opt.include))
+    job = Job(opt)
+    results = []
+    for row in rows:
+        LOGGER.info(f"\n{row.title}: writing {job.target(row)} ...")
+        result = job.export(row)
+        results.append(result)
+        (LOGGER.error if result.error else LOGGER.info)(f"{row.title}: {describe(result)}")
+    return results
+
+
+def describe(result: Exported) -> str:
+    if result.error:
+        return f"FAILED after {result.seconds:.1f} s: {result.error}"
+    where = f"{result.file} ({file_size(result.file):.1f} MB, {result.seconds:.1f} s)"
+    if not result.parity:
+        return f"{where}; not compared, as it runs on {result.format.runs_on} only"
+    return f"{where}; {Parity(**result.parity).describe()}"
+
+
+class Job:
+    """One model and the options for all formats."""
+
+    def __init__(self, opt):
+        self.opt = opt
+        self.weights = self._weights(opt.weights)
+        self.reference = DetectMultiBackend(self.weights, "cpu", threads=opt.threads)
+        if not self.reference.pt:
+            raise ValueError(f"{self.weights}: expected a checkpoint (.pt), found {self.reference.format.title}")
+        self.imgsz = tuple(image_size(opt.imgsz, self.reference))
+        self.spec = self._spec(opt)
+        self.data = self._data(opt)
+        self.images = [read_image(file) for file in evenly(self._image_files(), PARITY_IMAGES)]
+
+    @staticmethod
+    def _weights(weights) -> Path:
+        if isinstance(weights, (list, tuple)):
+            if len(weights) != 1:
+                raise ValueError(f"--weights: expected one checkpoint, found {len(weights)}: export them one by one")
+            weights = weights[0]
+        if not weights:
+            weights = default_weights()
+            LOGGER.info(f"weights {weights} (--weights is not given)")
+        return Path(weights)
+
+    def _spec(self, opt) -> ExportSpec:
+        for name in ("batch_size", "topk_all"):
+            if getattr(opt, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')}: expected a whole number from 1, found {getattr(opt, name)}"
+                )
+        if opt.half and opt.int8:
+            raise ValueError("--half and --int8 exclude each other")
+        task = self.reference.task
+        if wrong := [f"--{name}" for name in ("int8", "nms", "embed") if getattr(opt, name) and task != "detect"]:
+            raise ValueError(f"{' '.join(wrong)}: for detection models so far, found one for the task '{task}'")
+        if opt.int8 and not opt.data:
+            raise ValueError("--int8 needs --data: images to calibrate on and to measure the loss of accuracy on")
+        same = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed", "agnostic_nms")
+        same += ("conf_thres", "iou_thres", "verbose", "device")
+        return ExportSpec(
+            imgsz=self.imgsz,
+            batch=opt.batch_size,
+            max_det=opt.topk_all,
+            workspace_gb=opt.workspace,
+            calibration=self.calibration if opt.int8 else None,
+            **{key: getattr(opt, key) for key in same},
+        )
+
+    def _data(self, opt) -> dict | None:
+        if not opt.data:
+            return None
+        if self.reference.task == "classify":
+            from extras.classify.data import check_classification_dataset
+
+            return check_classification_dataset(opt.data, required=("val",))
+        from utils.data.config import check_dataset
+
+        return check_dataset(opt.data, required=("train", "val") if opt.int8 else ("val",))
+
+    def _image_files(self) -> list:
+        if self.data is None:
+            LOGGER.info(f"comparing on {IMAGES.relative_to(ROOT)} (--data is not given)")
+            return sorted(map(str, find_images(IMAGES)))
+        return find_images(self.data["val"])
+
+    def metadata(self) -> Metadata:
+        model, spec = self.reference.model, self.spec
+        limits = {"conf_thres": spec.conf_thres, "iou_thres": spec.iou_thres, "max_det": spec.max_det}
+        limits["agnostic"] = spec.agnostic_nms
+        return Metadata(
+            names=self.reference.names,
+            strides=[int(stride) for stride in model.stride],
+            stride=self.reference.stride,
+            imgsz=list(self.imgsz),
+            batch=spec.batch,
+            dynamic=spec.dynamic or spec.embed,
+            output=spec.output,
+            precision=spec.precision,
+            limits=limits if spec.output != "raw" else {},
+            task=model.task,
+            model=model.yaml,
+            version=VERSION,
+            weights_sha256=hashlib.sha256(self.weights.read_bytes()).hexdigest(),
+        )
+
+    def target(self, row: Format) -> Path:
+        """Beside the checkpoint: best.onnx, best-int8.onnx, best_openvino_model ..."""
+        kind = {"fp32": "", "fp16": "-fp16", "int8": "-int8"}[self.spec.precision] + (
+            "-embed" if self.spec.embed else ""
+        )
+        return self.weights.with_name(f"{self.weights.stem}{kind}{row.suffixes[0]}")
+
+    def export(self, row: Format) -> Exported:
+        result, start = Exported(row, self.reference.task), time.perf_counter()
+        try:
+            self._check(row)
+            result.file, result.parity = self._write(row)
+        except Exception as error:  # of any exporter; reported, counted, and the exit code
+            if self.spec.verbose or os.environ.get("YOLOV5_TRACEBACK") == "1":
+                traceback.print_exc()
+            result.error = reason(error)
+        result.seconds = time.perf_counter() - start
+        return result
+
+    def _check(self, row: Format) -> None:
+        """ImportError for a missing package, ValueError for an option that the format does not have."""
+        if missing := row.missing():
+            raise ImportError(f"needs {', '.join(missing)}: {row.pip_line}")
+        asked = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed")
+        wrong = [f"--{name}" for name in asked if getattr(self.spec, name) and name not in row.options]
+        if wrong:
+            known = ", ".join(f"--{name}" for name in sorted(row.options)) or "none"
+            raise ValueError(f"{' '.join(wrong)} is not for this format, which has {known}")
+
+    def _write(self, row: Format):
+        """(file, parity figures); the file gets its name when all is well, and NAME.rejected when it differs."""
+        module = importlib.import_module(f"models.backends.{row.module}")
+        target, metadata = self.target(row), self.metadata()
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
+            file = Path(folder) / target.name
+            if self.spec.int8 and row.key in QUANTIZED_IN_STEPS:
+                self._quantize(row, module, file, metadata)
+            else:
+                if self.spec.int8:
+                    steps = " and ".join(QUANTIZED_IN_STEPS)
+                    LOGGER.info(f"{row.title}: --max-drop is for {steps} alone; val.py tells what int8 loses here")
+                module.export(exportable(self.reference.model), file, self.spec, metadata)
+            parity = None if row.runs_on and not can_run(row) else self.gate(file)
+            metadata.parity = parity.to_dict() if parity else {}
+            module.write_metadata(file, metadata)
+            problem = parity.problem(self.tolerance()) if parity else ""
+            if problem:
+                rejected = replace(file, target.with_name(f"{target.name}.rejected"))
+                raise ValueError(f"the file differs from the PyTorch model: {problem}; it is kept as {rejected}")
+            return replace(file, target), metadata.parity
+
+    def tolerance(self) -> Tolerance:
+        default = TOLERANCES[self.spec.precision]
+        return default._replace(**dict(zip(("box_px", "score"), self.opt.tol))) if self.opt.tol else default
+
+    def gate(self, file: Path) -> Parity:
+        exported = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
+        return Gate(self.reference, exported, self.imgsz, self.spec.precision).run(self.images)
+
+    def _quantize(self, row: Format, module, file: Path, metadata: Metadata) -> None:
+        """Write `file` in int8. AP is measured on raw predictions, and pixels need more bits: NMS comes after."""
+        from extras.export.quantization import quantize_within_budget
+
+        fp32 = file.with_name(f"fp32{row.suffixes[0]}")
+        raw = changed(self.spec, nms=False, embed=False, dynamic=metadata.dynamic)
+        module.export(exportable(self.reference.model), fp32, raw, changed(metadata, precision="fp32", output="raw"))
+        table = self.target(row).with_name(f"{self.target(row).stem}.csv")
+        budget = {"max_drop": self.opt.max_drop, "table": table}
+        quantize_within_budget(fp32, file, row.key, self.calibration, self.measure, **budget)
+        module.complete(file, self.spec, metadata)
+
+    def calibration(self):
+        """Float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""
+        for file in evenly(find_images(self.data["train"]), CALIBRATION_IMAGES):
+            yield self.letterboxed(read_image(file)).transpose(0, 3, 1, 2).astype(np.float32) / 255
+
+    def letterboxed(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB [1, H, W, 3] of the export's size, from BGR [H, W, 3]."""
+        from utils.augmentations import letterbox
+
+        padded, _, _ = letterbox(image, self.imgsz, auto=False)
+        return np.ascontiguousarray(padded[None, ..., ::-1])
+
+    def measure(self, file: Path):
+        """(mAP50-95 on the val split, median milliseconds for an image) of a written file."""
+        from engine import options
+        from engine.val import run as validation
+
+        opt = options.from_kwargs("val", {"workers": self.opt.workers, "imgsz": max(self.imgsz), "square": True})
+        opt.split, opt.device = "val", "cpu"
+        model = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
+        result = validation.measure(opt, model, self.data)
+        pictures = [self.letterboxed(image) for image in self.images[:TIMED_IMAGES]]
+        seconds = []
+        for picture in pictures:
+            start = time.perf_counter()
+            model.predict(picture)
+            seconds.append(time.perf_counter() - start)
+        return result.map, float(np.median(seconds)) * 1e3
+
+
+def evenly(items: list, most: int) -> list:
+    """At most so many of the items, spread over all of them."""
+    step = max(len(items) / most, 1)
+    return [items[int(i * step)] for i in range(min(len(items), most))]
+
+
+def can_run(row: Format) -> bool:
+    """True if files of a format that needs another machine run on this one."""
+    import platform
+
+    if row.key == "coreml":
+        return platform.system() == "Darwin"
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def reason(error: Exception) -> str:
+    """The first lines of an exporter's message, with the error's kind where it is not one of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:3]) or type(error).__name__
+    return text if isinstance(error, (ValueError, ImportError, OSError)) else f"{type(error).__name__}: {text}"
+
+
+def replace(source: Path, target: Path) -> Path:
+    """Move a file or folder to `target`, in the place of an older export; FileExistsError for a folder that is none."""
+    if target.is_dir():
+        if not (target / "metadata.yaml").is_file() and any(target.iterdir()) and target.suffix != ".mlpackage":
+            raise FileExistsError(f"{target}: expected an earlier export, found another folder; move it away")
+        shutil.rmtree(target)
+    os.replace(source, target)
+    return target
+
+
+def summary(results: list) -> str:
+    """A table over all formats."""
+    head = f"{'format':<14}{'MB':>8}{'seconds':>9}{'box px':>10}{'score':>10}{'unmatched':>11}  file"
+    lines = [head]
+    for result in results:
+        if result.error:
+            lines.append(f"{result.format.title:<14}{'failed':>8}{result.seconds:>9.1f}{'-':>10}{'-':>10}{'-':>11}  -")
+            continue
+        p = result.parity
+        figures = (
+            f"{p['box_px']:>10.2g}{p['score']:>10.2g}{p['unmatched']:>11}" if p else f"{'-':>10}{'-':>10}{'-':>11}"
+        )
+        size = f"{file_size(result.file):>8.1f}{result.seconds:>9.1f}"
+        lines.append(f"{result.format.title:<14}{size}{figures}  {result.file}")
+    return "\n".join(lines)
+
+
+def report(results: list) -> None:
+    LOGGER.info("\n" + summary(results))
+    written = next((result for result in results if result.file), None)
+    if written:
+        predict, val = SCRIPTS[written.task]
+        LOGGER.info(f"\nPredict:  python {predict} --weights {colorize(str(written.file), 'good')} --source image.jpg")
+        LOGGER.info(f"Validate: python {val} --weights {written.file} --data my.yaml")

@@ -1,0 +1,212 @@
+"""INT8 within an accuracy budget: what a network needs in float is found by measuring, and stays so.
+
+The nodes that the runtime can quantise fall into groups (see models/backends/node_groups.py). Each group alone is
+quantised, which shows what damage it does to the predictions; then as few of the worst groups as possible are kept in
+float, and what that gives is validated.
+"""
+
+import csv
+import importlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from models.backends import DetectMultiBackend
+from models.backends.node_groups import group_nodes
+from utils.general import file_size
+from utils.logger import LOGGER
+
+QUANTIZERS = {"onnx": ("onnx_quantize", "OnnxQuantizer"), "openvino": ("openvino_quantize", "OpenVinoQuantizer")}
+DAMAGE_IMAGES = 16
+MOST_FLOAT_LAYERS = 0.5  # a file with more of its layers in float is not worth the name
+COLUMNS = ("step", "float_nodes", "mAP50-95", "drop_points", "MB", "ms", "kept_in_float")
+
+
+@dataclass(frozen=True)
+class Step:
+    """A file that was measured."""
+
+    title: str
+    float_nodes: int  # of those that the runtime could quantise
+    ap: float  # mAP50-95, 0 to 1
+    drop: float  # against float32, in points (0 to 100)
+    size_mb: float
+    ms: float  # for an image
+    kept: tuple = ()  # groups in float
+
+    def row(self) -> tuple:
+        kept = "; ".join(self.kept) or "-"
+        figures = f"{self.ap:.4f}", f"{self.drop:.2f}", f"{self.size_mb:.2f}", f"{self.ms:.1f}"
+        return (self.title, str(self.float_nodes), *figures, kept)
+
+
+@dataclass
+class Steps:
+    """All files that were measured, in order: float32, everything in int8, then with ever better choices."""
+
+    max_drop: float  # points
+    rows: list = field(default_factory=list)
+    chosen: Step | None = None
+
+    def __str__(self) -> str:
+        rows = [COLUMNS, *(step.row() for step in self.rows)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
+        columns = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        return "\n".join(f"{text}  {row[-1]}" for text, row in zip(columns, rows))
+
+    def save(self, file: Path) -> None:
+        with file.open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([COLUMNS, *(step.row() for step in self.rows)])
+
+
+def quantize_within_budget(
+    fp32_file: Path,
+    file: Path,
+    format_key: str,
+    calibration: Callable,
+    measure: Callable,
+    max_drop: float = 0.5,
+    table: Path | None = None,
+) -> Steps:
+    """Write `file` in int8 from the float32 `fp32_file` of the same format, which gives raw predictions.
+
+    calibration() iterates over float32 RGB images [1, 3, H, W], 0 to 1, measure(file) gives mAP50-95 (0 to 1) and
+    milliseconds for an image, max_drop is in points of mAP50-95 (0 to 100). The steps are printed, and saved as the CSV
+    file `table`. ValueError, and no file, if nothing loses so little.
+    """
+    module, name = QUANTIZERS[format_key]
+    batch = DetectMultiBackend(fp32_file, "cpu").backend.batch or 1
+    make_quantizer = getattr(importlib.import_module(f"models.backends.{module}"), name)
+    quantizer = make_quantizer(Path(fp32_file), lambda: in_batches(calibration(), batch))
+    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".int8-") as folder:
+        search = Search(quantizer, Path(fp32_file), file.name, Path(folder), calibration, measure, max_drop)
+        found = search.run()
+        steps = search.steps
+        LOGGER.info(f"\n{steps}")
+        if table:
+            steps.save(table)
+        if found is None:
+            least = min(step.drop for step in steps.rows[1:])
+            raise ValueError(
+                f"int8 loses at least {least:.3f} points of mAP50-95 and --max-drop allows {max_drop:g}: allow more, "
+                "or export with --half"
+            )
+        shutil.move(found, file)
+    return steps
+
+
+def in_batches(images, size: int):
+    """Arrays [size, 3, H, W] from arrays [1, 3, H, W]; in the last one images are repeated to fill it."""
+    images = iter(images)
+    while part := list(islice(images, size)):
+        yield np.concatenate((part * size)[:size])
+
+
+class Search:
+    """The files of one network, in `folder`; see quantize_within_budget()."""
+
+    def __init__(self, quantizer, fp32_file, name: str, folder: Path, calibration, measure, max_drop: float):
+        self.quantizer, self.fp32_file, self.name, self.folder = quantizer, fp32_file, name, folder
+        self.calibration, self.measure, self.steps = calibration, measure, Steps(max_drop)
+        self.groups = {}
+
+    def run(self) -> Path | None:
+        """The file within the budget with the fewest groups in float, or None."""
+        file = self._new_file()
+        self.quantizer.write(file, ())
+        self.groups = group_nodes(self.quantizer.nodes, self.quantizer.quantizable_nodes(file))
+        self._measure_float()
+        if not self._is_within_budget(file, "int8", ()):
+            file = self._fewest_groups(self._ranked())
+        return file
+
+    def _measure_float(self) -> None:
+        ap, ms = self.measure(self.fp32_file)
+        if ap != ap:
+            raise ValueError("the val split has no labels: what int8 loses cannot be measured")
+        if ap == 0:
+            LOGGER.warning("WARNING: the float32 model finds nothing in the val split, so int8 has nothing to lose")
+        nodes = len(self._nodes_of(self.groups))
+        self.steps.rows.append(Step("fp32", nodes, ap, 0.0, file_size(self.fp32_file), ms))
+
+    def _nodes_of(self, groups) -> set:
+        return {name for group in groups for name in self.groups[group]}
+
+    def _is_within_budget(self, file: Path, title: str, kept: tuple) -> bool:
+        """Measure a file that has these groups in float."""
+        ap, ms = self.measure(file)
+        drop = (self.steps.rows[0].ap - ap) * 100
+        step = Step(title, len(self._nodes_of(kept)), ap, drop, file_size(file), ms, kept)
+        self.steps.rows.append(step)
+        LOGGER.info(f"int8 with {len(kept)} of {len(self.groups)} groups in float: mAP50-95 {ap:.4f}, {drop:.2f} lost")
+        if drop > self.steps.max_drop:
+            return False
+        self.steps.chosen = step
+        return True
+
+    def _new_file(self) -> Path:
+        """A path of its own for each file: a runtime may still have the one before mapped into memory."""
+        return Path(tempfile.mkdtemp(dir=self.folder)) / self.name
+
+    def _ranked(self) -> list:
+        """The names of the groups, the most harmful one first."""
+        images = list(islice(self.calibration(), DAMAGE_IMAGES))
+        expected = self._predictions(self.fp32_file, images)
+        every_node = self._nodes_of(self.groups)
+        damages = {}
+        for group, names in self.groups.items():
+            file = self._new_file()
+            self.quantizer.write(file, every_node - set(names), draft=True)
+            damages[group] = float(np.mean(list(map(damage, expected, self._predictions(file, images)))))
+        ranked = sorted(damages, key=damages.get, reverse=True)
+        lines = (f"{damages[group]:9.4f}  {group} ({len(self.groups[group])})" for group in ranked)
+        LOGGER.info("damage to the predictions by each group (number of nodes) in int8:\n" + "\n".join(lines))
+        return ranked
+
+    @staticmethod
+    def _predictions(file: Path, images: list) -> list:
+        model = DetectMultiBackend(file, "cpu")
+        return [model(image) for image in images]
+
+    def _fewest_groups(self, ranked: list) -> Path | None:
+        """Of the files with the first n groups in float the one with the smallest n that is within the budget."""
+        found, low, high = None, 1, self._most_groups(ranked)
+        while low <= high:
+            n = (low + high) // 2
+            kept, file = tuple(ranked[:n]), self._new_file()
+            self.quantizer.write(file, self._nodes_of(kept))
+            if self._is_within_budget(file, f"step {len(self.steps.rows) - 1}", kept):
+                found, high = file, n - 1
+            else:
+                low = n + 1
+        return found
+
+    def _most_groups(self, ranked: list) -> int:
+        """How many of the groups can be in float without too many layers."""
+        layers = {node.name for node in self.quantizer.nodes if node.is_layer}
+        total = sum(len(layers & set(names)) for names in self.groups.values())
+        in_float = 0
+        for n, group in enumerate(ranked):
+            in_float += len(layers & set(self.groups[group]))
+            if in_float > MOST_FLOAT_LAYERS * total:
+                return n
+        return len(ranked)
+
+
+def damage(expected: np.ndarray, found: np.ndarray) -> float:
+    """How far predictions [B, N, 5 + nc] are from the expected ones, 0 for the same.
+
+    The mean over the rows, weighted by the higher of both confidences, of the largest difference of a score plus that
+    of a coordinate as a share of the box's size. It needs few images where mAP, which is all or nothing, needs many.
+    """
+    confidence = [x[..., 4] * x[..., 5:].max(-1) for x in (expected, found)]
+    weight = np.maximum(*confidence)
+    scores = np.abs(expected[..., 4:] - found[..., 4:]).max(-1)
+    sizes = np.maximum(np.tile(expected[..., 2:4], 2), 1)
+    boxes = (np.abs(expected[..., :4] - found[..., :4]) / sizes).max(-1)
+    return float((weight * (scores + np.minimum(boxes, 1))).sum() / max(weight.sum(), 1e-9))

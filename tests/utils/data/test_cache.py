@@ -1,0 +1,96 @@
+import logging
+import os
+
+import numpy as np
+import pytest
+
+from utils.data import cache as image_cache
+from utils.data.cache import DiskCache, RamCache, available_memory
+from utils.dataloaders import LoadImagesAndLabels
+
+SIZES = np.array([[6, 4], [5, 5], [3, 8]])  # width, height
+
+
+def load(i: int) -> np.ndarray:
+    w, h = SIZES[i]
+    return np.full((h, w, 3), i, np.uint8)
+
+
+def test_ram_cache_holds_every_image():
+    cache = RamCache(SIZES)
+    assert cache.fill(load, "", progress=False)
+    for i in range(3):
+        np.testing.assert_array_equal(cache[i], load(i))
+    assert cache.pixels.size == SIZES.prod(1).sum() * 3
+
+
+def test_ram_cache_is_refused_when_memory_is_short(monkeypatch, caplog):
+    monkeypatch.setattr(image_cache, "available_memory", lambda: 10)
+    with caplog.at_level(logging.WARNING, logger="yolov5_edgevit"):
+        assert not RamCache(SIZES).fill(load, "train: ", progress=False)
+    assert "train: WARNING --cache ram needs" in caplog.text
+
+
+def test_available_memory_is_plausible():
+    assert available_memory() > 1 << 20
+
+
+@pytest.fixture
+def files(tmp_path) -> list:
+    for i in range(3):
+        (tmp_path / f"{i}.jpg").write_bytes(b"")
+        os.utime(tmp_path / f"{i}.jpg", (1000, 1000))
+    return [str(tmp_path / f"{i}.jpg") for i in range(3)]
+
+
+def test_disk_cache_writes_once_and_again_when_the_image_changed(files, tmp_path):
+    loaded = []
+
+    def counted(i):
+        loaded.append(i)
+        return load(i)
+
+    cache = DiskCache(files, [1, 1, 4], counted)
+    assert cache.fill(SIZES, "", progress=False) and sorted(loaded) == [0, 1, 2]
+    assert sorted(file.name for file in tmp_path.glob("*.npy")) == ["0.jpg.npy", "1.jpg.npy", "2.jpg.4.npy"]
+    np.testing.assert_array_equal(cache[1], load(1))
+    assert cache.fill(SIZES, "", progress=False) and len(loaded) == 3
+    newer = os.path.getmtime(cache.path(1)) + 10
+    os.utime(files[1], (newer, newer))
+    assert cache.fill(SIZES, "", progress=False) and loaded[3:] == [1]
+    os.remove(cache.path(0))  # deleted while in use
+    np.testing.assert_array_equal(cache[0], load(0))
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_disk_cache_is_refused_when_space_is_short(files, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 0}))
+    with caplog.at_level(logging.WARNING, logger="yolov5_edgevit"):
+        assert not DiskCache(files, [1, 1, 1], load).fill(SIZES, "", progress=False)
+    assert "--cache disk needs" in caplog.text and not list(tmp_path.glob("*.npy"))
+
+
+def test_folders_of_one_name_do_not_mix_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(image_cache, "is_writable", lambda folder: False)
+    cache = DiskCache(["/a/images/0.jpg", "/b/images/0.jpg"], [1, 1], load)
+    assert cache.path(0) != cache.path(1)
+    assert cache.path(0).startswith(str(tmp_path / "cache" / "yolov5-edgevit" / "images"))
+
+
+@pytest.mark.parametrize("images, free, small", [(10, 1e9, True), (1000, 1e9, False), (0, 1e9, True)])
+def test_auto_takes_little_memory(monkeypatch, images, free, small):
+    monkeypatch.setattr(image_cache, "available_memory", lambda: free)
+    monkeypatch.setattr(image_cache, "get_start_method", lambda: "fork")
+    assert image_cache.RamCache(np.array([[640, 480]] * images).reshape(-1, 2)).is_small() == small
+
+
+def test_auto_needs_workers_that_share_memory(monkeypatch):
+    monkeypatch.setattr(image_cache, "get_start_method", lambda: "spawn")
+    assert not image_cache.RamCache(np.array([[4, 4]])).is_small()
+
+
+@pytest.mark.parametrize("kind, kept", [("auto", True), ("ram", True), ("off", False), (None, False)])
+def test_kinds_of_cache(tiny_dataset, kind, kept):
+    dataset = LoadImagesAndLabels(str(tiny_dataset.parent / "images" / "train"), 64, cache_images=kind)
+    assert isinstance(dataset.cache, image_cache.RamCache) == kept

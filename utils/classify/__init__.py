@@ -1,1 +1,0 @@
-"""Image classification: folders of images, augmentation, loss, scores and pictures."""

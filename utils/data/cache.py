@@ -1,0 +1,141 @@
+"""Decoded images kept in memory or on disk (--cache auto|ram|disk). The cache never changes an image's pixels."""
+
+import hashlib
+import math
+import os
+import shutil
+from multiprocessing import get_start_method
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.data.labels import is_writable, user_cache_dir
+from utils.general import write_cache
+from utils.logger import LOGGER
+
+THREADS = 8
+SMALL_PART = 0.1  # of the free memory
+HEADROOM = 1.25  # free memory or disk space asked for, relative to what the cache takes
+GB = 1 << 30
+
+
+class RamCache:
+    """All images of a data set in one array, which worker processes made by fork share."""
+
+    def __init__(self, sizes_wh: np.ndarray):
+        """sizes_wh: int [N, 2] of the images as they will be kept."""
+        self.sizes_wh = sizes_wh
+        self.offsets = np.concatenate([[0], np.cumsum(sizes_wh.prod(1, dtype=np.int64) * 3)])
+        self.pixels = np.empty(0, np.uint8)
+
+    def is_small(self) -> bool:
+        """Whether it takes little of the free memory, once for all processes: then --cache auto fills it."""
+        return self.offsets[-1] <= SMALL_PART * available_memory() and get_start_method() == "fork"
+
+    def fill(self, load, prefix: str, progress: bool) -> bool:
+        """Call load(i) -> uint8 [H, W, 3] for every image. False, with the reason logged, if memory is short."""
+        need, free = int(self.offsets[-1]), available_memory()
+        if not _fits("--cache ram", need, free, prefix):
+            return False
+        self.pixels = np.empty(need, np.uint8)
+
+        def keep(i):
+            self[i][:] = load(i)
+
+        _run(keep, len(self.sizes_wh), f"{prefix}Caching images ({need / GB:.1f} GB memory)", progress)
+        return True
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """View [H, W, 3] of image i. Not to be written to."""
+        w, h = self.sizes_wh[i]
+        return self.pixels[self.offsets[i] : self.offsets[i + 1]].reshape(h, w, 3)
+
+
+class DiskCache:
+    """Decoded images as .npy files beside the images, or in the user's cache folder where that folder is read-only."""
+
+    def __init__(self, im_files: list, reductions: list, load):
+        """load(i) decodes image i; reductions: how much smaller (1, 2, 4, 8) it does so, part of the file name."""
+        self.im_files, self.reductions, self.load = im_files, np.array(reductions), load
+        self.folders = {folder: _cache_folder(folder) for folder in {os.path.dirname(file) for file in im_files}}
+
+    def path(self, i: int) -> str:
+        folder, name = os.path.split(self.im_files[i])
+        reduction = f".{self.reductions[i]}" if self.reductions[i] > 1 else ""
+        return os.path.join(self.folders[folder], f"{name}{reduction}.npy")
+
+    def fill(self, sizes_wh: np.ndarray, prefix: str, progress: bool) -> bool:
+        """Write each image whose file is missing or old. False, with the reason logged, if space is short."""
+        todo = [i for i in range(len(self.im_files)) if not self._is_fresh(i)]
+        need = int((sizes_wh[todo].prod(1, dtype=np.int64) * 3 // self.reductions[todo] ** 2).sum())
+        for folder in self.folders.values():
+            os.makedirs(folder, exist_ok=True)
+        free = min((shutil.disk_usage(folder or ".").free for folder in self.folders.values()), default=0)
+        if not _fits("--cache disk", need, free, prefix):
+            return False
+        where = next(iter(self.folders.values()))
+        _run(lambda k: self._write(todo[k]), len(todo), f"{prefix}Caching images in {where}", progress)
+        return True
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        path = self.path(i)
+        return np.load(path) if os.path.exists(path) else self.load(i)
+
+    def _is_fresh(self, i: int) -> bool:
+        try:
+            return os.path.getmtime(self.path(i)) >= os.path.getmtime(self.im_files[i])
+        except OSError:
+            return False
+
+    def _write(self, i: int) -> None:
+        try:
+            image = self.load(i)
+        except (OSError, ValueError):
+            return  # said by whoever uses the image
+        write_cache(Path(self.path(i)), lambda file: np.save(file, image))
+
+
+def _fits(what: str, need: int, free: float, prefix: str) -> bool:
+    if need * HEADROOM <= free:
+        return True
+    LOGGER.warning(
+        f"{prefix}WARNING {what} needs {need * HEADROOM / GB:.1f} GB, {free / GB:.1f} GB are free: not caching images"
+    )
+    return False
+
+
+def _cache_folder(folder: str) -> str:
+    if is_writable(folder or "."):
+        return folder
+    tag = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
+    return str(user_cache_dir() / "images" / tag)
+
+
+def _run(function, n: int, description: str, progress: bool) -> None:
+    with ThreadPool(THREADS) as pool:
+        for _ in tqdm(pool.imap(function, range(n)), total=n, desc=description, disable=not progress):
+            pass
+
+
+def available_memory() -> float:
+    """Bytes that can be taken without swapping, of the machine or of its container; infinite where unknown."""
+    return min(_machine_memory(), _container_memory())
+
+
+def _machine_memory() -> float:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):  # not Linux
+        return math.inf
+
+
+def _container_memory() -> float:
+    """What the limit of the control group (version 2) leaves."""
+    try:
+        limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
+    except OSError:
+        return math.inf
+    return math.inf if limit == "max" else int(limit) - int(used)

@@ -1,0 +1,56 @@
+"""The way from the core to the extras: by name, when one is used, so that each folder of extras/ can be deleted."""
+
+from importlib import import_module
+from types import ModuleType
+
+# What cannot be done without each folder of extras/, as errors say it.
+EXTRAS = {
+    "benchmark": "benchmarks.py",
+    "budget": "--budget",
+    "classify": "classifiers",
+    "compare": "compare.py and the evidence that val.py writes for it",
+    "download": "downloads",
+    "evolve": "--evolve",
+    "export": "export.py",
+    "hub": "torch.hub and AutoShape",
+    "official": "checkpoints pickled by YOLOv5",
+    "segment": "segmentation",
+    "shapes": "the drawn data sets",
+    "teach": "--teacher, --unlabeled and pretrain.py",
+}
+
+
+def load_extra(module: str) -> ModuleType:
+    """Import `extras.MODULE` ("budget.plan"); ImportError that names the folder and its use if it was deleted."""
+    folder = module.split(".")[0]
+    try:
+        return import_module(f"extras.{module}")
+    except ModuleNotFoundError as error:
+        if error.name not in ("extras", f"extras.{folder}"):
+            raise
+        raise ImportError(f"the folder extras/{folder} is not here: it is needed for {EXTRAS[folder]}") from None
+
+
+def has_extra(folder: str) -> bool:
+    """Tell whether the folder extras/FOLDER is there."""
+    try:
+        load_extra(folder)
+    except ImportError:
+        return False
+    return True
+
+
+def lazy(owners: dict[str, str], module: str):
+    """Return a module's `__getattr__` that fetches each name of `owners` from its module when it is first used.
+
+    For names that YOLOv5's users import from `module` and that live elsewhere here.
+    """
+
+    def __getattr__(name: str):
+        if name not in owners:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        owner = owners[name]
+        source = load_extra(owner.removeprefix("extras.")) if owner.startswith("extras.") else import_module(owner)
+        return getattr(source, name)
+
+    return __getattr__

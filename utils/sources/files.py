@@ -1,0 +1,274 @@
+"""Where pictures come from: files, folders, globs, lists, videos, URLs, webcams, network streams, the screen.
+
+`open_source(...)` looks at what it is given and returns an object that yields lists of Frames; a list holds the frames
+that may go through a model together. LoadImages, LoadStreams and LoadScreenshots yield YOLOv5's tuples instead.
+"""
+
+import glob
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import cv2
+import numpy as np
+
+from utils.augmentations import letterbox
+from utils.data.images import IMG_FORMATS, read_image
+from utils.extras import load_extra
+from utils.general import ROOT
+from utils.logger import LOGGER
+from utils.sources.frame import Frame, as_bgr, fps_of
+from utils.sources.streams import ScreenSource, StreamSource
+
+VID_FORMATS = {"asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv"}
+STREAM_SCHEMES = {"http", "https", "rtp", "rtmp", "rtsp", "tcp", "udp"}
+MAX_WINDOW_BYTES = 256 * 2**20  # a list of frames ends early at this many bytes of pixels
+
+
+def open_source(source, vid_stride: int = 1, window: int = 1):
+    """The FileSource, StreamSource or ScreenSource for `source`: a text as detect.py takes it, a path, or several.
+
+    vid_stride: every n-th frame of videos and streams. window: frames of files in one list (streams: one of each).
+    Raises FileNotFoundError or ValueError where there is nothing to read.
+    """
+    if vid_stride < 1:
+        raise ValueError(f"--vid-stride: expected a whole number from 1, found {vid_stride}")
+    items = [str(item).strip() for item in source] if isinstance(source, (list, tuple)) else [str(source).strip()]
+    if not items or not all(items):
+        raise ValueError("--source is empty: expected a file, folder, glob, list, URL, stream, screen or webcam index")
+    if items[0].lower().split()[0] == "screen" and not Path(items[0]).exists():
+        return ScreenSource(" ".join(items))
+    if items[0].endswith(".streams"):
+        items = [line for _, line in read_list(items[0])]
+        return StreamSource(items, vid_stride)
+    live = [is_stream(item) for item in items]
+    if all(live):
+        return StreamSource(items, vid_stride)
+    if any(live):
+        raise ValueError(f"files and streams cannot be mixed in one source: {', '.join(items)}")
+    return FileSource(expand(items), vid_stride, window)
+
+
+def suffix_of(path: str) -> str:
+    """The suffix of a file or of a URL's path, lower case, without dot."""
+    return Path(urlsplit(path).path if is_url(path) else path).suffix.lower()[1:]
+
+
+def is_url(text: str) -> bool:
+    return urlsplit(text).scheme.lower() in STREAM_SCHEMES and "://" in text
+
+
+def is_stream(text: str) -> bool:
+    """True for a webcam index and for a URL that is not that of an image or video file over http(s)."""
+    is_file_url = text.lower().startswith(("http://", "https://")) and suffix_of(text) in IMG_FORMATS | VID_FORMATS
+    return text.isnumeric() or (is_url(text) and not is_file_url)
+
+
+def read_list(path: str) -> list:
+    """(line number, text) of the lines of a list file that are neither blank nor comments (#)."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"list file '{path}' does not exist")
+    texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    lines = [(number, text) for number, text in enumerate(texts, 1) if text and not text.startswith("#")]
+    if not lines:
+        raise ValueError(f"{path}: expected one source per line, found no line")
+    return lines
+
+
+def expand(items: list) -> list:
+    """The image files, then the video files (paths or URLs) that `items` stand for, each as a text."""
+    files = [file for item in items for file in files_of(item)]
+    return [f for f in files if suffix_of(f) not in VID_FORMATS] + [f for f in files if suffix_of(f) in VID_FORMATS]
+
+
+def files_of(item: str) -> list:
+    """The files of one folder, glob, list, file or file URL, sorted by name within a folder or glob."""
+    if is_url(item):
+        return [item]
+    path = Path(item).expanduser()
+    if not path.exists() and (ROOT / path).exists():
+        path = ROOT / path
+    if path.is_dir():
+        return keep_supported([str(file) for file in path.iterdir() if file.is_file()], f"folder '{item}'")
+    if path.is_file():
+        if path.suffix.lower() == ".txt":
+            return files_of_list(path)
+        if suffix_of(str(path)) not in IMG_FORMATS | VID_FORMATS:
+            raise ValueError(f"'{item}': expected {formats_text()}; found suffix '{path.suffix}'")
+        return [str(path)]
+    if glob.has_magic(item):
+        return keep_supported(glob.glob(str(path), recursive=True), f"glob '{item}'")
+    raise FileNotFoundError(f"source '{item}' does not exist")
+
+
+def files_of_list(path: Path) -> list:
+    """The files that a list file names, relative to the working folder or else to the list's own."""
+    files = []
+    for number, line in read_list(str(path)):
+        beside = path.parent / line
+        try:
+            files += files_of(str(beside) if not is_url(line) and not Path(line).exists() and beside.exists() else line)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"{path}:{number}: {error}") from None
+    return files
+
+
+def keep_supported(files: list, where: str) -> list:
+    kept = sorted(file for file in files if suffix_of(file) in IMG_FORMATS | VID_FORMATS and Path(file).is_file())
+    if not kept:
+        others = f"{len(files)} other files; " if files else ""
+        raise FileNotFoundError(f"no image or video in {where} ({others}supported are {formats_text()})")
+    return kept
+
+
+def formats_text() -> str:
+    return f"images ({' '.join(sorted(IMG_FORMATS))}) and videos ({' '.join(sorted(VID_FORMATS))})"
+
+
+class FileSource:
+    """Image and video files, one after the other. A file that cannot be read is a Frame with an `error`."""
+
+    realtime = False
+
+    def __init__(self, files: list, vid_stride: int = 1, window: int = 1):
+        self.files = files
+        self.vid_stride = vid_stride
+        self.window = window
+
+    def __iter__(self):
+        frames = []
+        for frame in self.frames():
+            frames.append(frame)
+            size = sum(frame.image.nbytes for frame in frames if not frame.error)
+            if len(frames) == self.window or size > MAX_WINDOW_BYTES:
+                yield frames
+                frames = []
+        if frames:
+            yield frames
+
+    def frames(self):
+        """Frame after frame."""
+        for item, path in enumerate(self.files, 1):
+            kind = "video" if suffix_of(path) in VID_FORMATS else "image"
+            origin = {"path": path, "kind": kind, "item": item, "items": len(self.files)}
+            try:
+                with local_file(path) as file:
+                    if kind == "video":
+                        yield from self._video(file, origin)
+                    else:
+                        yield Frame(image=read_image(file), **origin)
+            except (ValueError, OSError) as error:
+                yield Frame(error=str(error), **origin)
+
+    def _video(self, file: str, origin: dict):
+        """Frames 1, 1 + vid_stride, 1 + 2 vid_stride ... of a video file."""
+        capture = cv2.VideoCapture(file)
+        try:
+            count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
+            number = 0
+            while capture.isOpened() and capture.grab():
+                number += 1
+                if (number - 1) % self.vid_stride == 0:
+                    ok, image = capture.retrieve()
+                    if not ok:
+                        break
+                    place = {"frame": number, "frames": count, "fps": fps_of(capture), "capture": capture}
+                    yield Frame(image=as_bgr(image), **place, **origin)
+            if number == 0:
+                raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")
+            if number < 0.9 * count:  # the count of some containers is an estimate
+                LOGGER.warning(f"WARNING: {file} ends after frame {number} of {count}")
+        finally:
+            capture.release()
+
+
+@contextmanager
+def local_file(path: str):
+    """`path` itself; for a URL (which the user named) the downloaded file, which goes away afterwards."""
+    if not is_url(path):
+        yield path
+        return
+    download = load_extra("download.files").download
+
+    with tempfile.TemporaryDirectory(prefix="detect_") as folder:
+        try:
+            file = download(path, Path(folder) / (Path(unquote(urlsplit(path).path)).name or "file"))
+        except ConnectionError as error:  # its advice, to put the file there by hand, is not for a temporary folder
+            raise ConnectionError(str(error).partition(". Check the network")[0]) from None
+        yield str(file)
+
+
+def to_model_input(image_bgr: np.ndarray, img_size=640, stride: int = 32, auto: bool = True) -> np.ndarray:
+    """Letterbox an image and turn it into contiguous uint8 RGB [3, H, W]."""
+    padded = letterbox(image_bgr, img_size, stride=stride, auto=auto)[0]
+    return np.ascontiguousarray(padded[:, :, ::-1].transpose(2, 0, 1))
+
+
+class LoadImages:
+    """YOLOv5's loader of files: yields (path, image [3, H, W] RGB, original [H, W, 3] BGR, capture or None, text).
+
+    `transforms`, if given, makes the image from the original. Raises ValueError at a file that cannot be read.
+    """
+
+    def __init__(self, path, img_size=640, stride=32, auto=True, transforms=None, vid_stride=1):
+        self.source = open_source(path, vid_stride)
+        if not isinstance(self.source, FileSource):
+            raise ValueError(f"LoadImages reads files, found '{path}': use LoadStreams or LoadScreenshots")
+        self.files = self.source.files
+        self.nf = len(self.files)
+        self.transforms = transforms or (lambda image: to_model_input(image, img_size, stride, auto))
+        self.mode = "image"
+        self.cap = None
+
+    def __len__(self):
+        return self.nf
+
+    def __iter__(self):
+        for frame in self.source.frames():
+            if frame.error:
+                raise ValueError(frame.error)
+            self.mode, self.cap = frame.kind, frame.capture
+            yield frame.path, self.transforms(frame.image), frame.image, frame.capture, f"{frame.title()}: "
+
+
+class LoadStreams:
+    """YOLOv5's loader of streams: yields (addresses, images [n, 3, H, W] RGB, originals, None, "") of newest frames.
+
+    Only streams with a new frame are in a tuple. Images of different sizes are padded to squares of img_size.
+    """
+
+    mode = "stream"
+
+    def __init__(self, sources="file.streams", img_size=640, stride=32, auto=True, transforms=None, vid_stride=1):
+        self.source = open_source(sources, vid_stride)
+        if not isinstance(self.source, StreamSource):
+            raise ValueError(f"LoadStreams reads webcams and streams, found '{sources}'")
+        self.sources = self.source.addresses
+        self.shape = (img_size, stride, auto)
+        self.transforms = transforms
+
+    def __len__(self):
+        return len(self.sources)
+
+    def __iter__(self):
+        img_size, stride, auto = self.shape
+        for frames in self.source:
+            originals = [frame.image for frame in frames]
+            rect = auto and len({image.shape for image in originals}) == 1
+            transform = self.transforms or (lambda image, rect=rect: to_model_input(image, img_size, stride, rect))
+            yield [f.path for f in frames], np.stack([transform(image) for image in originals]), originals, None, ""
+
+
+class LoadScreenshots:
+    """YOLOv5's loader of the screen: yields (name, image [3, H, W] RGB, original [H, W, 3] BGR, None, text)."""
+
+    mode = "stream"
+
+    def __init__(self, source, img_size=640, stride=32, auto=True, transforms=None):
+        self.source = ScreenSource(source)
+        self.transforms = transforms or (lambda image: to_model_input(image, img_size, stride, auto))
+
+    def __iter__(self):
+        for (frame,) in self.source:
+            yield frame.path, self.transforms(frame.image), frame.image, None, f"{frame.title()}: "

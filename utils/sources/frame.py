@@ -1,0 +1,40 @@
+"""Frame: one picture on its way from a source to a model, and what all sources share."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+DEFAULT_FPS = 30.0  # where the video or stream does not say
+
+
+@dataclass
+class Frame:
+    """One picture and where it is from. `image` is uint8 [H, W, 3] BGR; None if it could not be read, see `error`."""
+
+    path: str  # file, URL, stream address or "screen N"
+    image: np.ndarray | None = None
+    kind: str = "image"  # image, video, stream or screen
+    item: int = 1  # place among the source's files or streams, from 1
+    items: int = 1
+    frame: int = 1  # place in the video or stream, from 1
+    frames: int = 1  # frames in the video; 0 where nobody knows
+    fps: float = DEFAULT_FPS
+    error: str = ""
+    stem: str = ""  # names the output files
+    capture: object = None  # the cv2.VideoCapture of a video
+
+    def title(self) -> str:
+        """What a console line calls this frame: 'image 1/2 PATH', 'video 1/1 (3/100) PATH', 'stream 1/4 (17) PATH'."""
+        place = {"image": "", "video": f" ({self.frame}/{self.frames or '?'})"}.get(self.kind, f" ({self.frame})")
+        return f"{self.kind} {self.item}/{self.items}{place} {self.path}"
+
+
+def fps_of(capture) -> float:
+    fps = capture.get(cv2.CAP_PROP_FPS)
+    return float(fps) if 0 < fps < 1000 else DEFAULT_FPS  # also filters NaN
+
+
+def as_bgr(image: np.ndarray) -> np.ndarray:
+    """Three channels, whatever the capture device gives."""
+    return image if image.ndim == 3 and image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
