@@ -1,46 +1,30 @@
-"""Detection metrics in numpy: COCO-protocol AP, curves after YOLOv5's recipe, the confusion matrix, fitness.
+"""Detection metrics in numpy: COCO-protocol AP, YOLOv5's figures, the confusion matrix, fitness.
 
 Boxes are xyxy in pixels of the original image: predictions [n, 6] = xyxy, confidence, class; targets [m, 5] =
 class, xyxy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from utils.boxes import bbox_ioa, bbox_iou, box_iou, wh_iou  # noqa: F401  YOLOv5 users import them from here
+from utils.curves import IOU_THRESHOLDS, SMOOTHING, Curves, precision_recall_curves, smooth
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)  # at which COCO samples precision
-AREAS = np.array(
-    [(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)]
-)  # COCO's, px squared: all, small, medium, large
+AREAS_PX2 = np.array([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])  # COCO's: all, small, medium, large
 MAX_PREDICTIONS = 100  # of an image and class that COCO counts
-CURVE_POINTS = 1000  # confidences (and recalls) at which curves are sampled
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # precision, recall, mAP50, mAP50-95
-SMOOTHING = 0.1  # share of the confidence axis over which F1 is averaged before its maximum is looked up
 
 
 def fitness(x):
-    """One number to compare models by, from [..., 4+] = precision, recall, mAP50, mAP50-95."""
+    """Return the number to compare models by, from [..., 4+] = precision, recall, mAP50, mAP50-95."""
     return (np.asarray(x)[..., :4] * FITNESS_WEIGHTS).sum(-1)
 
 
 @dataclass
-class Curves:
-    """Precision, recall and F1 of k classes at IoU 0.5 over confidence, and precision over recall; for plots."""
-
-    x: np.ndarray = field(default_factory=lambda: np.linspace(0, 1, CURVE_POINTS))
-    precision: np.ndarray = field(default_factory=lambda: np.zeros((0, CURVE_POINTS)))  # [k, points]
-    recall: np.ndarray = field(default_factory=lambda: np.zeros((0, CURVE_POINTS)))
-    f1: np.ndarray = field(default_factory=lambda: np.zeros((0, CURVE_POINTS)))
-    precision_at_recall: np.ndarray = field(default_factory=lambda: np.zeros((0, CURVE_POINTS)))
-    ap: np.ndarray = field(default_factory=lambda: np.zeros((0, len(IOU_THRESHOLDS))))  # [k, 10] YOLOv5's recipe
-
-
-@dataclass
 class DetectionResult:
-    """What DetectionMetrics.compute() returns. Means are over the k classes with targets; arrays follow `classes`."""
+    """The figures of DetectionMetrics.compute(). Means are over the k classes with targets; arrays follow `classes`."""
 
     precision: float  # precision, recall, f1: at IoU 0.5 and the confidence of the best mean F1
     recall: float
@@ -71,24 +55,24 @@ class DetectionResult:
 
     @property
     def true_positives(self) -> np.ndarray:
-        """[k] at the confidence of the best mean F1."""
+        """Return the counts [k] at the confidence of the best mean F1."""
         return (self.r * self.n_targets).round()
 
     @property
     def false_positives(self) -> np.ndarray:
-        """[k] at the confidence of the best mean F1."""
+        """Return the counts [k] at the confidence of the best mean F1."""
         return (self.true_positives / (self.p + 1e-16) - self.true_positives).round()
 
 
 class DetectionMetrics:
-    """Collects predictions and targets image by image, then scores them."""
+    """A collection of predictions and targets, image by image, and their score."""
 
     def __init__(self, nc: int):
         self.nc = nc
         self.reset()
 
     def __len__(self) -> int:
-        """Images seen."""
+        """Return the number of images seen."""
         return len(self._predictions)
 
     def reset(self) -> None:
@@ -104,8 +88,9 @@ class DetectionMetrics:
         self._correct.append(match_predictions(predictions, targets))
 
     def compute(self) -> DetectionResult:
-        predictions, image_of_prediction = _concatenate(self._predictions, 6)
-        targets, image_of_target = _concatenate(self._targets, 5)
+        """Return the figures of all images so far."""
+        predictions, image_of_prediction = concatenate(self._predictions, 6)
+        targets, image_of_target = concatenate(self._targets, 5)
         correct = np.concatenate(self._correct or [np.zeros((0, len(IOU_THRESHOLDS)), bool)])
         classes, n_targets = np.unique(targets[:, 0].astype(int), return_counts=True)
         pairs = np.unique(np.stack([image_of_target, targets[:, 0].astype(int)], 1), axis=0)
@@ -141,27 +126,27 @@ class DetectionMetrics:
         )
 
     def average_precision(self, *boxes_and_classes) -> np.ndarray:
-        """coco_ap() of what was collected; a subclass scores other shapes than boxes."""
+        """Return coco_ap() of these boxes; a subclass scores other shapes than boxes."""
         return coco_ap(*boxes_and_classes)
 
 
-def _concatenate(arrays, columns):
-    """All rows [N, columns] and the number of the array, from 0, that each came from."""
+def concatenate(arrays: list, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return all rows [N, columns] and the number of the array, from 0, that each came from."""
     index = np.repeat(np.arange(len(arrays)), [len(a) for a in arrays]).astype(int)
     return np.concatenate(arrays or [np.zeros((0, columns))]), index
 
 
 def _mean_or(values, otherwise) -> float:
-    """Mean of what is not nan, or `otherwise` if nothing is left."""
+    """Return the mean of the values that are not nan, or `otherwise` if there are none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else otherwise
 
 
 def match_predictions(predictions, targets) -> np.ndarray:
-    """Which predictions of an image are true positives: bool [n, 10], a column for each of IOU_THRESHOLDS.
+    """Return which predictions of an image are true positives: bool [n, 10], a column for each of IOU_THRESHOLDS.
 
-    YOLOv5's rule: a prediction stands for the target of its class that it overlaps most, and where several stand for
-    one target (with enough overlap), the first of them counts. Predictions are sorted by falling confidence.
+    YOLOv5's rule: a prediction claims the target of its class that it overlaps most, and where several claim one
+    target (with enough overlap), the first of them counts. Predictions are sorted by falling confidence.
     """
     iou = box_iou(predictions[:, :4], targets[:, 1:])
     iou[predictions[:, 5:6] != targets[None, :, 0]] = 0
@@ -169,21 +154,21 @@ def match_predictions(predictions, targets) -> np.ndarray:
 
 
 def match_by_iou(iou) -> np.ndarray:
-    """match_predictions() for an IoU [n, m] of predictions with targets, 0 where the classes differ."""
+    """Return match_predictions() for an IoU [n, m] of predictions with targets, 0 where the classes differ."""
     correct = np.zeros((len(iou), len(IOU_THRESHOLDS)), dtype=bool)
     if iou.size == 0:
         return correct
     target, overlap = iou.argmax(1), iou.max(1)
     row, column = np.nonzero(overlap[:, None] >= IOU_THRESHOLDS)
     first = np.full((iou.shape[1], len(IOU_THRESHOLDS)), -1)
-    first[target[row[::-1]], column[::-1]] = row[::-1]  # of several rows for one place the last written stays
+    first[target[row[::-1]], column[::-1]] = row[::-1]  # of several rows for one target the last written stays
     where = np.nonzero(first >= 0)
     correct[first[where], where[1]] = True
     return correct
 
 
-def greedy_pairs(scores, threshold):
-    """Rows and columns [k] of the pairs of a matrix taken by falling score >= threshold > 0, each line at most once.
+def greedy_pairs(scores, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns [k] of the pairs of a matrix, by falling score >= threshold > 0, each line at most once.
 
     A pair that is the best of both its row and its column is certain to be taken, so rounds of them are taken at once.
     """
@@ -199,80 +184,49 @@ def greedy_pairs(scores, threshold):
     return np.concatenate(rows or [np.zeros(0, int)]), np.concatenate(columns or [np.zeros(0, int)])
 
 
-def precision_recall_curves(correct, confidence, predicted_class, classes, n_targets) -> Curves:
-    """YOLOv5's recipe for `classes` [k] with `n_targets` [k]: correct [N, 10], confidence [N], predicted_class [N]."""
-    curves = Curves()
-    shape = (len(classes), CURVE_POINTS)
-    curves.precision, curves.recall, curves.precision_at_recall = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-    curves.ap = np.zeros((len(classes), len(IOU_THRESHOLDS)))
-    order = np.argsort(-confidence, kind="stable")
-    correct, confidence, predicted_class = correct[order], confidence[order], predicted_class[order]
-    for k, (cls, count) in enumerate(zip(classes, n_targets)):
-        chosen = predicted_class == cls
-        if not chosen.any():
-            continue
-        true_positives = correct[chosen].cumsum(0)  # [n, 10]
-        precision = true_positives / np.arange(1, len(true_positives) + 1)[:, None]
-        recall = true_positives / count
-        falling = -confidence[chosen]  # interpolation wants rising positions
-        curves.recall[k] = np.interp(-curves.x, falling, recall[:, 0], left=0)
-        curves.precision[k] = np.interp(-curves.x, falling, precision[:, 0], left=1)
-        curves.ap[k] = [average_precision(recall[:, i], precision[:, i]) for i in range(len(IOU_THRESHOLDS))]
-        curves.precision_at_recall[k] = np.interp(curves.x, *precision_envelope(recall[:, 0], precision[:, 0]))
-    curves.f1 = 2 * curves.precision * curves.recall / (curves.precision + curves.recall + 1e-16)
-    return curves
-
-
-def precision_envelope(recall, precision):
-    """Points (recall, precision) of the falling upper envelope, from recall 0 to recall 1."""
-    recall = np.concatenate([[0.0], recall, [1.0]])
-    precision = np.concatenate([[1.0], precision, [0.0]])
-    return recall, np.maximum.accumulate(precision[::-1])[::-1]
-
-
-def average_precision(recall, precision) -> float:
-    """Area under the precision envelope, by the trapezoid rule on 101 recalls (YOLOv5's recipe, not COCO's)."""
-    x = np.linspace(0, 1, 101)
-    y = np.interp(x, *precision_envelope(recall, precision))
-    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
-
-
-def smooth(y, share):
-    """Moving average of y [n] over about `share` of its points; the ends are extended by their own value."""
-    half = round(len(y) * share) // 2
-    return np.convolve(np.pad(y, half, mode="edge"), np.ones(2 * half + 1) / (2 * half + 1), mode="valid")
-
-
 def coco_ap(predictions, image_of_prediction, targets, image_of_target, classes) -> np.ndarray:
-    """AP [10 IoU thresholds, k classes, 4 areas (all, small, medium, large)] of the COCO protocol.
+    """Return the AP [10 IoU thresholds, k classes, 4 areas (all, small, medium, large)] of the COCO protocol.
 
-    predictions [N, 6] and targets [M, 5]: image after image, predictions of an image by falling confidence. At most 100
-    predictions of an image and class count. nan where no target has that class and area. The same figures as
-    pycocotools'.
+    predictions [N, 6] and targets [M, 5]: image after image, predictions of an image by falling confidence. nan where
+    no target has that class and area. The same figures as pycocotools'.
     """
-    ap = np.full((len(IOU_THRESHOLDS), len(classes), len(AREAS)), np.nan)
+    ap = np.full((len(IOU_THRESHOLDS), len(classes), len(AREAS_PX2)), np.nan)
+    counted = is_counted(predictions, image_of_prediction)
+    predictions, image_of_prediction = predictions[counted], image_of_prediction[counted]
     for k, cls in enumerate(classes):
         found, true = predictions[:, 5] == cls, targets[:, 0] == cls
-        confidence, image = predictions[found, 4], image_of_prediction[found]
-        rank = np.arange(len(image)) - np.searchsorted(image, image)  # in its image
-        counted = rank < MAX_PREDICTIONS
-        boxes, image, confidence = predictions[found, :4][counted], image[counted], confidence[counted]
-        hit, ignored, n_targets = _coco_matches(boxes, image, targets[true, 1:], image_of_target[true])
-        ap[:, k] = _coco_class_ap(confidence, hit & ~ignored, ~hit & ~ignored, n_targets)
+        boxes, true_boxes = predictions[found, :4], targets[true, 1:]
+        target = coco_matches(boxes, image_of_prediction[found], true_boxes, image_of_target[true])
+        hit, true_outside = target >= 0, _outside_areas(true_boxes, AREAS_PX2)
+        # A prediction counts neither way if its target, or without a target it itself, is of another area.
+        area = np.arange(len(AREAS_PX2))[:, None]
+        counts = ~np.where(hit, true_outside[target, area], _outside_areas(boxes, AREAS_PX2)[..., None])
+        ap[:, k] = _coco_class_ap(predictions[found, 4], hit & counts, ~hit & counts, (~true_outside).sum(0))
     return ap
 
 
-def _coco_matches(boxes, image, true_boxes, image_of_true):
-    """Which predictions of one class find a target, and which are ignored, both bool [n, 4 areas, 10 IoU thresholds].
+def is_counted(predictions, image) -> np.ndarray:
+    """Return which predictions are among the first MAX_PREDICTIONS of their image and class: bool [n].
+
+    predictions [n, 6]; image [n], the number of the image of each.
+    """
+    group = np.unique(np.stack([image, predictions[:, 5]], 1), axis=0, return_inverse=True)[1].ravel()
+    order = np.argsort(group, kind="stable")
+    group = group[order]
+    counted = np.empty(len(group), bool)
+    counted[order] = np.arange(len(group)) - np.searchsorted(group, group) < MAX_PREDICTIONS
+    return counted
+
+
+def coco_matches(boxes, image, true_boxes, image_of_true, areas_px2=AREAS_PX2) -> np.ndarray:
+    """Return the target that each prediction of one class finds, -1 for none: int32 [n, areas, 10 IoU thresholds].
 
     COCO's rule: predictions [n, 4], by falling confidence, each take the target [m, 4] of their image (numbers [n] and
-    [m], rising) that they overlap most and that is free; one whose area is not asked for only if there is no other.
-    With such a target, or without any and of another area themselves, they are ignored. Also gives the targets of each
-    area [4]. Step i of the loop is for the i-th prediction of every image.
+    [m], rising) that they overlap most and that is free, the last of several; one outside the area only if there is no
+    other. Step i of the loop is for the i-th prediction of every image.
     """
-    outside, true_outside = _outside_areas(boxes), _outside_areas(true_boxes)  # [n, 4], [m, 4]
-    hit = np.zeros((*outside.shape, len(IOU_THRESHOLDS)), bool)
-    ignored = np.repeat(outside[:, :, None], len(IOU_THRESHOLDS), 2)
+    true_outside = _outside_areas(true_boxes, areas_px2)  # [m, areas]
+    found = np.full((len(boxes), len(areas_px2), len(IOU_THRESHOLDS)), -1, np.int32)
     taken = np.zeros((*true_outside.shape, len(IOU_THRESHOLDS)), bool)
     rows, target, overlap = _overlapping_targets(boxes, image, true_boxes, image_of_true)
     step = np.arange(len(rows)) - np.searchsorted(image[rows], image[rows])
@@ -280,28 +234,26 @@ def _coco_matches(boxes, image, true_boxes, image_of_true):
         now = np.flatnonzero(step == number)
         choice, value = target[now], overlap[now, :, None, None]  # [q, K], [q, K, 1, 1]
         free = ~taken[choice] & (value >= IOU_THRESHOLDS)
-        wanted = free & ~true_outside[choice][..., None]
-        free = np.where(wanted.any(1, keepdims=True), wanted, free)  # [q, K, 4, 10]
-        last_best = choice.shape[1] - 1 - np.where(free, value, 0)[:, ::-1].argmax(1)  # [q, 4, 10]
+        preferred = free & ~true_outside[choice][..., None]
+        free = np.where(preferred.any(1, keepdims=True), preferred, free)  # [q, K, areas, 10]
+        last_best = choice.shape[1] - 1 - np.where(free, value, 0)[:, ::-1].argmax(1)  # [q, areas, 10]
         best = choice[np.arange(len(now))[:, None, None], last_best]
-        found = free.any(1)
-        q, area, threshold = np.nonzero(found)
+        q, area, threshold = np.nonzero(free.any(1))
         chosen = best[q, area, threshold]
         taken[chosen, area, threshold] = True
-        hit[rows[now]] = found
-        ignored[rows[now[q]], area, threshold] = true_outside[chosen, area]
-    return hit, ignored, (~true_outside).sum(0)
+        found[rows[now[q]], area, threshold] = chosen
+    return found
 
 
-def _outside_areas(boxes_xyxy) -> np.ndarray:
-    """Which boxes [n] are too small or too large for each of AREAS, bool [n, 4]."""
+def _outside_areas(boxes_xyxy, areas_px2) -> np.ndarray:
+    """Return which boxes [n] are too small or too large for each of the areas [k, 2]: bool [n, k]."""
     area = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).prod(1)[:, None]
-    return (area < AREAS[:, 0]) | (area > AREAS[:, 1])
+    return (area < areas_px2[:, 0]) | (area > areas_px2[:, 1])
 
 
-def _overlapping_targets(boxes, image, true_boxes, image_of_true):
-    """The predictions that overlap a target of their image enough, their numbers [p], and of each of these targets the
-    numbers [p, K] and the IoU [p, K], which is 0 in places left over."""
+def _overlapping_targets(boxes, image, true_boxes, image_of_true) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the numbers [p] of the predictions that overlap a target of their image enough, and for each of them the
+    numbers [p, K] of these targets and their IoU [p, K]; a row with fewer than K targets ends in zeros."""
     first = np.searchsorted(image_of_true, image)
     counts = np.searchsorted(image_of_true, image, side="right") - first
     row = np.repeat(np.arange(len(boxes)), counts)
@@ -318,14 +270,14 @@ def _overlapping_targets(boxes, image, true_boxes, image_of_true):
 
 
 def _coco_iou(a_xyxy, b_xyxy) -> np.ndarray:
-    """IoU [n] of pairs of boxes [n, 4], rounded as COCO's xywh boxes are."""
+    """Return the IoU [n] of pairs of boxes [n, 4], rounded as COCO's xywh boxes are."""
     (a, a_sides), (b, b_sides) = ((boxes[:, :2], boxes[:, 2:] - boxes[:, :2]) for boxes in (a_xyxy, b_xyxy))
     shared = (np.minimum(a + a_sides, b + b_sides) - np.maximum(a, b)).clip(0).prod(1)
     return shared / np.maximum(a_sides.prod(1) + b_sides.prod(1) - shared, np.finfo(float).tiny)
 
 
 def _coco_class_ap(confidence, true_positive, false_positive, n_targets) -> np.ndarray:
-    """AP [10, 4] of one class: confidence [n], true and false positives bool [n, 4, 10], n_targets [4]."""
+    """Return the AP [10, 4] of one class: confidence [n], true and false positives bool [n, 4, 10], n_targets [4]."""
     order = np.argsort(-confidence, kind="stable")
     found, wrong = (x[order].cumsum(0, dtype=np.float64) for x in (true_positive, false_positive))
     precision = found / np.maximum(found + wrong, 1)
@@ -339,21 +291,8 @@ def _coco_class_ap(confidence, true_positive, false_positive, n_targets) -> np.n
     return ap.T
 
 
-def coco_evaluation(truth: dict, found: dict, shape: str) -> np.ndarray:
-    """AP [10 IoU thresholds, k classes, 4 areas] of two data sets in COCO's format; shape: bbox or segm."""
-    from faster_coco_eval import COCO, COCOeval_faster
-
-    quiet = {"print_function": lambda *_: None}
-    evaluation = COCOeval_faster(COCO(truth, **quiet), COCO(found, **quiet), shape, **quiet)
-    evaluation.evaluate()
-    evaluation.accumulate()
-    precision = evaluation.eval["precision"][..., -1].copy()  # [10, 101 recalls, k, 4]; -1 where there is no target
-    precision[precision < 0] = np.nan
-    return precision.mean(1)
-
-
 class ConfusionMatrix:
-    """Counts of predicted (row) against true (column) class; the last row and column stand for background.
+    """Counts of predicted (row) against true (column) class; the last row and column are the background.
 
     A prediction counts from confidence `conf` on. Pairs are taken by falling IoU, whatever their classes.
     """
@@ -375,13 +314,8 @@ class ConfusionMatrix:
         np.add.at(self.matrix, (self.nc, true[missed]), 1)
         np.add.at(self.matrix, (predicted[invented], self.nc), 1)
 
-    def tp_fp(self):
-        """True and false positives [nc] of each class."""
-        true_positives = self.matrix.diagonal()
-        return true_positives[:-1].copy(), (self.matrix.sum(1) - true_positives)[:-1]
-
     def plot(self, normalize=True, save_dir="", names=()) -> None:
         """Draw SAVE_DIR/confusion_matrix.png; columns sum to 1 if `normalize`."""
-        from utils.plots.pictures import plot_confusion_matrix
+        from utils.plots.charts import plot_confusion_matrix
 
         plot_confusion_matrix(self.matrix, f"{save_dir or '.'}/confusion_matrix.png", names, normalize)

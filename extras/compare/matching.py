@@ -1,4 +1,4 @@
-"""Which prediction stands for which target, by the COCO protocol, and AP from that for many weightings of the images.
+"""The target that each prediction finds, by the COCO protocol, and AP from that for many weightings of the images.
 
 The labels of this project have no crowds, so nothing is ignored as COCO ignores them.
 """
@@ -7,11 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.boxes import box_iou
-from utils.metrics import IOU_THRESHOLDS
+from utils.metrics import AREAS_PX2, IOU_THRESHOLDS, RECALLS, coco_matches, concatenate, is_counted
 
-MAX_PREDICTIONS = 100  # of an image and class that COCO counts
-RECALLS = np.linspace(0, 1, 101)  # at which precision is sampled
 CHUNK = 2**22  # numbers in the largest array of class_ap
 
 
@@ -20,47 +17,34 @@ class ImageMatches(NamedTuple):
 
     predictions: np.ndarray  # [n, 6] xyxy, confidence, class
     targets: np.ndarray  # [m, 5] class, xyxy
-    target: np.ndarray  # [n, 10 IoU thresholds] number of the target that the prediction stands for, -1 for none
+    target: np.ndarray  # [n, 10 IoU thresholds] number of the image's target that the prediction finds, -1 for none
 
 
-def match_images(evidence) -> list:
-    """ImageMatches of every image of an extras.compare.records.Evidence."""
-    return [match_image(*boxes) for boxes in zip(evidence.predictions, evidence.targets)]
+def match_images(evidence) -> list[ImageMatches]:
+    """Return the matches of every image of an extras.compare.records.Evidence."""
+    found, image = concatenate(evidence.predictions, 6)
+    true, image_of_true = concatenate(evidence.targets, 5)
+    counted = is_counted(found, image)
+    found, image, true = found[counted].astype(float), image[counted], true.astype(float)
+    first = np.searchsorted(image_of_true, image)  # target of the prediction's image
+    target = np.full((len(found), len(IOU_THRESHOLDS)), -1)
+    for cls in np.unique(true[:, 0]):
+        chosen, own = found[:, 5] == cls, np.flatnonzero(true[:, 0] == cls)
+        match = coco_matches(found[chosen, :4], image[chosen], true[own, 1:], image_of_true[own], AREAS_PX2[:1])[:, 0]
+        target[chosen] = np.where(match >= 0, own[match] - first[chosen, None], -1)
+    images = np.arange(1, len(evidence.predictions) + 1)
+    cuts, true_cuts = np.searchsorted(image, images), np.searchsorted(image_of_true, images)
+    parts = np.split(found, cuts), np.split(true, true_cuts), np.split(target, cuts)
+    return [ImageMatches(*part) for part in zip(*parts)][:-1]  # after the last cut there is nothing
 
 
-def match_image(predictions, targets) -> ImageMatches:
-    """COCO's greedy matching: predictions [n, 6], by falling confidence, each take the free target they overlap most.
-
-    Of two targets with the same overlap the last is taken.
-    """
-    predictions, targets = counted(np.asarray(predictions, np.float64)), np.asarray(targets, np.float64)
-    iou = box_iou(predictions[:, :4], targets[:, 1:], eps=1e-300)  # COCO adds nothing to the union
-    iou[predictions[:, 5:6] != targets[None, :, 0]] = 0
-    target = np.full((len(predictions), len(IOU_THRESHOLDS)), -1)
-    taken = np.zeros((len(IOU_THRESHOLDS), len(targets)), bool)
-    for i in np.flatnonzero(iou.max(1, initial=0) >= IOU_THRESHOLDS[0]):
-        free = np.where(taken, 0, iou[i])
-        best = len(targets) - 1 - free[:, ::-1].argmax(1)
-        enough = np.flatnonzero(free.max(1) >= IOU_THRESHOLDS)
-        target[i, enough] = best[enough]
-        taken[enough, best[enough]] = True
-    return ImageMatches(predictions, targets, target)
-
-
-def counted(predictions):
-    """The first MAX_PREDICTIONS of each class of an image's predictions [n, 6]."""
-    classes, counts = np.unique(predictions[:, 5], return_counts=True)
-    late = [np.flatnonzero(predictions[:, 5] == cls)[MAX_PREDICTIONS:] for cls in classes[counts > MAX_PREDICTIONS]]
-    return np.delete(predictions, np.concatenate([np.zeros(0, int), *late]), axis=0)
-
-
-def weighted_ap(matches: list, weights) -> tuple:
-    """Classes [k] that have targets, and their AP [r, k, 10 IoU thresholds] by the COCO protocol.
+def weighted_ap(matches: list[ImageMatches], weights) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes [k] that have targets, and their AP [r, k, 10 IoU thresholds] by the COCO protocol.
 
     weights: int [images, r], how often each image counts, for each of r samples. nan where a sample has no target of
     the class. With weights of 1 it is utils.metrics.coco_ap for boxes of any area.
     """
-    cls, confidence, image, target = _predictions_in_order(matches)
+    cls, image, target = _predictions_in_order(matches)
     target_class = np.concatenate([np.zeros(0, int), *(m.targets[:, 0].astype(int) for m in matches)])
     target_image = np.repeat(np.arange(len(matches)), [len(m.targets) for m in matches])
     classes = np.unique(target_class)
@@ -72,17 +56,17 @@ def weighted_ap(matches: list, weights) -> tuple:
     return classes, ap
 
 
-def _predictions_in_order(matches: list) -> tuple:
-    """Class [N], confidence [N], image [N] and target [N, 10] of all predictions, by falling confidence."""
+def _predictions_in_order(matches: list[ImageMatches]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return class [N], image [N] and target [N, 10] of all predictions, by falling confidence."""
     predictions = np.concatenate([np.zeros((0, 6)), *(m.predictions for m in matches)])
     target = np.concatenate([np.zeros((0, len(IOU_THRESHOLDS)), int), *(m.target for m in matches)])
     image = np.repeat(np.arange(len(matches)), [len(m.predictions) for m in matches])
     order = np.argsort(-predictions[:, 4], kind="stable")
-    return predictions[order, 5].astype(int), predictions[order, 4], image[order], target[order]
+    return predictions[order, 5].astype(int), image[order], target[order]
 
 
 def class_ap(image, correct, n_targets, weights) -> np.ndarray:
-    """AP [r, t] of one class for r samples and t IoU thresholds.
+    """Return the AP [r, t] of one class for r samples and t IoU thresholds.
 
     Predictions are by falling confidence: image [n], correct bool [n, t]. n_targets [r]. weights: int [images, r].
 

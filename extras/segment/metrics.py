@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from extras.segment.masks import encode_rle, polygons_to_rle
-from utils.metrics import IOU_THRESHOLDS, DetectionMetrics, DetectionResult, coco_evaluation, match_by_iou
+from utils.metrics import IOU_THRESHOLDS, DetectionMetrics, DetectionResult, match_by_iou
 
 
 @dataclass
@@ -147,7 +147,20 @@ def mask_ap(images, classes) -> np.ndarray:
         for i, image in enumerate(images)
         for code, score, cls in zip(image.found, *image.predictions[:, 4:].T.tolist())
     ]
-    return coco_evaluation(*(_coco_dict(images, classes, masks) for masks in (truth, found)), "segm")
+    return _coco_evaluation(*(_coco_dict(images, classes, masks) for masks in (truth, found)))
+
+
+def _coco_evaluation(truth: dict, found: dict) -> np.ndarray:
+    """Return the AP [10 IoU thresholds, k classes, 4 areas] of the masks of two data sets in COCO's format."""
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    quiet = {"print_function": lambda *_: None}
+    evaluation = COCOeval_faster(COCO(truth, **quiet), COCO(found, **quiet), "segm", **quiet)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., -1].copy()  # [10, 101 recalls, k, 4]; -1 where there is no target
+    precision[precision < 0] = np.nan
+    return precision.mean(1)
 
 
 def _coco_dict(images, classes, masks) -> dict:

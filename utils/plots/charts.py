@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.curves import SMOOTHING, smooth
 from utils.plots.palette import colors
 
 NAMED_CLASSES = 30  # with more classes, names would not fit beside each other
@@ -162,8 +163,6 @@ def plot_pr_curve(px, py, ap50, path="pr_curve.png", names=()) -> None:
 
 def plot_mc_curve(px, py, path="mc_curve.png", names=(), xlabel="Confidence", ylabel="Metric") -> None:
     """A metric over confidence: px [n], py [k, n] for k classes; row i is the class names[i]."""
-    from utils.metrics import SMOOTHING, smooth
-
     py = np.asarray(py, dtype=np.float64).reshape(-1, len(px))
     mean = "no classes"
     if len(py):

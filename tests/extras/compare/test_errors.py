@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from extras.compare.errors import CORRECT, KINDS, error_lines, error_split, find_errors
-from extras.compare.matching import match_image
-from tests.extras.compare.test_matching import collect, random_images
+from tests.extras.compare.test_matching import collect, match_image, random_images
 
 A, B = [0, 0, 0, 10, 10], [1, 40, 40, 50, 50]  # a target of class 0, one of class 1
 GOOD_A, GOOD_B = [0, 0, 10, 10, 0.9, 0], [40, 40, 50, 50, 0.9, 1]

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from extras.compare.bootstrap import mean_ap, sample_weights
-from extras.compare.matching import counted, match_image, match_images, weighted_ap
+from extras.compare.matching import match_images, weighted_ap
 from extras.compare.records import Evidence
 from tests.utils.test_metrics import random_image
-from utils.metrics import DetectionMetrics
+from utils.metrics import DetectionMetrics, is_counted
 
 
 def random_images(seed, nc, n_images, targets, predictions):
@@ -24,6 +24,11 @@ def collect(images, nc):
     for i, image in enumerate(images):
         evidence.add(f"{i}.jpg", *image)
     return match_images(evidence)
+
+
+def match_image(predictions, targets):
+    """The matches of one image alone, of any classes."""
+    return collect([(predictions, targets)], 1)[0]
 
 
 def reference(images, nc):
@@ -104,8 +109,9 @@ def test_matching_by_hand(predictions, expected):
 def test_a_hundred_of_a_class_count():
     found = np.zeros((350, 6))
     found[:, 5] = [0] * 150 + [1] * 100 + [0] * 50 + [2] * 50
-    kept = counted(found)
+    kept = found[is_counted(found, np.zeros(350, int))]
     assert np.bincount(kept[:, 5].astype(int)).tolist() == [100, 100, 50]
+    assert is_counted(found, np.arange(350) // 100).all()  # of one image
 
 
 def test_a_thousand_resamples_of_128_images_and_80_classes_take_seconds():
