@@ -17,9 +17,6 @@ def exportable(model: nn.Module) -> nn.Module:
     """
     model = copy.deepcopy(model).cpu().float().eval().fuse()
     to_export_form(model)
-    for module in model.modules():
-        if hasattr(module, "export"):
-            module.export = True
     for tensor in (*model.parameters(), *model.buffers()):
         # channels-last weights stop ExecuTorch, and litert_torch 0.10 mixes them up (google-ai-edge/litert-torch#1061)
         tensor.data = tensor.data.contiguous()

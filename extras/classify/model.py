@@ -16,7 +16,8 @@ from torch import nn
 
 from models import registry
 from models.backbone import SLOTS, backbones, load_backbone_weights
-from models.backbone.Edgevit import VARIANTS, EdgeViTClassifier
+from models.backbone.classifier import EdgeViTClassifier
+from models.backbone.Edgevit import VARIANTS
 from models.backbone.pretrained import load_matching_weights
 from models.common import BATCH_NORM
 from models.yolo import BaseModel, load_cfg, parse_model

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from models.backbone.Edgevit import Attention, ChannelNorm, LocalProp, Mlp, PositionEmbed, SelfAttn
+from models.backbone.Edgevit import Attention, LocalProp, Mlp, SelfAttn
+from models.backbone.fast import ChannelNorm, PositionEmbed
 
 
 def plain_convolution(weight, bias, groups=1, padding=0) -> nn.Conv2d:
-    """An nn.Conv2d with these tensors, stride 1."""
+    """Return an nn.Conv2d at stride 1 with these tensors."""
     out, per_group, k, _ = weight.shape
     conv = nn.Conv2d(per_group * groups, out, k, padding=padding, groups=groups, bias=bias is not None)
     conv.weight = nn.Parameter(weight.detach(), requires_grad=False)
@@ -23,7 +24,7 @@ def plain_convolution(weight, bias, groups=1, padding=0) -> nn.Conv2d:
 
 
 def as_convolution(linear) -> nn.Conv2d:
-    """A linear layer, or a 1x1 convolution, as nn.Conv2d."""
+    """Return a linear layer, or a 1x1 convolution, as an nn.Conv2d."""
     weight = linear.weight if linear.weight.ndim == 4 else linear.weight[..., None, None]
     return plain_convolution(weight, linear.bias)
 
@@ -45,7 +46,7 @@ class MapNorm(nn.Module):
         return x if self.weight is None else x * self.weight + self.bias
 
     def _as_operator(self, x):
-        """ONNX has an operator for it, which onnxruntime runs faster and float16 does not make less exact."""
+        """Return forward(x) by ONNX's own operator, which onnxruntime runs faster and float16 leaves as exact."""
         affine = (None, None) if self.weight is None else (self.weight.flatten(), self.bias.flatten())
         return F.layer_norm(x.permute(0, 2, 3, 1), self.shape, *affine, self.eps).permute(0, 3, 1, 2)
 
@@ -114,25 +115,25 @@ class MapSelfAttn(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def exported(module: nn.Module):
-    """The export form of one fused module, or None if it has none of its own."""
-    if isinstance(module, SelfAttn):
-        return MapSelfAttn(module)
-    if isinstance(module, Attention):
-        return MapAttention(module)
-    if isinstance(module, Mlp):
-        return MapMlp(module)
-    if isinstance(module, ChannelNorm):
-        return MapNorm(module)
-    if isinstance(module, PositionEmbed):
-        return plain_convolution(module.weight + module.identity, module.bias, module.groups, padding=1)
-    return None
+def position_convolution(embed: PositionEmbed) -> nn.Conv2d:
+    return plain_convolution(embed.weight + embed.identity, embed.bias, embed.groups, padding=1)
+
+
+FORMS = {
+    SelfAttn: MapSelfAttn,
+    Attention: MapAttention,
+    Mlp: MapMlp,
+    ChannelNorm: MapNorm,
+    PositionEmbed: position_convolution,
+}
 
 
 def to_export_form(module: nn.Module) -> None:
-    """Replace EdgeViT's modules inside a fused model by their export forms, in place."""
+    """Give a fused model its export form, in place: FORMS replace modules, and others hear of it by their `export`."""
+    if hasattr(module, "export"):
+        module.export = True
     for name, child in list(module.named_children()):
-        form = exported(child)
-        if form is not None:
-            setattr(module, name, form)
-        to_export_form(child if form is None else form)
+        if type(child) in FORMS:
+            child = FORMS[type(child)](child)
+            setattr(module, name, child)
+        to_export_form(child)

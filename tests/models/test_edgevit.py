@@ -12,19 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from models.backbone.classifier import EdgeViTClassifier
 from models.backbone.Edgevit import (
     MLP_RATIO,
-    ChannelNorm,
     DropPath,
     EdgeViT,
-    EdgeViTClassifier,
     LocalProp,
     Mlp,
-    PositionEmbed,
     edgevit_s,
     edgevit_xs,
     edgevit_xxs,
 )
+from models.backbone.fast import ChannelNorm, PositionEmbed
 from tests.conftest import SHARED, needs_shared
 
 FACTORIES = {"edgevit_xxs": edgevit_xxs, "edgevit_xs": edgevit_xs, "edgevit_s": edgevit_s}

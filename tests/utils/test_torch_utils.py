@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models.backbone.Edgevit import PositionEmbed
+from models.backbone.fast import PositionEmbed
 from models.yolo import DetectionModel
 from utils import torch_utils as tu
 

@@ -22,7 +22,8 @@ from extras.classify.model import (
     set_dropout,
 )
 from models.backbone import load_backbone_weights
-from models.backbone.Edgevit import VARIANTS, EdgeViTClassifier, edgevit_xxs
+from models.backbone.classifier import EdgeViTClassifier
+from models.backbone.Edgevit import VARIANTS, edgevit_xxs
 from models.backbone.export import to_export_form
 from models.yolo import DetectionModel, load_cfg
 from tests.conftest import SHARED, needs_shared
