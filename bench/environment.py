@@ -9,7 +9,7 @@ import venv
 from pathlib import Path
 
 from bench.harness import Unavailable
-from utils.data.labels import user_cache_dir
+from utils.data.folder import user_cache_dir
 
 
 def default_folder() -> Path:

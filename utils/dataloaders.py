@@ -1,4 +1,4 @@
-"""The data set of images and YOLO labels, its sampler and its loader.
+"""The data set of images and YOLO labels, and its loader.
 
 Nothing is random but by (seed, epoch, index): any number of workers, and a run that was resumed, give the same batches.
 """
@@ -10,17 +10,17 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import Dataset, default_collate
 
 from utils import augmentations as aug
 from utils.augmentations import Polygons
 from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
-from utils.data.cache import DiskCache, RamCache
-from utils.data.images import IMG_FORMATS, find_images, read_image  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
-from utils.data.labels import Paths, image_to_label_path, join_scans, label_cache_path, scan_labels
-from utils.dist import world_size
+from utils.data.cache import CachedImages
+from utils.data.images import IMG_FORMATS, chw_rgb, find_images  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
+from utils.data.labels import image_to_label_path, label_cache_path, scan_labels
+from utils.data.loader import epoch_loader
+from utils.data.store import Paths, join_scans
 from utils.extras import lazy, load_extra
-from utils.general import usable_cores
 from utils.logger import LOGGER
 from utils.timing import UNTIMED
 
@@ -31,7 +31,7 @@ WARP_KEYS = ("degrees", "translate", "scale", "shear", "perspective")
 __getattr__ = lazy(MOVED, __name__)
 
 
-class LoadImagesAndLabels(Dataset):
+class LoadImagesAndLabels(CachedImages, Dataset):
     """Images and labels of a folder, list file or list of these. An item is (image, targets, path, shapes):
 
     image uint8 [3, H, W] RGB; targets float32 [n, 6] = 0 (place for the index in the batch), class, xywhn;
@@ -40,6 +40,7 @@ class LoadImagesAndLabels(Dataset):
     replaced by a grey one without labels, and logged.
     """
 
+    stand_in = "a grey image without labels"
     exact_polygons = False  # of what a mosaic cuts off; boxes do without
     times = UNTIMED  # with --profile a StageTimes
 
@@ -64,9 +65,7 @@ class LoadImagesAndLabels(Dataset):
         self.batch = np.arange(self.n) // batch_size  # batch number of each image, for rect
         if self.rect:
             self._sort_by_aspect(pad)
-        self.unreadable, self.cache = set(), None
-        if cache_images:
-            self.cache = self._filled_cache(cache_images)
+        self.open_cache(cache_images)
 
     def __len__(self) -> int:
         return self.n
@@ -97,7 +96,8 @@ class LoadImagesAndLabels(Dataset):
                 if self._happens(key, rng):
                     image, labels = aug.flip(image, labels, axis)
                     polygons = polygons.mirrored(axis, image.shape[axis])
-        return _image_tensor(image), _target_tensor(labels, image.shape), self.im_files[index], shapes, polygons
+        pixels, targets = torch.from_numpy(chw_rgb(image)), _target_tensor(labels, image.shape)
+        return pixels, targets, self.im_files[index], shapes, polygons
 
     @property
     def mosaic_until(self) -> float:
@@ -112,27 +112,22 @@ class LoadImagesAndLabels(Dataset):
     def label_files(self) -> list:
         return [image_to_label_path(file) for file in self.im_files]
 
-    def load_image(self, i: int) -> np.ndarray:
-        """uint8 [H, W, 3] BGR with img_size as its longer side, maybe a view of the cache: not to be written to."""
-        if isinstance(self.cache, RamCache):
-            return self.cache[i]
-        w, h = self._wh(i)
-        try:
-            image = self.cache[i] if self.cache else self._decode(i)
-        except (OSError, ValueError) as error:
-            if i not in self.unreadable:
-                LOGGER.warning(f"{self.prefix}WARNING {error}; a grey image without labels takes its place")
-            self.unreadable.add(i)
-            return np.full((h, w, 3), aug.GREY, np.uint8)
+    def fitted(self, image: np.ndarray, i: int) -> np.ndarray:
+        """Return a decoded image with img_size as its longer side."""
+        w, h = self.kept_wh(i)
         if image.shape[:2] != (h, w):
             shrinks = image.shape[0] > h or image.shape[1] > w
             interpolation = cv2.INTER_AREA if shrinks and not self.augment else cv2.INTER_LINEAR
             image = cv2.resize(image, (w, h), interpolation=interpolation)
         return image
 
-    def _wh(self, i: int) -> tuple:
-        """Width and height of `load_image`'s image."""
+    def kept_wh(self, i: int) -> tuple[int, int]:
+        """Return width and height of load_image's image."""
         return aug.fit_wh(*self.shapes[i].tolist(), self.img_size)
+
+    def shrink(self, i: int) -> int:
+        """Return how many times image i is larger than what training needs of it."""
+        return max(self.shapes[i].tolist()) // self.img_size
 
     def _scan(self, nc, extra) -> None:
         files = find_images(self.path)
@@ -160,24 +155,6 @@ class LoadImagesAndLabels(Dataset):
         sides = np.stack([height, width], 1) * self.img_size / self.stride + pad
         self.batch_shapes = np.ceil(sides).astype(int) * self.stride  # [batches, 2] height, width
 
-    def _filled_cache(self, kind: str):
-        """The cache, or None if there is no room for it."""
-        if kind == "disk":
-            cache = DiskCache(self.im_files, [self._reduction(i) for i in self.indices], self._decode)
-            return cache if cache.fill(self.shapes, self.prefix, self.progress) else None
-        cache = RamCache(np.array([aug.fit_wh(*wh, self.img_size) for wh in self.shapes.tolist()]))
-        if kind == "off" or (kind == "auto" and not cache.is_small()):
-            return None
-        return cache if cache.fill(self.load_image, self.prefix, self.progress) else None
-
-    def _reduction(self, i: int) -> int:
-        """How much smaller (1, 2, 4 or 8) image i may be decoded. Not for validation: its numbers are compared."""
-        ratio = max(self.shapes[i].tolist()) // self.img_size if self.augment else 1
-        return next(reduction for reduction in (8, 4, 2, 1) if reduction <= max(ratio, 1))
-
-    def _decode(self, i: int) -> np.ndarray:
-        return read_image(self.im_files[i], self._reduction(i))
-
     def _raw(self, i: int):
         """(image as `load_image` gives it, labels [n, 5] class, xywhn, normalised Polygons)."""
         with self.times("loading"):
@@ -194,7 +171,7 @@ class LoadImagesAndLabels(Dataset):
         count = 9 if self._happens("mosaic9", rng) else 4
         chosen = [index, *rng.integers(self.n, size=count - 1).tolist()]
         chosen = [chosen[k] for k in rng.permutation(count).tolist()]
-        tiles = aug.mosaic_tiles([self._wh(i) for i in chosen], self.img_size, rng)
+        tiles = aug.mosaic_tiles([self.kept_wh(i) for i in chosen], self.img_size, rng)
         warp = self._random_warp((2 * self.img_size,) * 2, (self.img_size,) * 2, rng)
         # what is not seen is not read, and has no labels that are seen
         seen = [k for k, tile in enumerate(tiles) if tile.is_in(warp.part)]
@@ -247,13 +224,6 @@ class LoadImagesAndLabels(Dataset):
         return LoadImagesAndLabels.collate_fn(quads)
 
 
-def _image_tensor(image_bgr: np.ndarray) -> torch.Tensor:
-    """uint8 [H, W, 3] BGR -> contiguous uint8 [3, H, W] RGB; cv2.split is several times faster than a numpy copy."""
-    rgb = np.empty((3, *image_bgr.shape[:2]), np.uint8)
-    cv2.split(image_bgr, list(rgb[::-1]))  # writes into these
-    return torch.from_numpy(rgb)
-
-
 def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
     """[n, 5] class, xyxy in pixels -> float32 [n, 6] 0, class, xywhn, cut to the image."""
     targets = np.zeros((len(labels), 6), np.float32)
@@ -285,62 +255,6 @@ def merge_quad(items):
     return square, torch.cat(targets), paths[0], None
 
 
-class EpochSampler(Sampler):
-    """Yields (epoch, index) in an order that depends on the seed and the epoch alone, the same on every rank.
-
-    Under DDP every rank gets an equal share; images are repeated where they do not divide evenly. With `rect`, only
-    whole batches are shuffled and shared out, as a batch has one shape; an incomplete batch stays last.
-    """
-
-    def __init__(self, n: int, batch_size: int, shuffle: bool, rect: bool = False, seed: int = 0, rank: int = -1):
-        self.n, self.batch_size, self.shuffle, self.rect, self.seed = n, batch_size, shuffle, rect, seed
-        self.rank, self.ranks = max(rank, 0), world_size() if rank != -1 else 1
-        self.epoch, self.image_weights = 0, None
-        self.limit = None  # images in an epoch of all ranks, None for all
-        self.view = None  # in the place of the epoch in the keys, None for the epoch itself
-
-    def set_epoch(self, epoch: int, image_weights=None, view=None) -> None:
-        """image_weights: [n] how often to draw each image, relatively; None takes each once.
-
-        view: the epoch whose augmentation the images get; their order is that of `epoch`.
-        """
-        self.epoch, self.image_weights, self.view = epoch, image_weights, view
-
-    def __len__(self) -> int:
-        most = self.n if self.limit is None else min(self.limit, self.n)
-        if self.rect and self.ranks > 1:
-            batches = -(-most // self.batch_size)
-            return -(-batches // self.ranks) * self.batch_size
-        return -(-most // self.ranks)
-
-    def __iter__(self):
-        epoch = self.epoch if self.view is None else self.view
-        return ((epoch, int(index)) for index in self._order()[: len(self)])
-
-    def _order(self) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        if self.rect:
-            return self._order_of_batches(rng)
-        if self.image_weights is not None:
-            weights = np.asarray(self.image_weights, np.float64)
-            order = rng.choice(self.n, self.n, p=weights / weights.sum())
-        else:
-            order = rng.permutation(self.n) if self.shuffle else np.arange(self.n)
-        padded = -(-self.n // self.ranks) * self.ranks
-        return np.resize(order, padded)[self.rank :: self.ranks]
-
-    def _order_of_batches(self, rng) -> np.ndarray:
-        full = self.n // self.batch_size * self.batch_size
-        batches, rest = np.arange(full).reshape(-1, self.batch_size), np.arange(full, self.n)
-        if self.ranks > 1 and len(rest):  # fill the last batch up with its own images
-            batches, rest = np.concatenate([batches, np.resize(rest, (1, self.batch_size))]), rest[:0]
-        if self.shuffle:
-            batches = rng.permutation(batches)
-        padded = -(-len(batches) // self.ranks) * self.ranks
-        batches = batches[np.arange(padded) % max(len(batches), 1)]
-        return np.concatenate([batches[self.rank :: self.ranks].ravel(), rest])
-
-
 def create_dataloader(
     path, imgsz, batch_size, stride, single_cls=False, hyp=None, augment=False, cache=None, pad=0.0, rect=False,
     rank=-1, workers=8, image_weights=False, quad=False, prefix="", shuffle=False, seed=0, nc=None, names=None,
@@ -366,21 +280,6 @@ def create_dataloader(
         dataset = load_extra("segment.dataset").LoadImagesAndMasks(*options, mask_ratio=mask_ratio, overlap=overlap)
     else:
         dataset = LoadImagesAndLabels(*options)
-    batch_size = min(batch_size, len(dataset))
-    workers = min(workers, usable_cores(), -(-len(dataset) // batch_size))
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), batch_size, shuffle, dataset.rect, seed, rank),
-        num_workers=workers,
-        collate_fn=dataset.collate_fn4 if quad else dataset.collate_fn,
-        pin_memory=torch.cuda.is_available() and os.environ.get("PIN_MEMORY", "true").lower() == "true",
-        persistent_workers=workers > 0,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # the loader draws a seed from it, and so leaves the global state alone
-    )
-    return loader, dataset
-
-
-def start_worker(_worker_id: int) -> None:
-    cv2.setNumThreads(0)  # the workers share the cores already
+    collate = dataset.collate_fn4 if quad else dataset.collate_fn
+    order = {"shuffle": shuffle, "rect": dataset.rect, "seed": seed, "rank": rank}
+    return epoch_loader(dataset, batch_size, workers, collate, **order), dataset

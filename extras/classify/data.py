@@ -9,25 +9,21 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
-from tqdm import tqdm
+from torch.utils.data import Dataset, default_collate
 
 from extras.classify.augment import TrainTransform, mix_batch
 from extras.classify.hyp import load_classify_hyp
 from extras.classify.transforms import center_crop, resize
-from utils.augmentations import GREY
-from utils.data.cache import DiskCache, RamCache
+from utils.data.cache import CachedImages
 from utils.data.config import SPLITS, check_dataset
-from utils.data.images import find_images, image_size, read_image
-from utils.data.labels import MAX_PROBLEMS_LOGGED, SCAN_THREADS, Problem
-from utils.dataloaders import EpochSampler, start_worker
-from utils.general import ROOT, check_yaml, usable_cores
+from utils.data.images import chw_rgb, find_images
+from utils.data.loader import epoch_loader
+from utils.data.scan import Problem, check_size, log_problems, map_files
+from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
 from utils.yaml_files import load_yaml
 
@@ -148,7 +144,7 @@ class FolderScan:
 
     im_files: list = field(default_factory=list)
     classes: list = field(default_factory=list)  # class number of each
-    sizes_wh: list = field(default_factory=list)  # (width, height) of each
+    shapes: list = field(default_factory=list)  # (width, height) of each
     problems: list = field(default_factory=list)
     corrupt: int = 0
     empty: int = 0  # classes without any image
@@ -169,36 +165,24 @@ def scan_folders(path, folders: list, prefix: str = "", progress: bool = True) -
             scan.empty += 1
             scan.problems.append(Problem(str(Path(_roots(path)[0], folder)), 0, "no images of this class"))
     description = f"{prefix}Scanning {path}"
-    with ThreadPool(SCAN_THREADS) as pool, tqdm(total=len(jobs), desc=description, disable=not progress) as bar:
-        for (file, number), (size_wh, reason) in zip(jobs, pool.imap(_look_into, jobs, chunksize=16)):
-            bar.update()
-            if reason:
-                scan.corrupt += 1
-                scan.problems.append(Problem(file, 0, reason))
-                continue
-            scan.im_files.append(file)
-            scan.classes.append(number)
-            scan.sizes_wh.append(size_wh)
+    checked = map_files(check_size, [file for file, _ in jobs], description, progress)
+    for (file, number), found in zip(jobs, checked):
+        if isinstance(found, Problem):
+            scan.corrupt += 1
+            scan.problems.append(found)
+            continue
+        scan.im_files.append(file)
+        scan.classes.append(number)
+        scan.shapes.append(found)
     if progress:
         LOGGER.info(f"{description}... {scan.summary()}")
-        for problem in scan.problems[:MAX_PROBLEMS_LOGGED]:
-            LOGGER.warning(f"{prefix}WARNING {problem}")
-        if len(scan.problems) > MAX_PROBLEMS_LOGGED:
-            LOGGER.warning(f"{prefix}WARNING and {len(scan.problems) - MAX_PROBLEMS_LOGGED} more problems like these")
+        log_problems(scan.problems, prefix)
     if not scan.im_files:
         raise ValueError(f"{path}: none of the {len(jobs)} images in its class folders can be used")
     return scan
 
 
-def _look_into(job) -> tuple:
-    """((width, height), "") of an image file, ((0, 0), reason) of a broken one."""
-    try:
-        return image_size(job[0]), ""
-    except (OSError, ValueError) as error:
-        return (0, 0), str(error).removeprefix(f"{job[0]}: ")
-
-
-class ClassificationDataset(Dataset):
+class ClassificationDataset(CachedImages, Dataset):
     """The images of a split. An item is (image, class number, path, (h0, w0) of the file):
 
     image uint8 [3, imgsz, imgsz] RGB: the central square, or with `augment` a random crop that is changed further.
@@ -217,11 +201,10 @@ class ClassificationDataset(Dataset):
         self.folders = list(folders or self.names.values())
         scan = scan_folders(path, self.folders, prefix, rank in (-1, 0))
         self.im_files, self.classes = scan.im_files, np.array(scan.classes, np.int64)
-        self.sizes_wh = np.array(scan.sizes_wh, np.int32).reshape(-1, 2)
+        self.shapes = np.array(scan.shapes, np.int32).reshape(-1, 2)
         self.transform = TrainTransform(imgsz, self.hyp) if augment else None
-        self.unreadable, self.cache = set(), None
-        if cache_images:
-            self.cache = self._filled_cache(cache_images, rank in (-1, 0))
+        self.progress = rank in (-1, 0)
+        self.open_cache(cache_images)
 
     def __len__(self) -> int:
         return len(self.im_files)
@@ -231,52 +214,24 @@ class ClassificationDataset(Dataset):
         image = self.load_image(index)
         if self.augment:
             image = self.transform(image, np.random.default_rng([self.seed, epoch, index]))
-        w0, h0 = self.sizes_wh[index].tolist()
-        tensor = torch.from_numpy(np.stack(cv2.split(image)[::-1]))  # BGR to RGB, [3, H, W]
-        return tensor, int(self.classes[index]), self.im_files[index], (h0, w0)
+        w0, h0 = self.shapes[index].tolist()
+        return torch.from_numpy(chw_rgb(image)), int(self.classes[index]), self.im_files[index], (h0, w0)
 
-    def load_image(self, i: int) -> np.ndarray:
-        """uint8 [H, W, 3] BGR before augmentation, maybe a view of the cache: not to be written to.
+    def fitted(self, image: np.ndarray, i: int) -> np.ndarray:
+        """Return the model's input, or with `augment` an image that is up to LOADED_SIDES times as large."""
+        return resize(image, self.kept_wh(i)) if self.augment else center_crop(image, self.imgsz)
 
-        For validation the model's input; for training at most LOADED_SIDES times as large.
-        """
-        if isinstance(self.cache, RamCache):
-            return self.cache[i]
-        size_wh = self._loaded_wh(i)
-        try:
-            image = self.cache[i] if self.cache else self._decode(i)
-        except (OSError, ValueError) as error:
-            if i not in self.unreadable:
-                LOGGER.warning(f"{self.prefix}WARNING {error}; a grey image takes its place")
-            self.unreadable.add(i)
-            return np.full((size_wh[1], size_wh[0], 3), GREY, np.uint8)
-        return resize(image, size_wh) if self.augment else center_crop(image, self.imgsz)
-
-    def _loaded_wh(self, i: int) -> tuple:
+    def kept_wh(self, i: int) -> tuple[int, int]:
+        """Return width and height of load_image's image."""
         if not self.augment:
             return self.imgsz, self.imgsz
-        w, h = self.sizes_wh[i].tolist()
+        w, h = self.shapes[i].tolist()
         ratio = min(LOADED_SIDES * self.imgsz / min(w, h), 1.0)
         return max(round(w * ratio), 1), max(round(h * ratio), 1)
 
-    def _reduction(self, i: int) -> int:
-        """How much smaller (1, 2, 4 or 8) image i may be decoded. Not for validation: its numbers are compared."""
-        ratio = min(self.sizes_wh[i].tolist()) // (LOADED_SIDES * self.imgsz) if self.augment else 1
-        return next(reduction for reduction in (8, 4, 2, 1) if reduction <= max(ratio, 1))
-
-    def _decode(self, i: int) -> np.ndarray:
-        return read_image(self.im_files[i], self._reduction(i))
-
-    def _filled_cache(self, kind: str, progress: bool):
-        """The cache, or None if there is no room for it."""
-        indices = range(len(self))
-        if kind == "disk":
-            cache = DiskCache(self.im_files, [self._reduction(i) for i in indices], self._decode)
-            return cache if cache.fill(self.sizes_wh, self.prefix, progress) else None
-        cache = RamCache(np.array([self._loaded_wh(i) for i in indices]))
-        if kind == "off" or (kind == "auto" and not cache.is_small()):
-            return None
-        return cache if cache.fill(self.load_image, self.prefix, progress) else None
+    def shrink(self, i: int) -> int:
+        """Return how many times image i is larger than what training needs of it."""
+        return min(self.shapes[i].tolist()) // (LOADED_SIDES * self.imgsz)
 
     def collate_fn(self, items):
         """Items -> (images [B, 3, imgsz, imgsz], targets, paths, shapes); for training, mixup and cutmix happen here.
@@ -303,17 +258,4 @@ def create_classification_dataloader(
     ClassificationDataset.collate_fn. Call loader.sampler.set_epoch(epoch) before each epoch.
     """
     dataset = ClassificationDataset(path, imgsz, augment, hyp, cache, names, folders, prefix, rank, seed)
-    batch_size = min(batch_size, len(dataset))
-    workers = min(workers, usable_cores(), -(-len(dataset) // batch_size))
-    loader = DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), batch_size, shuffle, seed=seed, rank=rank),
-        num_workers=workers,
-        collate_fn=dataset.collate_fn,
-        pin_memory=torch.cuda.is_available() and os.environ.get("PIN_MEMORY", "true").lower() == "true",
-        persistent_workers=workers > 0,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # the loader draws a seed from it, and so leaves the global state alone
-    )
-    return loader, dataset
+    return epoch_loader(dataset, batch_size, workers, shuffle=shuffle, seed=seed, rank=rank), dataset

@@ -109,18 +109,6 @@ def picture_checksum(picture_uint8: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(picture_uint8), zlib.crc32(str(picture_uint8.shape).encode()))
 
 
-def files_digest(files: list) -> str:
-    """Changes when a file is added, removed, resized or touched, and with the order."""
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            stat = os.stat(file)
-            digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(f"{file} -\n".encode())
-    return digest.hexdigest()
-
-
 def free_bytes(folder: Path) -> int:
     """Free space on the disk of a folder that need not exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())

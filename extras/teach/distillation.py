@@ -14,14 +14,15 @@ import torch
 import torch.distributed
 
 from engine.train.progress import MeanLosses
-from extras.teach.cache import TeacherCache, files_digest, picture_checksum
+from extras.teach.cache import TeacherCache, picture_checksum
 from extras.teach.distill_loss import FeatureAdapters, SoftBoxes, detections_loss
 from extras.teach.pseudo_labels import Detected, label_images, new_files
 from models.experimental import attempt_load
 from utils import dist
 from utils.boxes import xyxy2xywhn
 from utils.checkpoint import state_sha256
-from utils.data.labels import LabelScan
+from utils.data.scan import files_digest
+from utils.data.store import LabelScan
 from utils.logger import LOGGER
 from utils.nms import non_max_suppression
 

@@ -1,22 +1,17 @@
-"""Images without labels: which files a source means, the data set and its loader."""
+"""Images without labels: which files a source means, and the data set."""
 
 import glob
 import os
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, default_collate
-from tqdm import tqdm
+from torch.utils.data import default_collate
 
 from extras.classify.augment import TrainTransform
 from extras.classify.data import ClassificationDataset
 from utils.data.config import check_dataset
-from utils.data.images import IMG_FORMATS, find_images, image_size
-from utils.data.labels import MAX_PROBLEMS_LOGGED, SCAN_THREADS, Problem
-from utils.dataloaders import EpochSampler, start_worker
-from utils.general import usable_cores
+from utils.data.images import IMG_FORMATS, find_images
+from utils.data.scan import Problem, check_size, log_problems, map_files
 from utils.logger import LOGGER
 
 DATA_FILE_KEYS = ("imgsz", "epochs", "batch")  # defaults that a dataset YAML may give
@@ -60,34 +55,24 @@ def _matches(pattern: str) -> list:
     return found
 
 
-def scan_images(files: list, progress: bool = True) -> tuple:
-    """(usable files, their (width, height) in px); the others are logged and counted. ValueError if none is usable."""
+def scan_images(files: list, progress: bool = True) -> tuple[list[str], list[tuple[int, int]]]:
+    """Return the usable files and their (width, height) in px; log and count the others.
+
+    ValueError if none is usable.
+    """
     good, sizes_wh, problems = [], [], []
-    with ThreadPool(SCAN_THREADS) as pool, tqdm(total=len(files), desc="Scanning", disable=not progress) as bar:
-        for file, (size_wh, reason) in zip(files, pool.imap(_look_into, files, chunksize=16)):
-            bar.update()
-            if reason:
-                problems.append(Problem(file, 0, reason))
-            else:
-                good.append(file)
-                sizes_wh.append(size_wh)
+    for file, found in zip(files, map_files(check_size, files, "Scanning", progress)):
+        if isinstance(found, Problem):
+            problems.append(found)
+        else:
+            good.append(file)
+            sizes_wh.append(found)
     if not good:
         raise ValueError(f"none of the {len(files)} images can be used; the first: {problems[0]}")
     if progress:
         LOGGER.info(f"{len(good)} images, {len(problems)} corrupt")
-        for problem in problems[:MAX_PROBLEMS_LOGGED]:
-            LOGGER.warning(f"WARNING {problem}")
-        if len(problems) > MAX_PROBLEMS_LOGGED:
-            LOGGER.warning(f"WARNING and {len(problems) - MAX_PROBLEMS_LOGGED} more problems like these")
+        log_problems(problems)
     return good, sizes_wh
-
-
-def _look_into(file: str) -> tuple:
-    """((width, height), "") of an image file, ((0, 0), reason) of a broken one."""
-    try:
-        return image_size(file), ""
-    except (OSError, ValueError) as error:
-        return (0, 0), str(error).removeprefix(f"{file}: ")
 
 
 class PretrainDataset(ClassificationDataset):
@@ -99,35 +84,14 @@ class PretrainDataset(ClassificationDataset):
     def __init__(self, files, sizes_wh, imgsz, hyp, augment=False, cache_images=None, rank=-1, seed=0):
         """files and sizes_wh as scan_images() gives them."""
         self.imgsz, self.augment, self.hyp, self.seed, self.prefix = imgsz, augment, hyp, seed, ""
-        self.im_files, self.sizes_wh = files, np.array(sizes_wh, np.int32).reshape(-1, 2)
+        self.im_files, self.shapes = files, np.array(sizes_wh, np.int32).reshape(-1, 2)
         self.classes = np.zeros(len(files), np.int64)
         self.transform = TrainTransform(imgsz, hyp) if augment else None
-        self.unreadable, self.cache = set(), None
-        if cache_images:
-            self.cache = self._filled_cache(cache_images, rank in (-1, 0))
+        self.progress = rank in (-1, 0)
+        self.open_cache(cache_images)
 
     def collate_fn(self, items):
         """Items -> (images [B, 3, imgsz, imgsz], the same images as targets, paths, shapes)."""
         images, _, paths, shapes = zip(*items)
         images = default_collate(images)
         return images, images, paths, shapes
-
-
-def create_pretrain_loader(dataset, batch_size: int, workers: int = 8, shuffle=False, seed=0, rank=-1) -> DataLoader:
-    """Batches as PretrainDataset.collate_fn makes them; batch_size is the rank's.
-
-    Call loader.sampler.set_epoch(epoch) before each epoch.
-    """
-    batch_size = min(batch_size, len(dataset))
-    workers = min(workers, usable_cores(), -(-len(dataset) // batch_size))
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), batch_size, shuffle, seed=seed, rank=rank),
-        num_workers=workers,
-        collate_fn=dataset.collate_fn,
-        pin_memory=torch.cuda.is_available() and os.environ.get("PIN_MEMORY", "true").lower() == "true",
-        persistent_workers=workers > 0,
-        worker_init_fn=start_worker,
-        generator=torch.Generator(),  # the loader draws a seed from it, and so leaves the global state alone
-    )

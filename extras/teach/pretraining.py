@@ -15,7 +15,7 @@ from engine.task import Task
 from engine.train.folder import RunFolder
 from engine.train.run import train
 from engine.val.evaluator import Evaluator
-from extras.teach.pretrain_data import PretrainDataset, create_pretrain_loader, read_source, scan_images
+from extras.teach.pretrain_data import PretrainDataset, read_source, scan_images
 from extras.teach.pretrain_hyp import load_pretrain_hyp
 from extras.teach.pretrain_loss import PretrainLoss
 from extras.teach.student import BACKBONE, Student
@@ -23,6 +23,7 @@ from extras.teach.teachers import Pixels, Together, load_teacher
 from models.backbone import load_backbone_weights
 from utils import dist
 from utils.checkpoint import load_checkpoint
+from utils.data.loader import epoch_loader
 from utils.general import VERSION, write_atomic
 from utils.logger import LOGGER
 
@@ -109,12 +110,12 @@ class Pretraining(Task):
         with dist.main_first():
             dataset = PretrainDataset(files, sizes_wh, augment=True, rank=dist.rank(), **shared)
         options = {"workers": opt.workers, "seed": opt.seed}
-        loader = create_pretrain_loader(dataset, per_rank, shuffle=True, rank=dist.rank(), **options)
+        loader = epoch_loader(dataset, per_rank, shuffle=True, rank=dist.rank(), **options)
         if not dist.is_main():
             return loader, None
         every = -(-len(files) // VAL_IMAGES)
         seen = PretrainDataset(files[::every], sizes_wh[::every], **shared)
-        return loader, create_pretrain_loader(seen, per_rank * 2, **options)
+        return loader, epoch_loader(seen, per_rank * 2, **options)
 
     def prepare(self, trainer) -> None:
         trainer.model.hyp = trainer.hyp

@@ -13,8 +13,9 @@ from tqdm import tqdm
 from extras.teach.cache import TeacherCache, picture_checksum
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes, xyxy2xywhn
-from utils.data.images import find_images, read_image
-from utils.data.labels import MAX_PROBLEMS_LOGGED, MIN_SIDE_PX, LabelScan, PolygonsPerImage, Problem, RowsPerImage
+from utils.data.images import chw_rgb, find_images, read_image
+from utils.data.scan import MIN_SIDE_PX, Problem, log_problems
+from utils.data.store import LabelScan, PolygonsPerImage, RowsPerImage
 from utils.logger import LOGGER
 
 BATCH = 16
@@ -107,13 +108,12 @@ def _read_square(file: str, imgsz: int) -> _Square | Problem:
     try:
         image = read_image(file)
     except (OSError, ValueError) as error:
-        return Problem(file, 0, str(error).removeprefix(f"{file}: "))
+        return Problem.of_file(file, error)
     h, w = image.shape[:2]
     if min(w, h) < MIN_SIDE_PX:
         return Problem(file, 0, f"expected sides of at least {MIN_SIDE_PX} pixels, found {w} x {h}")
     square, ratio_wh, pad = letterbox(image, imgsz, auto=False)
-    pixels = torch.from_numpy(np.ascontiguousarray(square[..., ::-1].transpose(2, 0, 1)))
-    return _Square(pixels, (w, h), ratio_wh, tuple(round(side - 0.1) for side in pad))
+    return _Square(torch.from_numpy(chw_rgb(square)), (w, h), ratio_wh, tuple(round(side - 0.1) for side in pad))
 
 
 def _file_checksum(file: str) -> int:
@@ -147,10 +147,7 @@ def _as_scan(found: list, problems: list, progress: bool) -> LabelScan:
             f"{PREFIX}{len(found)} images join the training set, {labelled} of them with {len(rows)} boxes "
             f"of the teacher, {len(problems)} corrupt"
         )
-        for problem in problems[:MAX_PROBLEMS_LOGGED]:
-            LOGGER.warning(f"{PREFIX}WARNING {problem}")
-        if len(problems) > MAX_PROBLEMS_LOGGED:
-            LOGGER.warning(f"{PREFIX}WARNING ... and {len(problems) - MAX_PROBLEMS_LOGGED} more problems")
+        log_problems(problems, PREFIX)
     return LabelScan(
         im_files=[detected.file for detected in found],
         labels=RowsPerImage(rows, offsets),

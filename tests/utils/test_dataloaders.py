@@ -12,7 +12,7 @@ import torch
 from tests.conftest import SHARED, needs_shared, write_tiny_dataset
 from utils import dataloaders
 from utils.boxes import scale_boxes, xywhn2xyxy
-from utils.dataloaders import EpochSampler, LoadImagesAndLabels, create_dataloader
+from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.general import usable_cores
 
 HYP = {
@@ -312,47 +312,6 @@ def test_quad_batches_have_a_quarter_of_the_images(tiny):
     batches = list(loader)
     assert [len(batch[2]) for batch in batches] == [2, 1] and batches[0][0].shape == (2, 3, 128, 128)
     assert batches[0][1][:, 0].unique().tolist() == [0, 1]
-
-
-@pytest.fixture
-def ranks(monkeypatch):
-    """ranks(2) makes the samplers believe in two processes."""
-    return lambda n: monkeypatch.setattr(dataloaders, "world_size", lambda: n)
-
-
-@pytest.mark.parametrize("n,world,batch", [(10, 1, 4), (10, 2, 4), (11, 3, 2), (2, 4, 1), (16, 4, 4)])
-@pytest.mark.parametrize("rect", [False, True])
-@pytest.mark.parametrize("shuffle", [False, True])
-def test_sampler_shares_the_images_out(ranks, n, world, batch, rect, shuffle):
-    ranks(world)
-    samplers = [EpochSampler(n, batch, shuffle, rect, 0, rank if world > 1 else -1) for rank in range(world)]
-    for epoch in range(2):
-        shares = []
-        for sampler in samplers:
-            sampler.set_epoch(epoch)
-            items = list(sampler)
-            assert len(items) == len(sampler) and {e for e, _ in items} == {epoch}
-            shares.append([i for _, i in items])
-        assert len({len(share) for share in shares}) == 1  # equal steps, or DDP hangs
-        assert set(sum(shares, [])) == set(range(n))  # every image is seen
-        if world == 1:
-            assert len(shares[0]) == n
-        if rect:  # each batch is of one shape
-            for share in shares:
-                for k in range(0, len(share), batch):
-                    assert len({i // batch for i in share[k : k + batch]}) == 1
-
-
-def test_sampler_orders():
-    sampler = EpochSampler(100, 4, shuffle=True, seed=1)
-    first = [i for _, i in sampler]
-    assert first == [i for _, i in sampler] != sorted(first) and sorted(first) == list(range(100))
-    sampler.set_epoch(1)
-    assert [i for _, i in sampler] != first
-    assert [i for _, i in EpochSampler(5, 4, shuffle=False)] == [0, 1, 2, 3, 4]
-    sampler.set_epoch(2, image_weights=np.arange(100) >= 98)  # only the last two are ever drawn
-    drawn = [i for _, i in sampler]
-    assert len(drawn) == 100 and set(drawn) == {98, 99}
 
 
 def test_image_weights_turn_rect_off(tiny):

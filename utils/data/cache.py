@@ -5,20 +5,79 @@ import math
 import os
 import shutil
 from multiprocessing import get_start_method
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from utils.data.labels import is_writable, user_cache_dir
+from utils.augmentations import GREY
+from utils.data.folder import is_writable, user_cache_dir
+from utils.data.images import read_image
+from utils.data.scan import map_files
 from utils.general import write_cache
 from utils.logger import LOGGER
 
-THREADS = 8
 SMALL_PART = 0.1  # of the free memory
 HEADROOM = 1.25  # free memory or disk space asked for, relative to what the cache takes
 GB = 1 << 30
+
+
+class CachedImages:
+    """Images of a data set, decoded when they are wanted, or kept. The base of every data set of images.
+
+    A subclass has im_files, shapes (int [N, 2] width, height), augment, prefix and progress, calls open_cache(), and
+    says how large the images are kept. One that cannot be decoded is replaced by a grey one, and logged once.
+    """
+
+    stand_in = "a grey image"  # in the place of a broken one, as the log calls it
+
+    def kept_wh(self, i: int) -> tuple[int, int]:
+        """Return width and height of load_image's image."""
+        raise NotImplementedError
+
+    def shrink(self, i: int) -> int:
+        """Return how many times image i is larger than what training needs of it."""
+        raise NotImplementedError
+
+    def fitted(self, image: np.ndarray, i: int) -> np.ndarray:
+        """Return a decoded image in the size kept_wh(i)."""
+        raise NotImplementedError
+
+    def open_cache(self, kind: str | None) -> None:
+        """Fill the cache of this kind (--cache: auto, ram, disk, off), where there is room for it."""
+        self.unreadable, self.cache = set(), None
+        self.cache = self._filled_cache(kind) if kind and kind != "off" else None
+
+    def _filled_cache(self, kind: str):
+        """Return the cache, or None if there is no room for it."""
+        indices = range(len(self.im_files))
+        if kind == "disk":
+            cache = DiskCache(self.im_files, [self._reduction(i) for i in indices], self._decode)
+            return cache if cache.fill(self.shapes, self.prefix, self.progress) else None
+        cache = RamCache(np.array([self.kept_wh(i) for i in indices]))
+        if kind == "auto" and not cache.is_small():
+            return None
+        return cache if cache.fill(self.load_image, self.prefix, self.progress) else None
+
+    def load_image(self, i: int) -> np.ndarray:
+        """Return uint8 [H, W, 3] BGR of the size kept_wh(i), maybe a view of the cache: not to be written to."""
+        if isinstance(self.cache, RamCache):
+            return self.cache[i]
+        try:
+            image = self.cache[i] if self.cache else self._decode(i)
+        except (OSError, ValueError) as error:
+            if i not in self.unreadable:
+                LOGGER.warning(f"{self.prefix}WARNING {error}; {self.stand_in} takes its place")
+            self.unreadable.add(i)
+            return np.full((*self.kept_wh(i)[::-1], 3), GREY, np.uint8)
+        return self.fitted(image, i)
+
+    def _reduction(self, i: int) -> int:
+        """Return how much smaller (1, 2, 4, 8) image i may be decoded: not at all for validation."""
+        shrink = self.shrink(i) if self.augment else 1
+        return next(reduction for reduction in (8, 4, 2, 1) if reduction <= max(shrink, 1))
+
+    def _decode(self, i: int) -> np.ndarray:
+        return read_image(self.im_files[i], self._reduction(i))
 
 
 class RamCache:
@@ -44,7 +103,9 @@ class RamCache:
         def keep(i):
             self[i][:] = load(i)
 
-        _run(keep, len(self.sizes_wh), f"{prefix}Caching images ({need / GB:.1f} GB memory)", progress)
+        description = f"{prefix}Caching images ({need / GB:.1f} GB memory)"
+        for _ in map_files(keep, range(len(self.sizes_wh)), description, progress, chunk=1):
+            pass
         return True
 
     def __getitem__(self, i: int) -> np.ndarray:
@@ -76,7 +137,8 @@ class DiskCache:
         if not _fits("--cache disk", need, free, prefix):
             return False
         where = next(iter(self.folders.values()))
-        _run(lambda k: self._write(todo[k]), len(todo), f"{prefix}Caching images in {where}", progress)
+        for _ in map_files(self._write, todo, f"{prefix}Caching images in {where}", progress, chunk=1):
+            pass
         return True
 
     def __getitem__(self, i: int) -> np.ndarray:
@@ -111,12 +173,6 @@ def _cache_folder(folder: str) -> str:
         return folder
     tag = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
     return str(user_cache_dir() / "images" / tag)
-
-
-def _run(function, n: int, description: str, progress: bool) -> None:
-    with ThreadPool(THREADS) as pool:
-        for _ in tqdm(pool.imap(function, range(n)), total=n, desc=description, disable=not progress):
-            pass
 
 
 def available_memory() -> float:

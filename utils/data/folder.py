@@ -1,5 +1,6 @@
-"""Where a data file may have files written: into a folder of the data set's own, and into one beside it meanwhile."""
+"""Folders that files may be written into: the data set's own, one beside it meanwhile, and the user's cache."""
 
+import os
 from pathlib import Path
 
 from utils.general import ROOT
@@ -34,3 +35,16 @@ def _folder_message(where: str, folder: Path, reason: str) -> str:
 def working_folder(folder: Path) -> Path:
     """Return the folder that keeps archives and the list of finished URLs until the data set is complete."""
     return folder.with_name(f"{folder.name}.download")
+
+
+def is_writable(folder) -> bool:
+    """Return whether files can be made in `folder`. A folder without any write bit is left alone even by root."""
+    try:
+        return os.access(folder, os.W_OK) and bool(os.stat(folder).st_mode & 0o222)
+    except OSError:
+        return False
+
+
+def user_cache_dir() -> Path:
+    """Return the user's folder for files that can be made again: $XDG_CACHE_HOME or ~/.cache, then yolov5-edgevit."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolov5-edgevit"

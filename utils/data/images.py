@@ -105,6 +105,13 @@ def image_size(path) -> tuple[int, int]:
         raise ValueError(_broken(path, error)) from None
 
 
+def chw_rgb(image_bgr: np.ndarray) -> np.ndarray:
+    """Return contiguous uint8 RGB [3, H, W] of BGR [H, W, 3]."""
+    rgb = np.empty((3, *image_bgr.shape[:2]), np.uint8)
+    cv2.split(image_bgr, list(rgb[::-1]))  # It writes into these, several times faster than a numpy copy.
+    return rgb
+
+
 def write_image(path, image_bgr: np.ndarray) -> None:
     """Encode uint8 [H, W, 3] BGR or [H, W] grey in the format of the path's suffix. OSError if that fails."""
     try:

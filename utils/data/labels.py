@@ -9,145 +9,22 @@ import json
 import os
 import zipfile
 from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.boxes import xyxy2xywh
+from utils.data.folder import is_writable, user_cache_dir
 from utils.data.images import image_size
+from utils.data.scan import MIN_SIDE_PX, Problem, files_digest, log_problems, map_files
+from utils.data.store import COUNTS, LabelScan, Paths, PolygonsPerImage, RowsPerImage
 from utils.general import write_cache
 from utils.logger import LOGGER
 
 CACHE_VERSION = 2
-MIN_SIDE_PX = 10  # smaller images are refused
-MAX_PROBLEMS_LOGGED = 20
-SCAN_THREADS = 8
 ROUNDING = 2**-24  # 1 plus this is still 1.0 in float32
 FLAT = 1e-12  # twice the area of a triangle, as a share of the image, up to which its points are on one line
-
-
-class Problem(NamedTuple):
-    """What is wrong with a file. `line` counts from 1; 0 means the whole file."""
-
-    file: str
-    line: int
-    reason: str
-
-    def __str__(self):
-        return f"{self.file}:{self.line}: {self.reason}" if self.line else f"{self.file}: {self.reason}"
-
-
-class Paths(Sequence):
-    """A list of paths, kept as one bytearray and offsets: no Python object per path. A slice of it is a list."""
-
-    def __init__(self, paths=()):
-        self.text, self.ends = bytearray(), array("q")
-        for path in paths:
-            self.append(path)
-
-    def append(self, path: str) -> None:
-        self.text += os.fsencode(path)
-        self.ends.append(len(self.text))
-
-    def __len__(self):
-        return len(self.ends)
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        i = range(len(self))[i]
-        return os.fsdecode(bytes(self.text[self.ends[i - 1] if i else 0 : self.ends[i]]))
-
-    def __eq__(self, other):
-        return isinstance(other, Sequence) and len(self) == len(other) and all(a == b for a, b in zip(self, other))
-
-    def __repr__(self):
-        return f"{type(self).__name__}({list(self)})"
-
-
-class RowsPerImage(Sequence):
-    """A list of arrays [n_i, C], kept as one array and offsets: no Python object per image. Items are views."""
-
-    def __init__(self, values: np.ndarray, offsets: np.ndarray):
-        self.values, self.offsets = values, offsets  # [sum of n_i, C]; [N + 1]
-
-    def __len__(self):
-        return len(self.offsets) - 1
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        i = range(len(self))[i]
-        return self.values[self.offsets[i] : self.offsets[i + 1]]
-
-    def reordered(self, order: np.ndarray) -> "RowsPerImage":
-        """The same for the images `order`."""
-        return RowsPerImage(*_take_groups(self.values, self.offsets, order))
-
-
-class PolygonsPerImage(Sequence):
-    """A list with, for each image, a list of polygons [k, 2] (normalised) in the order of its label rows.
-
-    A row that was a box has an empty polygon [0, 2]; an image without any polygon has an empty list.
-    """
-
-    def __init__(self, points: np.ndarray, counts: np.ndarray, row_offsets: np.ndarray):
-        self.points = points  # [P, 2], of all polygons one after the other
-        self.counts = counts  # [M] points of each label row
-        self.row_offsets = row_offsets  # [N + 1] first label row of each image
-        self.point_offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-
-    def __len__(self):
-        return len(self.row_offsets) - 1
-
-    def __getitem__(self, i):
-        if isinstance(i, slice):
-            return [self[j] for j in range(*i.indices(len(self)))]
-        points, counts = self.flat(i)
-        return np.split(points, np.cumsum(counts)[:-1]) if len(points) else []
-
-    def flat(self, i) -> tuple[np.ndarray, np.ndarray]:
-        """Image i's points [P_i, 2] (a view) and the number of points of each of its rows [n_i]."""
-        i = range(len(self))[i]
-        first, last = self.row_offsets[i], self.row_offsets[i + 1]
-        return self.points[self.point_offsets[first] : self.point_offsets[last]], self.counts[first:last]
-
-    def reordered(self, order: np.ndarray) -> "PolygonsPerImage":
-        """The same for the images `order`."""
-        rows, row_offsets = _take_groups(np.arange(len(self.counts)), self.row_offsets, order)
-        return PolygonsPerImage(_take_groups(self.points, self.point_offsets, rows)[0], self.counts[rows], row_offsets)
-
-
-def _take_groups(values: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Groups i = values[offsets[i] : offsets[i + 1]] put into another order: (values, offsets)."""
-    counts = np.diff(offsets)[order]
-    new_offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
-    return values[np.arange(new_offsets[-1]) + np.repeat(offsets[order] - new_offsets[:-1], counts)], new_offsets
-
-
-@dataclass
-class LabelScan:
-    """Result of `scan_labels`; the lists hold the usable images only, in the order given."""
-
-    im_files: Sequence  # of str
-    labels: RowsPerImage  # float32 [n, 5] class, xywhn
-    segments: PolygonsPerImage
-    shapes: np.ndarray  # int32 [N, 2] width, height after EXIF orientation
-    found: int = 0  # images with a label file that has rows
-    missing: int = 0  # without a label file: background
-    empty: int = 0  # with an empty label file: background
-    corrupt: int = 0  # left out: broken image or bad label row
-    duplicates: int = 0  # rows dropped because they repeat an earlier one
-    problems: list = field(default_factory=list)
-
-    def summary(self) -> str:
-        text = f"{self.found} images, {self.missing + self.empty} backgrounds, {self.corrupt} corrupt"
-        return text + (f", {self.duplicates} duplicate labels dropped" if self.duplicates else "")
 
 
 def image_to_label_path(path) -> str:
@@ -254,26 +131,22 @@ def scan_labels(
     elif progress:
         LOGGER.info(f"{prefix}Labels from {cache}: {scan.summary()}")
     if progress:
-        _log_problems(scan.problems, prefix)
+        log_problems(scan.problems, prefix)
     return scan
 
 
 def _scan(im_files: list, nc: int | None, prefix: str, progress: bool) -> LabelScan:
     where = os.path.dirname(image_to_label_path(im_files[0])) if im_files else ""
-    records, corrupt, problems, duplicates = _FlatRecords(), 0, [], 0
-    counts = {"found": 0, "missing": 0, "empty": 0}
+    records, problems, duplicates = _FlatRecords(), [], 0
+    counts = {"found": 0, "missing": 0, "empty": 0, "corrupt": 0}
     description = f"{prefix}Scanning {where}"
-    with ThreadPool(SCAN_THREADS) as pool, tqdm(total=len(im_files), desc=description, disable=not progress) as bar:
-        for record in pool.imap(lambda file: _check_image_and_label(file, nc), im_files, chunksize=16):
-            bar.update()
-            problems += record.problems
-            if record.state == "corrupt":
-                corrupt += 1
-                continue
-            counts[record.state] += 1
+    for record in map_files(lambda file: _check_image_and_label(file, nc), im_files, description, progress):
+        counts[record.state] += 1
+        problems += record.problems
+        if record.state != "corrupt":
             duplicates += len(record.problems)
             records.append(record)
-    scan = LabelScan(**records.columns(), corrupt=corrupt, duplicates=duplicates, problems=problems, **counts)
+    scan = LabelScan(**records.columns(), duplicates=duplicates, problems=problems, **counts)
     if progress:
         LOGGER.info(f"{description}... {scan.summary()}")
     return scan
@@ -317,8 +190,7 @@ def _check_image_and_label(im_file: str, nc: int | None) -> _Record:
         if min(size_wh) < MIN_SIDE_PX:
             raise ValueError(f"expected sides of at least {MIN_SIDE_PX} pixels, found {size_wh[0]} x {size_wh[1]}")
     except (OSError, ValueError) as error:
-        reason = str(error).removeprefix(f"{im_file}: ")
-        return _Record(im_file, "corrupt", problems=[Problem(im_file, 0, reason)])
+        return _Record(im_file, "corrupt", problems=[Problem.of_file(im_file, error)])
     label_file = image_to_label_path(im_file)
     try:
         text = Path(label_file).read_text(encoding="utf-8-sig")
@@ -334,13 +206,6 @@ def _check_image_and_label(im_file: str, nc: int | None) -> _Record:
     return _Record(im_file, "found" if len(parsed.labels) else "empty", size_wh, parsed, repeats)
 
 
-def _log_problems(problems: list, prefix: str) -> None:
-    for problem in problems[:MAX_PROBLEMS_LOGGED]:
-        LOGGER.warning(f"{prefix}WARNING {problem}")
-    if len(problems) > MAX_PROBLEMS_LOGGED:
-        LOGGER.warning(f"{prefix}WARNING and {len(problems) - MAX_PROBLEMS_LOGGED} more problems like these")
-
-
 def label_cache_path(im_files: list, source: str) -> Path:
     """Where to keep the scan of `source`: next to the label folder, or if that is read-only, in the user's cache."""
     labels = Path(image_to_label_path(im_files[0])).resolve().parent
@@ -352,30 +217,10 @@ def label_cache_path(im_files: list, source: str) -> Path:
     return folder / f"{labels.name}-{tag}.cache.npz"
 
 
-def is_writable(folder) -> bool:
-    """True if files can be made in `folder`. A folder without any write bit is left alone even by root."""
-    try:
-        return os.access(folder, os.W_OK) and bool(os.stat(folder).st_mode & 0o222)
-    except OSError:
-        return False
-
-
-def user_cache_dir() -> Path:
-    """The user's folder for files that can be made again: $XDG_CACHE_HOME or ~/.cache, then yolov5-edgevit."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "yolov5-edgevit"
-
-
 def _content_key(im_files: list, nc: int | None) -> str:
-    """Changes when a file is added, removed, resized or touched, and with `nc`."""
-    digest = hashlib.sha256(f"{CACHE_VERSION} {nc}\n".encode())
-    for im_file in im_files:
-        for file in (im_file, image_to_label_path(im_file)):
-            try:
-                stat = os.stat(file)
-                digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-            except OSError:
-                digest.update(f"{file} -\n".encode())
-    return digest.hexdigest()
+    """Return a text that changes when an image or label file does, and with `nc`."""
+    files = (file for im_file in im_files for file in (im_file, image_to_label_path(im_file)))
+    return files_digest(files, f"{CACHE_VERSION} {nc}\n")
 
 
 def _save_cache(path: Path, key: str, im_files: list, scan: LabelScan) -> None:
@@ -384,7 +229,7 @@ def _save_cache(path: Path, key: str, im_files: list, scan: LabelScan) -> None:
     for i, file in enumerate(im_files):
         if file == next_kept:
             next_kept, kept[i] = next(rest, None), True
-    info = {name: getattr(scan, name) for name in ("found", "missing", "empty", "corrupt", "duplicates", "problems")}
+    info = {name: getattr(scan, name) for name in COUNTS}
     arrays = {
         "key": np.array(key),
         "info": np.array(json.dumps(info)),
@@ -423,20 +268,3 @@ def _load_cache(path: Path, key: str, im_files: list) -> LabelScan | None:
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         LOGGER.warning(f"WARNING the label cache {path} is damaged ({error}); scanning again")
         return None
-
-
-def join_scans(a: LabelScan, b: LabelScan) -> LabelScan:
-    """The images of `a`, then those of `b`."""
-    offsets = np.concatenate([a.labels.offsets, b.labels.offsets[1:] + a.labels.offsets[-1]])
-    points = np.concatenate([a.segments.points, b.segments.points])
-    counts = {
-        name: getattr(a, name) + getattr(b, name) for name in ("found", "missing", "empty", "corrupt", "duplicates")
-    }
-    return LabelScan(
-        im_files=[*a.im_files, *b.im_files],
-        labels=RowsPerImage(np.concatenate([a.labels.values, b.labels.values]), offsets),
-        segments=PolygonsPerImage(points, np.concatenate([a.segments.counts, b.segments.counts]), offsets),
-        shapes=np.concatenate([a.shapes, b.shapes]),
-        problems=[*a.problems, *b.problems],
-        **counts,
-    )

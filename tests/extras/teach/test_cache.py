@@ -6,7 +6,7 @@ import resource
 import numpy as np
 import pytest
 
-from extras.teach.cache import TeacherCache, files_digest, picture_checksum
+from extras.teach.cache import TeacherCache, picture_checksum
 
 DTYPE = np.dtype([("boxes", "<f4", (3, 4)), ("scores", "<f2", (3, 2))])
 
@@ -70,18 +70,6 @@ def test_another_description_is_another_folder(cache, tmp_path, description, dty
     cache.write("view0", 0, 7, record(1))
     other = TeacherCache(tmp_path / "teacher-cache", description, np.dtype(dtype))
     assert other.folder != cache.folder and other.read("view0", 0, 7) is None
-
-
-def test_files_digest(tmp_path):
-    a, b = tmp_path / "a", tmp_path / "b"
-    a.write_text("1")
-    b.write_text("2")
-    before = files_digest([a, b])
-    assert files_digest([a, b]) == before != files_digest([b, a])
-    b.write_text("22")
-    changed = files_digest([a, b])
-    b.unlink()
-    assert len({before, changed, files_digest([a, b]), files_digest([a])}) == 4
 
 
 def test_a_full_disk_is_said_once_and_what_is_there_is_still_read(cache, caplog):

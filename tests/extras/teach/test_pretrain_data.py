@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from extras.teach.pretrain_data import PretrainDataset, create_pretrain_loader, read_source, scan_images
+from extras.teach.pretrain_data import PretrainDataset, read_source, scan_images
 from extras.teach.pretrain_hyp import load_pretrain_hyp
 from utils.augmentations import GREY
+from utils.data.loader import epoch_loader
 from utils.general import ROOT
 from utils.yaml_files import load_yaml
 
@@ -82,7 +83,7 @@ def test_broken_images_are_counted_and_left_out(photos, caplog):
 def loader_of(photos, epoch, cache=None, **options):
     files, sizes_wh = scan_images(read_source(photos)["train"], progress=False)
     dataset = PretrainDataset(files, sizes_wh, 64, load_pretrain_hyp(), augment=True, cache_images=cache)
-    loader = create_pretrain_loader(dataset, 2, shuffle=True, **options)
+    loader = epoch_loader(dataset, 2, shuffle=True, **options)
     loader.sampler.set_epoch(epoch)
     return list(loader)
 

@@ -8,7 +8,8 @@ import torch
 from extras.teach.cache import TeacherCache
 from extras.teach.pseudo_labels import Detected, label_images, new_files
 from tests.conftest import write_tiny_dataset
-from utils.data.labels import join_scans, scan_labels
+from utils.data.labels import scan_labels
+from utils.data.store import join_scans
 from utils.dataloaders import create_dataloader
 
 SIZES = {"a.png": (64, 64), "tall.png": (40, 80), "wide.jpg": (120, 30)}  # width, height

@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 
 from tests.conftest import SHARED, needs_shared, write_tiny_dataset
 from utils.data import labels as labels_module
+from utils.data.folder import is_writable
 from utils.data.labels import (
-    Paths,
-    PolygonsPerImage,
-    RowsPerImage,
     image_to_label_path,
-    is_writable,
     label_cache_path,
     parse_labels,
     scan_labels,
 )
+from utils.data.store import Paths, PolygonsPerImage, RowsPerImage
 
 PATHS = [
     # (image, label, what the row proves)
