@@ -47,6 +47,15 @@ def letterbox(
     return image, (ratio_w, ratio_h), (pad_w, pad_h)
 
 
+def letterboxed_rgb(image_bgr: np.ndarray, new_shape_hw, auto: bool = False, stride: int = 32) -> tuple:
+    """Return a model's input, contiguous uint8 RGB [H, W, 3], and its ratio_pad for utils.boxes.scale_boxes.
+
+    new_shape_hw and the options are those of letterbox().
+    """
+    padded, ratio_wh, pad_wh = letterbox(image_bgr, new_shape_hw, auto=auto, stride=stride)
+    return cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh)
+
+
 class Polygons(NamedTuple):
     """The polygons of n label rows: points [P, 2] one polygon after the other, counts [n]; 0 for a row without one."""
 

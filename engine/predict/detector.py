@@ -9,12 +9,11 @@ from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
-import cv2
 import numpy as np
 
 from engine.options.flags import TRAIN_PROJECTS
 from engine.predict.sinks import Sinks, Stems, frame_stem
-from utils.augmentations import letterbox
+from utils.augmentations import letterboxed_rgb
 from utils.boxes import scale_boxes
 from utils.data.ahead import prefetch
 from utils.general import (
@@ -132,8 +131,7 @@ class Detector:
     def _prepare(self, frame: Frame, number: int) -> Prepared:
         if frame.error:
             return Prepared(frame, number)
-        padded, ratio_wh, pad_wh = letterbox(frame.image, self.imgsz, stride=self.model.stride, auto=self.auto)
-        return Prepared(frame, number, cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh))
+        return Prepared(frame, number, *letterboxed_rgb(frame.image, self.imgsz, self.auto, self.model.stride))
 
     def detect(self, batch: list) -> list:
         """(number, Result, console line) for each Prepared of a batch. Several threads may run this at once."""

@@ -49,13 +49,13 @@ def measure(job: dict) -> dict:
 
 def pictures(data, imgsz: int, batch: int) -> list:
     """Up to TIMED_IMAGES batches, uint8 RGB [batch, imgsz, imgsz, 3], of the val split's images."""
-    from utils.augmentations import letterbox
+    from utils.augmentations import letterboxed_rgb
     from utils.data.config import check_dataset
     from utils.data.images import find_images, read_image
 
     files = find_images(check_dataset(data, required=("val",))["val"])
     files = (files * (batch // len(files) + 1))[: max(TIMED_IMAGES, batch)]
-    images = [letterbox(read_image(file), imgsz, auto=False)[0][..., ::-1] for file in files]
+    images = [letterboxed_rgb(read_image(file), imgsz)[0] for file in files]
     return [np.stack(images[i : i + batch]) for i in range(0, len(images) - batch + 1, batch)]
 
 

@@ -239,10 +239,9 @@ class Job:
 
     def letterboxed(self, image: np.ndarray) -> np.ndarray:
         """uint8 RGB [1, H, W, 3] of the export's size, from BGR [H, W, 3]."""
-        from utils.augmentations import letterbox
+        from utils.augmentations import letterboxed_rgb
 
-        padded, _, _ = letterbox(image, self.imgsz, auto=False)
-        return np.ascontiguousarray(padded[None, ..., ::-1])
+        return letterboxed_rgb(image, self.imgsz)[0][None]
 
     def measure(self, file: Path):
         """(mAP50-95 on the val split, median milliseconds for an image) of a written file."""

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from extras.classify.metrics import softmax
-from utils.augmentations import letterbox
+from utils.augmentations import letterboxed_rgb
 from utils.boxes import box_iou, scale_boxes, xywh2xyxy
 from utils.nms import as_float32, final_boxes
 
@@ -130,20 +130,18 @@ class Gate:
         groups = {}
         for image in images:
             prepared, ratio_pad = self._prepared(image)
-            pair = [cv2.cvtColor(x, cv2.COLOR_BGR2RGB) for x in (prepared, image)]
-            groups.setdefault(prepared.shape, []).append((*pair, ratio_pad))
+            original = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            groups.setdefault(prepared.shape, []).append((prepared, original, ratio_pad))
         for group in groups.values():
             yield from (group[i : i + self.batch] for i in range(0, len(group), self.batch))
 
     def _prepared(self, image) -> tuple:
-        """The image letterboxed, of a classifier its middle; and where it then is, as scale_boxes() takes it."""
+        """Return the image as RGB, letterboxed, or its middle for a classifier; and its ratio_pad for scale_boxes()."""
         if self.task == "classify":
             from extras.classify.transforms import center_crop
 
-            return center_crop(image, self.imgsz), None
-        auto = self.exported.fixed_hw is None
-        padded, ratio_wh, pad_wh = letterbox(image, self.imgsz, stride=self.exported.stride, auto=auto)
-        return padded, (ratio_wh[::-1], pad_wh)
+            return cv2.cvtColor(center_crop(image, self.imgsz), cv2.COLOR_BGR2RGB), None
+        return letterboxed_rgb(image, self.imgsz, self.exported.fixed_hw is None, self.exported.stride)
 
     def _boxes(self, padded: np.ndarray, batch):
         """Parity figures of a batch of detections, of which `padded` are the images."""

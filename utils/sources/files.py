@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from utils.augmentations import letterbox
-from utils.data.images import IMG_FORMATS, read_image
+from utils.data.images import IMG_FORMATS, chw_rgb, read_image
 from utils.extras import load_extra
 from utils.general import ROOT
 from utils.logger import LOGGER
@@ -200,9 +200,8 @@ def local_file(path: str):
 
 
 def to_model_input(image_bgr: np.ndarray, img_size=640, stride: int = 32, auto: bool = True) -> np.ndarray:
-    """Letterbox an image and turn it into contiguous uint8 RGB [3, H, W]."""
-    padded = letterbox(image_bgr, img_size, stride=stride, auto=auto)[0]
-    return np.ascontiguousarray(padded[:, :, ::-1].transpose(2, 0, 1))
+    """Return a letterboxed image as contiguous uint8 RGB [3, H, W]."""
+    return chw_rgb(letterbox(image_bgr, img_size, stride=stride, auto=auto)[0])
 
 
 class LoadImages:
