@@ -16,9 +16,10 @@ def test_readme_gives_two_commands_and_ci_runs_the_second():
     assert COMMANDS[1] in (ROOT / ".ci" / "run").read_text().splitlines()
 
 
-def linked_files() -> list:
-    """Paths of this repository that the README names in code spans, braces spelled out and run folders apart."""
-    spans = re.findall(r"`([\w./-]+\.(?:py|yaml|md|pt))`", README)
+def linked_files() -> list[str]:
+    """Return the paths of this repository that the README and the pages name in code spans, run folders apart."""
+    pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
+    spans = re.findall(r"`([\w./-]+\.(?:py|yaml|md|pt))`", README + pages)
     return sorted({span for span in spans if "/" in span and not span.startswith(("runs/", "../"))})
 
 
@@ -27,8 +28,9 @@ def test_files_that_the_readme_names_exist(path):
     assert (ROOT / path).exists()
 
 
-def test_no_placeholder_is_left_in_the_readme():
-    assert not re.search(r"@[A-Z0-9_]+@|TODO|TBD", README)
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{page.name}" for page in sorted((ROOT / "docs").glob("*.md")))])
+def test_no_placeholder_is_left(page):
+    assert not re.search(r"@[A-Z0-9_]+@|TODO|TBD", (ROOT / page).read_text(encoding="utf-8"))
 
 
 def test_embedded_weights_are_small_and_half_precision():

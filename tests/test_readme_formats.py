@@ -1,4 +1,4 @@
-"""The README's section "Export" says what models/backends and extras/export/parity.py know."""
+"""The page on exports says what models/backends and extras/export/parity.py know."""
 
 import re
 
@@ -10,14 +10,13 @@ from models.backends import FORMATS
 from tests.conftest import ROOT
 from utils.data.images import find_images
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README.split("\n## Export\n")[1].split("\n## ")[0]
+PAGE = (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
 EXPORTED = [row for row in FORMATS if row.exports]
 
 
-def table() -> dict:
-    """{title of a column: texts of its cells} of the section's first table, without backticks."""
-    lines = re.search(r"^\| format \|.*?\n\n", SECTION, re.MULTILINE | re.DOTALL)[0].strip().splitlines()
+def table() -> dict[str, tuple[str, ...]]:
+    """{title of a column: texts of its cells} of the page's first table, without backticks."""
+    lines = re.search(r"^\| format \|.*?\n\n", PAGE, re.MULTILINE | re.DOTALL)[0].strip().splitlines()
     head, _, *rows = ([cell.strip().replace("`", "") for cell in line.split("|")[1:-1]] for line in lines)
     return dict(zip(head, zip(*rows)))
 
@@ -36,7 +35,7 @@ def test_flags_and_extra(number):
 
 
 def test_rule_of_the_comparison():
-    text = " ".join(SECTION.split())
+    text = " ".join(PAGE.split())
     expected = "{:g} px and {:g} in fp32, {:g} px and {:g} with `--half`, {:g} px and {:g} with `--int8`"
     assert expected.format(*(value for kind in TOLERANCES.values() for value in kind[:2])) in text
     assert f"on {PARITY_IMAGES} images of the val split" in text
