@@ -52,7 +52,7 @@ def _autoshape(model):
     task = getattr(model, "task", "detect")
     if task == "detect":
         return AutoShape(model)
-    LOGGER.warning(f"WARNING: AutoShape is for detection: this is the plain model, for the task '{task}'")
+    LOGGER.warning(f"AutoShape is for detection: this is the plain model, for the task '{task}'")
     return model
 
 

@@ -49,8 +49,7 @@ def load_cfg(cfg) -> dict:
         if key not in MODEL_KEYS:
             nearest = get_close_matches(str(key), MODEL_KEYS, n=1)
             LOGGER.warning(
-                f"WARNING: {source}: unknown key '{key}' is not used"
-                + (f", did you mean {nearest[0]}?" if nearest else "")
+                f"{source}: unknown key '{key}' is not used" + (f", did you mean {nearest[0]}?" if nearest else "")
             )
     for key in ("nc", "backbone", "head"):
         if key not in content:

@@ -32,7 +32,7 @@ def check_anchors(dataset, model, thr: float = 4.0, imgsz: int = 640) -> None:
     detect = getattr(model, "module", model).model[-1]
     wh = box_sizes(dataset, imgsz)
     if len(wh) == 0:
-        LOGGER.warning(f"{PREFIX}WARNING the data set has no boxes, anchors are kept")
+        LOGGER.warning(f"{PREFIX}the data set has no boxes, anchors are kept")
         return
     # the augmentation will vary the sizes
     wh = wh * np.random.default_rng(0).uniform(0.9, 1.1, (len(wh), 1))
@@ -65,10 +65,10 @@ def kmean_anchors(dataset, n=9, img_size=640, thr=4.0, gen=1000, verbose=True, s
     wh = box_sizes(dataset, img_size)
     small = (wh < 3).any(1).sum()
     if small:
-        LOGGER.warning(f"{PREFIX}WARNING {small} of {len(wh)} boxes are less than 3 pixels wide or high at {img_size}")
+        LOGGER.warning(f"{PREFIX}{small} of {len(wh)} boxes are less than 3 pixels wide or high at {img_size}")
     wh = wh[(wh >= MIN_SIDE_PX).any(1)]
     if len(wh) < n:
-        LOGGER.warning(f"{PREFIX}WARNING {len(wh)} boxes are too few for {n} anchors: a geometric series is used")
+        LOGGER.warning(f"{PREFIX}{len(wh)} boxes are too few for {n} anchors: a geometric series is used")
         return (img_size * np.geomspace(1 / 64, 0.75, n)[:, None] * np.ones(2)).astype(np.float32)
     if len(wh) > MAX_BOXES:
         wh = rng.choice(wh, MAX_BOXES, replace=False)

@@ -136,7 +136,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
             raise ValueError(f"{self.path}: none of the {len(files)} images can be used; the first: {scan.problems[0]}")
         if not scan.found:
             folder = os.path.dirname(image_to_label_path(files[0]))
-            LOGGER.warning(f"{self.prefix}WARNING no labels found in {folder}: every image counts as background")
+            LOGGER.warning(f"{self.prefix}no labels found in {folder}: every image counts as background")
         scan = join_scans(scan, extra) if extra else scan
         self.im_files, self.labels, self.segments, self.shapes = scan.im_files, scan.labels, scan.segments, scan.shapes
 

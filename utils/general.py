@@ -16,17 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.extras import lazy
-from utils.logger import LOGGER
+from utils.logger import LOGGER, colorstr
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.1.0"
 EMBEDDED_WEIGHTS = ROOT / "weights" / "edgevit_xxs_shapes.pt"
 COCO_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of COCO's 1..90; the other 80 are the classes
-ANSI_CODES = {"bold": 1, "underline": 4} | {
-    prefix + color: base + i
-    for prefix, base in (("", 30), ("bright_", 90))
-    for i, color in enumerate(("black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"))
-}
 
 # names that YOLOv5 users import from here -> the module that owns them, imported on first use
 BOX_FUNCTIONS = (
@@ -169,7 +164,7 @@ def check_img_size(imgsz, s: int = 32, floor: int = 0):
     rounded = [max(make_divisible(size, int(s)), floor) for size in sizes]
     result = rounded if several else rounded[0]
     if rounded != sizes:
-        LOGGER.warning(f"WARNING: image size {imgsz} is not a multiple of the stride {int(s)}, using {result}")
+        LOGGER.warning(f"image size {imgsz} is not a multiple of the stride {int(s)}, using {result}")
     return result
 
 
@@ -225,15 +220,6 @@ def labels_to_image_weights(labels, nc: int = 80, class_weights=None) -> np.ndar
 def coco80_to_coco91_class() -> list:
     """COCO's category id for each of its 80 classes."""
     return [i for i in range(1, 91) if i not in COCO_UNUSED_IDS]
-
-
-def colorstr(*args) -> str:
-    """The last argument in the ANSI styles named by the others (default: blue, bold); plain outside a terminal."""
-    *styles, text = args
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return str(text)
-    codes = ";".join(str(ANSI_CODES[style]) for style in styles or ("blue", "bold"))
-    return f"\033[{codes}m{text}\033[0m"
 
 
 def print_args(opt, prefix: str = "") -> None:

@@ -318,13 +318,12 @@ def detections(detector: Detector, source):
     return detector.model.parallel_map(detector.detect, prefetch(batches, BATCHES_AHEAD))
 
 
-def report_failures(errors: list) -> None:
+def report_failures(errors: list[str]) -> None:
+    """Log in one record how many files could not be read, and why the first LISTED_FAILURES could not."""
     if errors:
-        LOGGER.error(f"{counted(len(errors), 'file')} could not be read:")
-        for error in errors[:LISTED_FAILURES]:
-            LOGGER.error(f"  {error}")
-        if len(errors) > LISTED_FAILURES:
-            LOGGER.error(f"  ... and {len(errors) - LISTED_FAILURES} more")
+        more = [f"... and {len(errors) - LISTED_FAILURES} more"] if len(errors) > LISTED_FAILURES else []
+        lines = [f"{counted(len(errors), 'file')} could not be read:", *errors[:LISTED_FAILURES], *more]
+        LOGGER.error("\n  ".join(lines))
 
 
 def strip_weights(weights) -> None:

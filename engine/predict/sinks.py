@@ -338,7 +338,7 @@ class Sinks:
     def _open_window(self):
         problem = display_problem()
         if problem:
-            LOGGER.warning(f"WARNING: --view-img shows nothing: {problem}")
+            LOGGER.warning(f"--view-img shows nothing: {problem}")
             return None
         self.drawn.append(WindowSink())
         return self.drawn[-1]

@@ -88,12 +88,12 @@ def restore(trainer, checkpoint: Checkpoint) -> None:
     trainer.state = TrainState(**{f.name: saved[f.name] for f in fields(TrainState) if f.name in saved})
     if trainer.state.images != images:
         LOGGER.warning(
-            f"WARNING: the training set had {trainer.state.images} images and has {images} now, "
+            f"the training set had {trainer.state.images} images and has {images} now, "
             "so the result will not be exactly that of an uninterrupted run"
         )
     if trainer.state.ranks != dist.world_size():
         LOGGER.warning(
-            f"WARNING: started with {trainer.state.ranks} processes, resumed with {dist.world_size()}, "
+            f"started with {trainer.state.ranks} processes, resumed with {dist.world_size()}, "
             "so the result will not be exactly that of an uninterrupted run"
         )
 

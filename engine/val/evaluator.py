@@ -263,7 +263,7 @@ class DetectionEvaluator(Evaluator):
 
     def report(self, result: EvalResult) -> None:
         if result.targets == 0:
-            LOGGER.warning("WARNING: the images have no labels, so nothing can be measured")
+            LOGGER.warning("the images have no labels, so nothing can be measured")
         means = result.precision, result.recall, result.map50, result.map
         LOGGER.info(ROW % ("all", result.images, result.targets, *means))
         if self.options.v5_map:

@@ -30,7 +30,7 @@ def validate(opt, callbacks=None, task=DETECT):
     save_dir = make_folder(opt)
     opt.save_txt |= opt.save_hybrid
     if opt.save_hybrid:
-        LOGGER.warning("WARNING: --save-hybrid puts true boxes among the predictions: the figures below say nothing")
+        LOGGER.warning("--save-hybrid puts true boxes among the predictions: the figures below say nothing")
     files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
     files |= {"save_dir": save_dir, "plots": True, "evidence": str(opt.data), "times": times.on(opt.device)}
     result = measure(opt, model, data, callbacks, task=task, **files)
@@ -113,7 +113,7 @@ def check_classes(opt, model, data) -> None:
         )
     number = next(i for i in expected if names.get(i) != expected[i])
     found = f"class {number} is '{names.get(number)}' in the model"
-    LOGGER.warning(f"WARNING: {found} and '{expected[number]}' in {opt.data}")
+    LOGGER.warning(f"{found} and '{expected[number]}' in {opt.data}")
 
 
 def choose_size(opt, model, data, task=DETECT) -> None:

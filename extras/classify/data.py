@@ -130,7 +130,7 @@ def _check_classes(folders: list, found: set, split: str, path, where: str) -> N
             f"{where}: {path} has no folder for {len(missing)} of {len(folders)} classes: {_some(missing)}"
         )
     if missing:
-        LOGGER.warning(f"WARNING {path} has no folder for {len(missing)} classes: {_some(missing)}")
+        LOGGER.warning(f"{path} has no folder for {len(missing)} classes: {_some(missing)}")
 
 
 def _some(names, count: int = 5) -> str:

@@ -96,7 +96,7 @@ def train_once(opt: argparse.Namespace, hyp: dict, callbacks, folder: Path, task
         trainer = Trainer(opt, callbacks, hyp=hyp, folder=folder, task=task)
         return trainer.summary(trainer.fit())
     except NonFiniteLossError as error:
-        LOGGER.warning(f"WARNING: this trial counts as 0: {error}")
+        LOGGER.warning(f"this trial counts as 0: {error}")
         return [0.0] * len(task.metric_names) + [float("nan")] * len(task.loss_names)
 
 

@@ -130,7 +130,7 @@ class Search:
         if ap != ap:
             raise ValueError("the val split has no labels: what int8 loses cannot be measured")
         if ap == 0:
-            LOGGER.warning("WARNING: the float32 model finds nothing in the val split, so int8 has nothing to lose")
+            LOGGER.warning("the float32 model finds nothing in the val split, so int8 has nothing to lose")
         nodes = len(self._nodes_of(self.groups))
         self.steps.rows.append(Step("fp32", nodes, ap, 0.0, file_size(self.fp32_file), ms))
 

@@ -84,7 +84,7 @@ class SegmentEvaluator(DetectionEvaluator):
     def report(self, result: SegmentEvalResult) -> None:
         boxes, masks = result.boxes, result.masks
         if boxes.targets == 0:
-            LOGGER.warning("WARNING: the images have no labels, so nothing can be measured")
+            LOGGER.warning("the images have no labels, so nothing can be measured")
         LOGGER.info(ROW % ("all", boxes.images, boxes.targets, *result.means))
         if not self.options.verbose or len(self.names) < 2:
             return

@@ -50,7 +50,7 @@ class TeacherCache:
         size = f"{entries * self.record_bytes / 1e6:,.1f} MB ({self.record_bytes / 1000:.1f} kB for each of {entries})"
         if missing * HEADROOM > free:
             self.writable = False
-            LOGGER.warning(f"WARNING {what} would take {size}, {free / 1e6:,.1f} MB are free: nothing more is kept")
+            LOGGER.warning(f"{what} would take {size}, {free / 1e6:,.1f} MB are free: nothing more is kept")
         else:
             LOGGER.info(f"{what} will take up to {size} in {self.folder}, which may be deleted after the training")
 
@@ -95,7 +95,7 @@ class TeacherCache:
                     raise OSError("the disk is full")
         except OSError as error:
             self.writable = False
-            LOGGER.warning(f"WARNING cannot write {path} ({error}): from now on the teacher's answers are not kept")
+            LOGGER.warning(f"cannot write {path} ({error}): from now on the teacher's answers are not kept")
 
     def _make_folder(self) -> None:
         file = self.folder / "cache.json"

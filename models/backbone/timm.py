@@ -37,7 +37,7 @@ class TimmBackbone(nn.Module):
         try:
             graph = _Tracer().trace(self.model)
         except Exception as error:  # whatever a model that cannot be followed raises
-            LOGGER.warning(f"WARNING: the timm backbone keeps its batch-norms: {error}")
+            LOGGER.warning(f"the timm backbone keeps its batch-norms: {error}")
             return
         for node in graph.nodes:
             source = node.args[0] if node.args else None

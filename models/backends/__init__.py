@@ -231,7 +231,7 @@ class DetectMultiBackend:
         if not count or len(names) == count:
             return names
         if names:
-            LOGGER.warning(f"WARNING: {data} names {len(names)} classes and the model has {count}: numbers are used")
+            LOGGER.warning(f"{data} names {len(names)} classes and the model has {count}: numbers are used")
         return {i: str(i) for i in range(count)}
 
     def __getattr__(self, name: str):

@@ -134,7 +134,7 @@ class ExportedBackend(Backend):
         given = (str(device).lower() not in ("", "cpu"), fp16 and precision != "fp16", dnn)
         for (flag, why), is_given in zip(UNUSED_FLAGS.items(), given):
             if is_given:
-                LOGGER.warning(f"WARNING: {self.path}: {flag} is not used: {why.format(precision=precision)}")
+                LOGGER.warning(f"{self.path}: {flag} is not used: {why.format(precision=precision)}")
 
     def check_outputs(self, shapes: list) -> None:
         """Set output_classes by the outputs' shapes. In these, None is an unknown size, and [] a wholly unknown shape.

@@ -134,7 +134,7 @@ class OpenVinoBackend(ExportedBackend):
             if "FP16" in core.get_property(self.device, "OPTIMIZATION_CAPABILITIES"):
                 config["INFERENCE_PRECISION_HINT"] = "f16"
             else:
-                LOGGER.warning(f"WARNING: {self.device} does not compute in half precision, float32 is used")
+                LOGGER.warning(f"{self.device} does not compute in half precision, float32 is used")
         return config
 
     def run(self, images: np.ndarray):

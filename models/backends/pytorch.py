@@ -24,9 +24,9 @@ class PyTorchBackend(Backend):
             torch.set_num_threads(threads)
         self.fp16 = bool(fp16) and self.device.type != "cpu"
         if fp16 and not self.fp16:
-            LOGGER.warning("WARNING: half precision needs a GPU, float32 is used on the CPU")
+            LOGGER.warning("half precision needs a GPU, float32 is used on the CPU")
         if dnn:
-            LOGGER.warning("WARNING: --dnn is for ONNX files, PyTorch is used")
+            LOGGER.warning("--dnn is for ONNX files, PyTorch is used")
         model = attempt_load(weights, device=self.device, fuse=fuse)
         model = model.half() if self.fp16 else model.float()
         self.model = model.to(memory_format=torch.channels_last)  # convolutions take a sixth less time on CPUs

@@ -169,7 +169,7 @@ def test_images_without_labels_can_be_augmented(tmp_path, caplog):
         loader, _ = create_dataloader(
             tmp_path / "d/images/train", 64, 8, 32, hyp=HYP, augment=True, workers=0, prefix="train: "
         )
-    assert f"train: WARNING no labels found in {tmp_path}/d/labels/train" in caplog.text
+    assert f"train: no labels found in {tmp_path}/d/labels/train" in caplog.text
     assert next(iter(loader))[1].shape == (0, 6)
 
 

@@ -20,13 +20,13 @@ def fresh_logger():
     LOGGER.setLevel(saved[1])
 
 
-def test_messages_are_bare_lines_on_stdout(fresh_logger, capsys):
+def test_messages_are_lines_on_stdout_with_their_level_if_it_matters(fresh_logger, capsys):
     setup_logging()
     setup_logging()  # a second call adds no second line
     LOGGER.info("epoch %d", 1)
     LOGGER.warning("careful")
     captured = capsys.readouterr()
-    assert captured.out == "epoch 1\ncareful\n" and captured.err == ""
+    assert captured.out == "epoch 1\nWARNING: careful\n" and captured.err == ""
 
 
 def test_a_replaced_stdout_is_honoured(fresh_logger, monkeypatch):
@@ -42,7 +42,7 @@ def test_quiet_lets_errors_through(fresh_logger, capsys):
     LOGGER.info("no")
     LOGGER.warning("no")
     LOGGER.error("yes")
-    assert capsys.readouterr().out == "yes\n"
+    assert capsys.readouterr().out == "ERROR: yes\n"
 
 
 class Terminal(io.StringIO):
@@ -72,3 +72,13 @@ def test_an_unknown_style_is_an_error(monkeypatch):
     assert all(colorize("x", style).endswith("x\033[0m") for style in STYLES)
     with pytest.raises(KeyError):
         colorize("x", "none")
+
+
+def test_the_level_is_coloured_on_a_terminal(fresh_logger, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    setup_logging()
+    LOGGER.warning("careful")
+    LOGGER.error("wrong")
+    assert stream.getvalue() == "\033[33mWARNING: \033[0mcareful\n\033[31mERROR: \033[0mwrong\n"

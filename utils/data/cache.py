@@ -66,7 +66,7 @@ class CachedImages:
             image = self.cache[i] if self.cache else self._decode(i)
         except (OSError, ValueError) as error:
             if i not in self.unreadable:
-                LOGGER.warning(f"{self.prefix}WARNING {error}; {self.stand_in} takes its place")
+                LOGGER.warning(f"{self.prefix}{error}; {self.stand_in} takes its place")
             self.unreadable.add(i)
             return np.full((*self.kept_wh(i)[::-1], 3), GREY, np.uint8)
         return self.fitted(image, i)
@@ -163,7 +163,7 @@ def _fits(what: str, need: int, free: float, prefix: str) -> bool:
     if need * HEADROOM <= free:
         return True
     LOGGER.warning(
-        f"{prefix}WARNING {what} needs {need * HEADROOM / GB:.1f} GB, {free / GB:.1f} GB are free: not caching images"
+        f"{prefix}{what} needs {need * HEADROOM / GB:.1f} GB, {free / GB:.1f} GB are free: not caching images"
     )
     return False
 

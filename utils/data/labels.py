@@ -244,7 +244,7 @@ def _save_cache(path: Path, key: str, im_files: list, scan: LabelScan) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_cache(path, lambda file: np.savez(file, **arrays))
     except OSError as error:
-        LOGGER.warning(f"WARNING the label cache {path} cannot be written ({error}); the next run scans again")
+        LOGGER.warning(f"the label cache {path} cannot be written ({error}); the next run scans again")
 
 
 def _load_cache(path: Path, key: str, im_files: list) -> LabelScan | None:
@@ -266,5 +266,5 @@ def _load_cache(path: Path, key: str, im_files: list) -> LabelScan | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        LOGGER.warning(f"WARNING the label cache {path} is damaged ({error}); scanning again")
+        LOGGER.warning(f"the label cache {path} is damaged ({error}); scanning again")
         return None

@@ -54,9 +54,9 @@ def check_size(file: str) -> tuple[int, int] | Problem:
 def log_problems(problems: list, prefix: str = "") -> None:
     """Log the first of the problems (each a Problem or a text), and the number of the others."""
     for problem in problems[:MAX_PROBLEMS_LOGGED]:
-        LOGGER.warning(f"{prefix}WARNING {problem}")
+        LOGGER.warning(f"{prefix}{problem}")
     if len(problems) > MAX_PROBLEMS_LOGGED:
-        LOGGER.warning(f"{prefix}WARNING and {len(problems) - MAX_PROBLEMS_LOGGED} more problems like these")
+        LOGGER.warning(f"{prefix}and {len(problems) - MAX_PROBLEMS_LOGGED} more problems like these")
 
 
 def files_digest(files: Iterable[str], head: str = "") -> str:

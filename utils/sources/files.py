@@ -178,7 +178,7 @@ class FileSource:
             if number == 0:
                 raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")
             if number < 0.9 * count:  # the count of some containers is an estimate
-                LOGGER.warning(f"WARNING: {file} ends after frame {number} of {count}")
+                LOGGER.warning(f"{file} ends after frame {number} of {count}")
         finally:
             capture.release()
 

@@ -73,14 +73,14 @@ class Stream:
 
     def _reconnect(self) -> bool:
         for attempt in range(1, RECONNECT_TRIES + 1):
-            LOGGER.warning(f"WARNING: stream {self.address}: no frame, reconnecting ({attempt}/{RECONNECT_TRIES})")
+            LOGGER.warning(f"stream {self.address}: no frame, reconnecting ({attempt}/{RECONNECT_TRIES})")
             self.capture.release()
             if self.stop.wait(RECONNECT_WAIT_S):
                 return False
             self.capture = self._open()
             if self.capture.isOpened():
                 return True
-        LOGGER.warning(f"WARNING: stream {self.address} ended: it did not come back")
+        LOGGER.warning(f"stream {self.address} ended: it did not come back")
         return False
 
 

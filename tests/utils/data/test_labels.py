@@ -199,7 +199,8 @@ def test_polygons_per_image():
 @pytest.fixture
 def messages(caplog):
     caplog.set_level(logging.INFO, logger="yolov5_edgevit")
-    return lambda: [record.getMessage() for record in caplog.records]
+    levels = {logging.WARNING: "WARNING "}
+    return lambda: [levels.get(record.levelno, "") + record.getMessage() for record in caplog.records]
 
 
 @pytest.fixture
@@ -238,8 +239,8 @@ def test_scan_counts_and_names_every_problem(problem_set, messages):
     assert "2 images, 2 backgrounds, 7 corrupt, 1 duplicate labels dropped" in log[0]
     assert sum("WARNING" in line for line in log) == 8
     folder = str(Path(problem_set[0]).parents[1] / "labels")
-    assert f"train: WARNING {folder}/04.txt:2: expected 5 columns" in log[2]
-    assert log[5] == f"train: WARNING {problem_set[7]}: " + log[5].split(": ", 2)[2]  # the path once, then the reason
+    assert f"WARNING train: {folder}/04.txt:2: expected 5 columns" in log[2]
+    assert log[5] == f"WARNING train: {problem_set[7]}: " + log[5].split(": ", 2)[2]  # the path once, then the reason
     assert "gone.jpg: no such file" in log[8]
 
 
