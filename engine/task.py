@@ -62,7 +62,7 @@ class Task:
         raise NotImplementedError
 
     def load_teacher(self, trainer):
-        """The extras.teach.distillation.Teacher of --teacher, None without; what it labels goes into trainer.data."""
+        """The extras.teach.answers.Answers of --teacher, None without; what it labels goes into trainer.data."""
         return None
 
     def build_loaders(self, opt, hyp: dict, data: dict, stride: int) -> tuple:
@@ -136,8 +136,9 @@ class Detection(Task):
         if not (trainer.opt.teacher or trainer.opt.unlabeled):
             return None
         distillation = load_extra("teach.distillation")
-        teacher = distillation.load_teacher(trainer)
-        trainer.data["unlabeled"] = distillation.label_unlabeled(trainer, teacher)
+        student = trainer.model, trainer.names, trainer.stride, trainer.device, trainer.memory_format
+        teacher = distillation.load_teacher(trainer.opt, trainer.hyp, *student)
+        trainer.data["unlabeled"] = distillation.label_unlabeled(trainer.opt, trainer.data, teacher)
         return teacher
 
     def loader_options(self, opt) -> dict:

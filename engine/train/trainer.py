@@ -105,7 +105,8 @@ class Trainer:
         self.load_data()
         self.build_optimizer()
         if self.teacher is not None:
-            self.distiller = load_extra("teach.distillation").Distiller(self)
+            distillation, hyp = load_extra("teach.distillation"), self.model.hyp
+            self.distiller = distillation.Distiller(self.teacher, self.model, self.loader, hyp, self.opt, self.device)
         if self.resumed is not None:
             restore(self, self.resumed)
             self.epoch_ends = self.run.read_seconds(self.state.epoch)
@@ -246,7 +247,7 @@ class Trainer:
         epoch, total = self.state.epoch, len(self.loader)
         self.train_model.train()
         self.callbacks.run("on_train_epoch_start")
-        view = self.distiller.view(epoch) if self.distiller else None
+        view = self.distiller.before_epoch(epoch) if self.distiller else None
         self.loader.sampler.set_epoch(epoch, self.task.image_weights(self), view)
         batches = iter(self.loader)
         # only now: making the iterator draws from the same generator, a new one more often than a used one
@@ -260,7 +261,7 @@ class Trainer:
             self.callbacks.run("on_train_batch_start")
             iteration = epoch * total + i
             if self.distiller:
-                self.distiller.look_at(images, i)
+                self.distiller.before_batch(images, i)
             images = self.to_input(images, iteration)
             losses.add(self.step(images, targets, iteration, is_last=i + 1 == total))
             if i % look_every == 0 or i + 1 == total:
@@ -277,7 +278,7 @@ class Trainer:
             self.optimizer_step()
         self.train_losses = losses.values(f"epoch {epoch}")
         if self.distiller:
-            self.distiller.end_epoch(epoch)
+            self.distiller.after_epoch(epoch)
 
     def step(self, images: torch.Tensor, targets, iteration: int, is_last: bool) -> torch.Tensor:
         """Gradients of one batch, and where enough are gathered (or none will follow) an optimizer step.

@@ -1,4 +1,4 @@
-"""Images without labels: which files a source means, and the data set."""
+"""Images without labels: which files a source means, the hyperparameters, and the data set."""
 
 import glob
 import os
@@ -9,12 +9,31 @@ from torch.utils.data import default_collate
 
 from extras.classify.augment import TrainTransform
 from extras.classify.data import ClassificationDataset
+from extras.classify.hyp import TABLE as CLASSIFICATION
 from utils.data.config import check_dataset
 from utils.data.images import IMG_FORMATS, find_images
 from utils.data.scan import Problem, check_size, log_problems, map_files
+from utils.hyperparameters import TABLE as DETECTION
+from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
 
 DATA_FILE_KEYS = ("imgsz", "epochs", "batch")  # defaults that a dataset YAML may give
+NOT_USED = ("mixup", "cutmix", "label_smoothing")  # hyperparameters of classifiers alone
+TABLE = {
+    **{key: entry for key, entry in CLASSIFICATION.items() if key not in NOT_USED},
+    "lr0": DETECTION["lr0"]._replace(default=0.003),
+    "weight_decay": DETECTION["weight_decay"]._replace(default=0.05),
+    "warmup_least": DETECTION["warmup_least"]._replace(default=0),
+    "warmup_bias_lr": DETECTION["warmup_bias_lr"]._replace(default=0.0),
+}
+
+
+def load_pretrain_hyp(source=None) -> dict:
+    """Return every hyperparameter: those of a YAML file or a mapping, the others at their defaults.
+
+    ValueError as load_hyp.
+    """
+    return load_hyp(source or {}, TABLE)
 
 
 def read_source(source) -> dict:

@@ -1,7 +1,5 @@
 """What pretrain.py does: a backbone learns from images without labels, as a task of the engine's trainer."""
 
-from __future__ import annotations
-
 import argparse
 import io
 from dataclasses import dataclass
@@ -15,11 +13,10 @@ from engine.task import Task
 from engine.train.folder import RunFolder
 from engine.train.run import train
 from engine.val.evaluator import Evaluator
-from extras.teach.pretrain_data import PretrainDataset, read_source, scan_images
-from extras.teach.pretrain_hyp import load_pretrain_hyp
-from extras.teach.pretrain_loss import PretrainLoss
+from extras.teach.loss import correlation_loss
+from extras.teach.pretrain_data import PretrainDataset, load_pretrain_hyp, read_source, scan_images
 from extras.teach.student import BACKBONE, Student
-from extras.teach.teachers import Pixels, Together, load_teacher
+from extras.teach.teacher import Pixels, Together, open_teacher
 from models.backbone import load_backbone_weights
 from utils import dist
 from utils.checkpoint import load_checkpoint
@@ -67,11 +64,23 @@ class PretrainEvaluator(Evaluator):
         """There is nothing that the curves of the training do not show."""
 
 
+class PretrainLoss:
+    """The mean correlation loss over the strides: (student's maps, targets) -> (loss, items [1], detached)."""
+
+    def __init__(self, teacher: torch.nn.Module):
+        self.teacher = teacher
+
+    def __call__(self, maps: list[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """maps: [B, C, h, w] for each of the teacher's strides; targets: the images, uint8 [B, 3, H, W] RGB."""
+        loss = correlation_loss(maps, self.teacher(targets.float() / 255))
+        return loss, loss.detach()[None]
+
+
 class Pretraining(Task):
     """One for each run, as it holds the teacher."""
 
     name = "pretrain"
-    scripts = "pre"  # what stands before "train.py" in the script's name
+    scripts, script = "pre", "pretrain.py"
     model_class = Student
     evaluator = PretrainEvaluator
     defaults = PRETRAIN_DEFAULTS
@@ -91,7 +100,7 @@ class Pretraining(Task):
     def build_model(self, opt, hyp, data, start=None, resumed=None):
         self.teacher = Pixels()
         if opt.teacher:
-            self.teacher = Together(load_teacher(opt.teacher, opt.teacher_weights, opt.download), self.teacher)
+            self.teacher = Together(open_teacher(opt.teacher, opt.teacher_weights, opt.download), self.teacher)
         else:
             LOGGER.info("no teacher: the backbone learns the images' own patches alone; a --teacher is usually better")
         if resumed is not None:

@@ -17,7 +17,8 @@ from tiny_detector import write_tiny_weights
 from engine.options import from_kwargs
 from engine.train import build
 from engine.train.trainer import Trainer
-from extras.teach.distillation import NOT_OF_PICTURES, WITHOUT_MOSAIC, Teacher
+from extras.teach.answers import Answers
+from extras.teach.distillation import NOT_OF_PICTURES, WITHOUT_MOSAIC
 from models.yolo import DetectionModel, SegmentationModel
 from utils import dataloaders
 from utils.callbacks import Callbacks
@@ -68,9 +69,9 @@ def prepared(trainer) -> Trainer:
     """The trainer before its first step, with the first batch as trainer.images and the teacher's answers for it."""
     with build.repeatable():
         trainer.prepare()
-    trainer.loader.sampler.set_epoch(0, None, trainer.distiller.view(0))
+    trainer.loader.sampler.set_epoch(0, None, trainer.distiller.before_epoch(0))
     trainer.images = next(iter(trainer.loader))[0]
-    trainer.distiller.look_at(trainer.images, 0)
+    trainer.distiller.before_batch(trainer.images, 0)
     return trainer
 
 
@@ -99,10 +100,10 @@ def weights(trainer) -> str:
 )
 def test_classes_are_matched_by_name(teacher_file, caplog, names, own, theirs, words):
     caplog.set_level("INFO", "yolov5_edgevit")
-    teacher = Teacher(teacher_file, student(names), GAINS, 64)
+    teacher = Answers(teacher_file, student(names), GAINS, 64)
     assert (teacher.student_classes, teacher.classes) == (own, theirs)
     assert words in caplog.text and "strides: 8, 16" in caplog.text
-    answers = teacher.answers(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
+    answers = teacher.records(torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8))
     if own:
         scores = answers["scores"].astype(float)
         found = scores[scores[..., 0] > 0]
@@ -113,22 +114,21 @@ def test_classes_are_matched_by_name(teacher_file, caplog, names, own, theirs, w
 
 
 def test_answers_do_not_depend_on_the_other_pictures(teacher_file):
-    teacher = Teacher(teacher_file, student(), GAINS, 64)
+    teacher = Answers(teacher_file, student(), GAINS, 64)
     images = torch.randint(0, 256, (5, 3, 64, 64), dtype=torch.uint8)
-    together = teacher.answers(images)
-    alone = np.concatenate([teacher.answers(image[None]) for image in images])
+    together = teacher.records(images)
+    alone = np.concatenate([teacher.records(image[None]) for image in images])
     for name in together.dtype.names:
         assert np.allclose(together[name].astype(float), alone[name].astype(float), atol=2e-3)
     maps = teacher.feature_maps(together, (64, 64), "cpu")
     assert [tuple(m.shape) for m in maps] == [(5, 24, 8, 8), (5, 32, 4, 4)]
-    teacher.forward(images)
-    assert torch.allclose(maps[1], teacher.features[1], atol=2e-3)
+    assert torch.allclose(maps[1], teacher.detector(images / 255)[1], atol=2e-3)
 
 
 def test_other_strides_and_channels(teacher_file):
     rows = [[-1, 1, "Conv", [40, 3, 2]], [-1, 1, "Conv", [48, 3, 2]], [[4, 5], 1, "Detect", ["nc", "anchors"]]]
     coarser = student(cfg={**MODEL, "head": rows})  # strides 16 and 32
-    teacher = Teacher(teacher_file, coarser, GAINS, 64)
+    teacher = Answers(teacher_file, coarser, GAINS, 64)
     assert teacher.pairs == [(0, 1)] and teacher.channels == [(40, 32)]
 
 
@@ -150,16 +150,19 @@ def test_a_teacher_that_is_equal_has_nothing_to_teach(make, teacher_file):
 
 def test_gradients_reach_the_student_and_the_adapters_alone(make):
     trainer = prepared(make())
-    before = state_sha256(trainer.teacher.model.state_dict())
+    before = state_sha256(trainer.distiller.teacher.detector.state_dict())
     trainer.distiller.loss(trainer.train_model.train()(trainer.to_input(trainer.images, 0))).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trainer.model.parameters())
     assert all(p.grad.abs().sum() > 0 for p in trainer.distiller.adapters.parameters())
-    assert all(p.grad is None and not p.requires_grad for p in trainer.teacher.model.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in trainer.distiller.teacher.detector.parameters())
     adapters = [p.clone() for p in trainer.distiller.adapters.parameters()]
     trainer.optimizer_step()
     assert not any(map(torch.equal, adapters, trainer.distiller.adapters.parameters()))
     assert all(p.grad is None for p in trainer.distiller.adapters.parameters())
-    assert state_sha256(trainer.teacher.model.state_dict()) == before and not trainer.teacher.model.training
+    assert (
+        state_sha256(trainer.distiller.teacher.detector.state_dict()) == before
+        and not trainer.distiller.teacher.detector.training
+    )
 
 
 def test_the_teacher_leaves_nothing_in_the_model(train, tiny_dataset):
@@ -192,7 +195,7 @@ def test_without_a_teacher_nothing_of_it_is_stored(make):
 def test_pictures_come_again_and_the_order_does_not(make):
     trainer = make(epochs=9, close_mosaic=4)
     trainer.prepare()
-    views = [trainer.distiller.view(epoch) for epoch in range(9)]
+    views = [trainer.distiller.before_epoch(epoch) for epoch in range(9)]
     assert views == [0, 1, 0, 1, 0, *(WITHOUT_MOSAIC + k for k in (1, 0, 1, 0))]
     keys = []
     for epoch, view in enumerate(views):
@@ -217,7 +220,8 @@ def test_answers_are_the_same_from_the_cache(make):
         trainer = make(callbacks, epochs=5)
 
         def count():
-            trainer.teacher.model.register_forward_hook(lambda model, inputs, output: asked.append(len(inputs[0])))
+            network = trainer.distiller.teacher.detector.network
+            network.register_forward_hook(lambda model, inputs, output: asked.append(len(inputs[0])))
 
         callbacks.register_action("on_train_start", callback=count)
         trainer.fit()
@@ -351,12 +355,12 @@ def test_unlabeled_images_join_with_the_teachers_boxes(train, make, tiny_dataset
     trainer = train(epochs=1, unlabeled=str(new))
     dataset = trainer.loader.dataset
     assert len(dataset) == 8 + 4
-    teacher = Teacher(teacher_file, trainer.model, GAINS, 64)
+    teacher = Answers(teacher_file, trainer.model, GAINS, 64)
     for i in range(8, 12):
         image, _, path, _ = dataset[WITHOUT_MOSAIC, i]
         assert path.startswith(str(new))
     assert "4 images join the training set" in caplog.text
-    found = teacher.detect(torch.from_numpy(dataset.load_image(8)[..., ::-1].transpose(2, 0, 1).copy())[None])[0]
+    found = teacher.labels(torch.from_numpy(dataset.load_image(8)[..., ::-1].transpose(2, 0, 1).copy())[None])[0]
     assert np.allclose(dataset.labels[8][:, 0], found[:, 0]) and len(found) > 0
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "more").rglob("*")}
     again = train(epochs=1, unlabeled=str(new))
@@ -410,7 +414,7 @@ def test_an_official_checkpoint_teaches(make, caplog):
         for parameter in trainer.model.head.parameters():
             parameter += 0.3 * parameter.std() * torch.randn_like(parameter)
     assert equal < 0.02 * own_loss(trainer).item()
-    teacher = Teacher(file, student(("person", "car", "nothing known")), GAINS, 320)
+    teacher = Answers(file, student(("person", "car", "nothing known")), GAINS, 320)
     assert teacher.student_classes == [0, 1] and teacher.classes == [0, 2]
     assert teacher.pairs == [(0, 0), (1, 1)]  # strides 8 and 16
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from extras.teach.pretrain_data import PretrainDataset, read_source, scan_images
-from extras.teach.pretrain_hyp import load_pretrain_hyp
+from extras.teach.pretrain_data import PretrainDataset, load_pretrain_hyp, read_source, scan_images
 from utils.augmentations import GREY
 from utils.data.loader import epoch_loader
 from utils.general import ROOT

@@ -12,6 +12,7 @@ from conftest import SHARED, needs_shared, write_tiny_dataset
 
 import pretrain
 from engine.options import from_kwargs
+from extras.teach.pretraining import PretrainLoss
 from models.backbone import load_backbone_weights
 from models.yolo import DetectionModel
 from tests.tiny_detector import write_tiny_weights
@@ -225,3 +226,19 @@ def test_pictures_of_any_kind(run, tmp_path):
     for i, shape in enumerate([(40, 50), (40, 50, 4), (3, 3, 3), (300, 10, 3)]):
         cv2.imwrite(str(folder / f"{i}.png"), rng.integers(0, 256, shape, dtype=np.uint8))
     assert np.isfinite(losses(run(source=str(folder), epochs=1))).all()
+
+
+class Brightness(torch.nn.Module):
+    """A teacher with one map of stride 8: the mean colour of each place."""
+
+    def forward(self, images):
+        return [torch.nn.functional.avg_pool2d(images, 8)]
+
+
+def test_targets_go_through_the_teacher():
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    criterion = PretrainLoss(Brightness())
+    right = torch.nn.functional.avg_pool2d(images.float(), 8)
+    loss, items = criterion([right], images)
+    assert loss.item() == pytest.approx(0, abs=1e-5) and items.shape == (1,) and not items.requires_grad
+    assert criterion([right.flip(0)], images)[0] > 0.3

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from extras.teach.cache import TeacherCache
-from extras.teach.pseudo_labels import Detected, label_images, new_files
+from extras.teach.pseudo_labels import label_images, new_files, record_dtype
 from tests.conftest import write_tiny_dataset
 from utils.data.labels import scan_labels
 from utils.data.store import join_scans
@@ -28,7 +28,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def cache(tmp_path):
-    return TeacherCache(tmp_path / "cache", {}, Detected.dtype(10))
+    return TeacherCache(tmp_path / "cache", {}, record_dtype(10))
 
 
 def white(images: torch.Tensor) -> list:

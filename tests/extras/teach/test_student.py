@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from extras.teach.student import Student
-from extras.teach.teachers import Pixels, load_teacher
+from extras.teach.teacher import Pixels, open_teacher
 from models.backbone.Edgevit import VARIANTS
 from tests.tiny_detector import write_tiny_weights
 from utils.checkpoint import Checkpoint
@@ -12,7 +12,7 @@ from utils.checkpoint import Checkpoint
 
 @pytest.mark.parametrize("backbone", VARIANTS)
 def test_maps_have_the_teachers_shapes(tmp_path, tiny_model_cfg, backbone):
-    teacher = load_teacher(str(write_tiny_weights(tmp_path / "teacher.pt", tiny_model_cfg)))
+    teacher = open_teacher(str(write_tiny_weights(tmp_path / "teacher.pt", tiny_model_cfg)))
     student, images = Student.of(backbone, teacher), torch.rand(1, 3, 64, 96)
     assert [own.shape for own in student(images)] == [wanted.shape for wanted in teacher(images)]
     assert len(student.layer_table().splitlines()) == 2 and "parameters" in student.info(img_size=64)

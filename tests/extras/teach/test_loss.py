@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from extras.teach.distill_loss import (
+from extras.teach.loss import (
     FeatureAdapters,
     SoftBoxes,
     correlation,
+    correlation_loss,
     decode,
     detections_loss,
     divergence,
-    nearest_places,
+    nearest_cells,
 )
 from utils.boxes import bbox_iou
 
@@ -73,7 +74,7 @@ def test_a_box_goes_to_the_place_whose_own_box_is_nearest():
     torch.manual_seed(1)
     boxes = torch.cat([torch.rand(40, 2), torch.rand(40, 2) * 0.5 + 0.02], 1)
     image = torch.arange(40) % 2
-    found = nearest_places(maps, ANCHORS, image, boxes, 4.0)
+    found = nearest_cells(maps, ANCHORS, image, boxes, 4.0)
     for n, box in enumerate(boxes):
         best = -1.0
         for place in all_places(maps):
@@ -100,7 +101,7 @@ def test_a_teacher_that_is_equal_finds_its_own_places_and_nothing_to_correct():
     places = expressible(maps, list(all_places(maps))[::7])
     assert len(places) > 10
     boxes = soft(maps, places)
-    found = nearest_places(maps, ANCHORS, boxes.image, boxes.boxes, HYP["anchor_t"])
+    found = nearest_cells(maps, ANCHORS, boxes.image, boxes.boxes, HYP["anchor_t"])
     assert found.T.tolist() == [[level, *rest] for level, _, *rest in places]
     assert float(detections_loss(maps, ANCHORS, HYP, boxes, torch.arange(3))) == pytest.approx(0, abs=1e-6)
 
@@ -188,6 +189,46 @@ def test_adapters():
     assert not torch.equal(a[1].weight, FeatureAdapters([(4, 4), (4, 6)], seed=2)[1].weight)
     maps = torch.randn(2, 4, 3, 5)
     same = FeatureAdapters([(4, 4)], seed=1)
-    assert float(same([maps], [maps])) == pytest.approx(0, abs=1e-5)
-    assert float(same([maps], [-maps])) == pytest.approx(2, abs=1e-5)
-    assert a([maps, maps], [maps, torch.randn(2, 6, 9, 7)]).isfinite()  # --multi-scale: maps of another size
+    assert float(correlation_loss(same([maps]), [maps])) == pytest.approx(0, abs=1e-5)
+    assert float(correlation_loss(same([maps]), [-maps])) == pytest.approx(2, abs=1e-5)
+    larger = torch.randn(2, 6, 9, 7)  # as with --multi-scale
+    assert correlation_loss(a([maps, maps]), [maps, larger]).isfinite()
+
+
+GENERATOR = torch.Generator().manual_seed(0)
+A, B = torch.rand(2, 3, 4, 5, 6, generator=GENERATOR)  # maps of 3 images with 4 channels
+
+
+def channels(maps) -> np.ndarray:
+    """[4, 3 * 5 * 6]"""
+    return np.concatenate(list(maps.flatten(2).numpy()), axis=1)
+
+
+def test_correlation_loss_is_one_minus_pearsons_r():
+    expected = 1 - np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(channels(A), channels(B))])
+    assert correlation_loss([A], [B]).item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_correlation_loss_is_half_the_error_of_normalised_maps():
+    a, b = ((x - x.mean(1, keepdims=True)) / x.std(1, keepdims=True) for x in (channels(A), channels(B)))
+    assert correlation_loss([A], [B]).item() == pytest.approx(((a - b) ** 2).mean() / 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "expected"),
+    [
+        (A, A, 0.0),
+        (A, A * 7 - 3, 0.0),  # neither scale nor offset counts
+        (A, -A, 2.0),
+        (A, torch.ones_like(A), 1.0),  # a channel that is the same everywhere
+        (torch.zeros_like(A), A, 1.0),
+    ],
+)
+def test_correlation_loss(own, wanted, expected):
+    assert correlation_loss([own], [wanted]).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_gradients_are_finite_where_a_channel_is_constant():
+    own = torch.zeros_like(A, requires_grad=True)
+    correlation_loss([own], [torch.ones_like(A)]).backward()
+    assert torch.isfinite(own.grad).all()

@@ -1,4 +1,4 @@
-"""extras/teach/teachers.py: whose maps are learned, where weights come from, and that nothing is fetched unasked."""
+"""extras/teach/teacher.py: whose maps are learned, where weights come from, and that nothing is fetched unasked."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from conftest import SHARED, needs_shared
 
 from extras.classify.model import ClassificationModel
-from extras.teach.teachers import Pixels, Together, load_teacher
+from extras.teach.teacher import Pixels, Together, open_teacher
 from models.experimental import attempt_load
 from tests.tiny_detector import write_tiny_weights
 from utils.checkpoint import Checkpoint, save_checkpoint, state_sha256
@@ -41,7 +41,7 @@ def backbone_maps(weights, images, places) -> list:
 )
 def test_maps_of_a_detector_are_those_of_its_backbone(tmp_path, tiny_model_cfg, weights, strides, channels, places):
     weights = write_tiny_weights(tmp_path / "tiny.pt", tiny_model_cfg) if weights == "tiny" else weights
-    teacher = load_teacher(str(weights))
+    teacher = open_teacher(str(weights))
     assert (teacher.strides, teacher.channels) == (strides, channels)
     assert teacher.description["teacher"] == str(weights) and len(teacher.description["teacher sha256"]) == 64
     images = torch.rand(2, 3, 64, 96)
@@ -63,7 +63,7 @@ def test_pixels():
 
 def test_together(tmp_path, tiny_model_cfg):
     first, second, images = (
-        load_teacher(write_tiny_weights(tmp_path / "a.pt", tiny_model_cfg)),
+        open_teacher(write_tiny_weights(tmp_path / "a.pt", tiny_model_cfg)),
         Pixels(),
         torch.rand(1, 3, 64, 32),
     )
@@ -130,7 +130,7 @@ def test_maps_of_a_librarys_network(tmp_path, empty_caches, library, write, plac
     if place.startswith("hf"):
         (tmp_path / "hf/models--timm--resnet18.a1_in1k/refs").mkdir()
         (tmp_path / "hf/models--timm--resnet18.a1_in1k/refs/main").write_text("1")
-    teacher = load_teacher(f"{library}:resnet18", "" if "/" in place else str(tmp_path / place))
+    teacher = open_teacher(f"{library}:resnet18", "" if "/" in place else str(tmp_path / place))
     assert (teacher.strides, teacher.channels) == ([4, 8, 16, 32], [64, 128, 256, 512])
     for own, expected in zip(teacher(images), resnet_maps(network, images)):
         torch.testing.assert_close(own, expected)
@@ -174,10 +174,10 @@ def test_no_such_teacher(tmp_path, monkeypatch, empty_caches, tiny_model_cfg, so
 
         torch.save(vision.vit_b_16().state_dict(), tmp_path / "vit.pth")
     with pytest.raises(error, match=words):
-        load_teacher(source.format(tmp_path), weights.format(tmp_path))
+        open_teacher(source.format(tmp_path), weights.format(tmp_path))
 
 
 def test_the_description_tells_other_weights_apart(tmp_path, tiny_model_cfg):
-    found = [load_teacher(str(write_tiny_weights(tmp_path / "a.pt", tiny_model_cfg, seed))) for seed in (0, 0, 1)]
+    found = [open_teacher(str(write_tiny_weights(tmp_path / "a.pt", tiny_model_cfg, seed))) for seed in (0, 0, 1)]
     hashes = [teacher.description["teacher sha256"] for teacher in found]
     assert hashes[0] == hashes[1] != hashes[2] and hashes[0] == state_sha256(found[0].network.state_dict())
