@@ -51,7 +51,7 @@ def measure(model: nn.Module, imgsz: int, amp: torch.dtype | None, device: torch
 
 
 def choose_batch(used_gb: dict[int, float], limit_gb: float) -> int:
-    """The largest batch whose memory, by a straight line through the measurements, stays within the limit (at least 1).
+    """Return the largest batch whose memory, by a line through the measurements, is within the limit (at least 1).
 
     16 if there are too few measurements or they do not grow.
     """

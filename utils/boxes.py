@@ -11,7 +11,7 @@ import numpy as np
 
 
 def _namespace(x):
-    """The module whose functions take `x`: torch for a tensor (then it is loaded already), else numpy."""
+    """Return the module whose functions take `x`: torch for a tensor (then it is loaded already), else numpy."""
     torch = sys.modules.get("torch")
     return torch if torch is not None and isinstance(x, torch.Tensor) else np
 
@@ -49,13 +49,13 @@ def xyn2xy(x, w=640, h=640, padw=0, padh=0):
 
 
 def _scale_and_shift(x, w, h, dx, dy):
-    """x values (even columns) * w + dx, y values (odd columns) * h + dy."""
+    """Return x values (even columns) * w + dx, y values (odd columns) * h + dy."""
     columns = [x[..., i] * (h if i % 2 else w) + (dy if i % 2 else dx) for i in range(x.shape[-1])]
     return _namespace(x).stack(columns, -1)
 
 
 def segment2box(segment, width=640, height=640):
-    """Bounding box [4] xyxy of the polygon points [n, 2] that lie inside a width x height image; zeros if none does."""
+    """Return the bounding box [4] xyxy of the polygon points [n, 2] inside a width x height image, or zeros."""
     x, y = segment[:, 0], segment[:, 1]
     inside = segment[(x >= 0) & (y >= 0) & (x <= width) & (y <= height)]
     if len(inside) == 0:
@@ -64,7 +64,7 @@ def segment2box(segment, width=640, height=640):
 
 
 def segments2boxes(segments):
-    """Bounding boxes [N, 4] xywh of N polygons, each [n, 2]; units stay what they are."""
+    """Return the bounding boxes [N, 4] xywh of N polygons, each [n, 2]; units stay what they are."""
     if len(segments) == 0:
         return np.zeros((0, 4), dtype=np.float32)
     return xyxy2xywh(np.stack([np.concatenate([s.min(0), s.max(0)]) for s in segments]))
@@ -106,14 +106,14 @@ def scale_boxes(img1_shape, boxes, img0_shape, ratio_pad=None):
 
 
 def letterbox_ratio_pad(img1_shape, img0_shape):
-    """The common ratio and the (half) borders that letterbox reports for these shapes."""
+    """Return the common ratio and the (half) borders that letterbox reports for these shapes."""
     ratio = min(img1_shape[0] / img0_shape[0], img1_shape[1] / img0_shape[1])
     height, width = (round(side * ratio) for side in img0_shape[:2])
     return (ratio, ratio), ((img1_shape[1] - width) / 2, (img1_shape[0] - height) / 2)
 
 
 def _intersection_area(a, b):
-    """Area shared by [..., 4] xyxy boxes; the leading dimensions broadcast."""
+    """Return the area shared by [..., 4] xyxy boxes; the leading dimensions broadcast."""
     xp = _namespace(a)
     sides = (xp.minimum(a[..., 2:4], b[..., 2:4]) - xp.maximum(a[..., :2], b[..., :2])).clip(0)
     return sides[..., 0] * sides[..., 1]
@@ -124,14 +124,14 @@ def _area(boxes):
 
 
 def box_iou(box1, box2, eps=1e-7):
-    """IoU [N, M] of every box of [N, 4] with every one of [M, 4], both xyxy."""
+    """Return the IoU [N, M] of every box of [N, 4] with every one of [M, 4], both xyxy."""
     a, b = box1[:, None], box2[None]
     inter = _intersection_area(a, b)
     return inter / (_area(a) + _area(b) - inter + eps)
 
 
 def bbox_iou(box1, box2, xywh=True, GIoU=False, DIoU=False, CIoU=False, eps=1e-7):
-    """IoU [...] of pairs of boxes [..., 4] (leading dimensions broadcast), or one of its relatives, in (-3, 1].
+    """Return the IoU [...] of pairs of boxes [..., 4] (leading dimensions broadcast), or a relative, in (-3, 1].
 
     GIoU: arXiv 1902.09630. DIoU, CIoU: arXiv 1911.08287; the weight alpha of CIoU's aspect term gets no gradient.
     """
@@ -157,17 +157,17 @@ def bbox_iou(box1, box2, xywh=True, GIoU=False, DIoU=False, CIoU=False, eps=1e-7
 
 
 def _box_angle(boxes_xyxy, eps):
-    """Angle, in radians, whose tangent is width / height."""
+    """Return the angle, in radians, whose tangent is width / height."""
     sides = boxes_xyxy[..., 2:4] - boxes_xyxy[..., :2]
     return _namespace(boxes_xyxy).arctan(sides[..., 0] / (sides[..., 1] + eps))
 
 
 def bbox_ioa(box1, box2, eps=1e-7):
-    """Share [..., M] of each box of box2 [M, 4] that box1 ([4] or [..., 4]) covers; both xyxy."""
+    """Return the share [..., M] of each box of box2 [M, 4] that box1 ([4] or [..., 4]) covers; both xyxy."""
     return _intersection_area(box1[..., None, :], box2) / (_area(box2) + eps)
 
 
 def wh_iou(wh1, wh2, eps=1e-7):
-    """IoU [N, M] of boxes of sizes [N, 2] with boxes of sizes [M, 2], all with one common centre."""
+    """Return the IoU [N, M] of boxes of sizes [N, 2] with boxes of sizes [M, 2], all with one common centre."""
     inter = _namespace(wh1).minimum(wh1[:, None], wh2[None]).prod(-1)
     return inter / (wh1.prod(-1)[:, None] + wh2.prod(-1)[None] - inter + eps)

@@ -44,7 +44,7 @@ class Callbacks:
         self._callbacks[hook].append({"name": name, "callback": callback})
 
     def get_registered_actions(self, hook: str | None = None):
-        """The list of {"name", "callback"} of one hook, or the dict of all hooks' lists."""
+        """Return the list of {"name", "callback"} of one hook, or the dict of all hooks' lists."""
         if hook is None:
             return self._callbacks
         self._check(hook)

@@ -8,22 +8,22 @@ import torch.distributed
 
 
 def local_rank() -> int:
-    """Index of this process on its machine; -1 outside torchrun."""
+    """Return the index of this process on its machine; -1 outside torchrun."""
     return int(os.environ.get("LOCAL_RANK", -1))
 
 
 def rank() -> int:
-    """Index of this process among all; -1 outside torchrun."""
+    """Return the index of this process among all; -1 outside torchrun."""
     return int(os.environ.get("RANK", -1))
 
 
 def world_size() -> int:
-    """Number of processes; 1 outside torchrun."""
+    """Return the number of processes; 1 outside torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def is_main() -> bool:
-    """True in the one process that prints, validates and saves."""
+    """Return whether this is the one process that prints, validates and saves."""
     return rank() in (-1, 0)
 
 
@@ -67,7 +67,7 @@ def main_first():
 
 
 def broadcast_object(value):
-    """The main process's plain-data `value`, in every process."""
+    """Return the main process's plain-data `value` in every process."""
     if not is_distributed():
         return value
     box = [value]

@@ -3,7 +3,7 @@
 from importlib import import_module
 from types import ModuleType
 
-# What cannot be done without each folder of extras/, as errors say it.
+# The features that need each folder of extras/, as error messages name them.
 EXTRAS = {
     "benchmark": "benchmarks.py",
     "budget": "--budget",

@@ -72,19 +72,19 @@ TABLE = {
     "ema_decay": Hyperparameter(0.9999, 0.9, 0.99999, 0.0, "decay of the averaged weights", 1.0),
     "ema_tau": Hyperparameter(2000, 1, 10000, 0.0, "steps over which that decay builds up"),
 }
-POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau", "crop_scale", "distill_views")  # 0 makes no sense
+POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau", "crop_scale", "distill_views")  # 0 makes no sense for these
 
 
 def default_hyp() -> dict:
-    """Every hyperparameter at its default, the values of hyp.scratch-low.yaml."""
+    """Return every hyperparameter at its default, the values of hyp.scratch-low.yaml."""
     return {key: entry.default for key, entry in TABLE.items()}
 
 
 def load_hyp(source: str | Path | dict, table: dict = TABLE) -> dict:
-    """Hyperparameters of a YAML file (or a mapping), in the table's order; keys that it does not have get defaults.
+    """Return the hyperparameters of a YAML file (or a mapping), in the table's order, with defaults for other keys.
 
     ValueError with the file and the key for an unknown key (naming the nearest), a value that is no number, or one
-    outside its range or none of its choices.
+    outside its range, or one that is none of its choices.
     """
     path = None if isinstance(source, dict) else find_file(source, folders=("data",))
     given = source if path is None else load_yaml(path)

@@ -42,7 +42,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step_matrices(self, group: dict) -> None:
-        """One step of Nesterov's momentum (beta1 of the group), made orthogonal."""
+        """Make one step of Nesterov's momentum (beta1 of the group), made orthogonal."""
         momentum, decay = group["betas"][0], group["lr"] * group["weight_decay"]
         alike = defaultdict(list)  # blocks of one shape are orthogonalized together
         for parameter in group["params"]:
@@ -81,5 +81,5 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
 
 
 def block_rows(rows: int) -> int:
-    """The largest divisor of `rows` that is at most BLOCK."""
+    """Return the largest divisor of `rows` that is at most BLOCK."""
     return next(size for size in range(min(rows, BLOCK), 0, -1) if rows % size == 0)

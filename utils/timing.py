@@ -22,16 +22,16 @@ from utils.logger import LOGGER
 FILE_NAME = "profile.csv"
 COLUMNS = ("stage", "where", "seconds", "share", "ms_per_image")
 IN_WORKERS = ("loading", "augmentation")  # stages that data-loading processes may have, of training and of validation
-VAL = "val "  # what the stages of a validation during a training begin with
+VAL = "val "  # prefix of the stages of a validation during a training
 NOTHING = nullcontext()
-END = object()  # what comes after the last item
+END = object()  # the mark after the last item
 
 
 class Untimed:
-    """What a run without --profile has in the place of StageTimes."""
+    """The stand-in for StageTimes in a run without --profile."""
 
     def __call__(self, stage: str):
-        """A context whose seconds belong to the stage."""
+        """Return a context whose seconds belong to the stage."""
         return NOTHING
 
     def on(self, device):
@@ -57,7 +57,7 @@ UNTIMED = Untimed()
 
 
 class StageTimes(Untimed):
-    """Seconds of the clock for each stage. Of stages within each other each has what is not the inner one's.
+    """Seconds of the clock for each stage. A stage's seconds leave out those of the stages inside it.
 
     Those of the thread that made the object add up to the run, with "other" for the rest. What other threads and
     data-loading processes do meanwhile stands "beside", summed over them.

@@ -41,7 +41,7 @@ def parse(name: str, argv=None) -> argparse.Namespace:
 
 
 def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
-    """The parser's defaults with `kwargs` put over them.
+    """Return the parser's defaults with `kwargs` put over them.
 
     Keys are option names with underscores; every alias counts (imgsz, img, img_size). An unknown key is a TypeError
     that names the nearest, a value outside an option's choices a ValueError.

@@ -1,4 +1,4 @@
-"""What several command lines share: the parser itself, defaults, and groups of flags."""
+"""The parts that several command lines share: the parser itself, defaults, and groups of flags."""
 
 import argparse
 import difflib
@@ -58,7 +58,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(name, known) -> str:
-    """' (did you mean X?)' for the entry of `known` most like `name`, or ''."""
+    """Return ' (did you mean X?)' for the entry of `known` most like `name`, or ''."""
     match = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {match[0]}?)" if match else ""
 

@@ -14,7 +14,7 @@ from engine.options.flags import (
 
 
 def add_prediction(parser, task: str, project: str, txt: str) -> None:
-    """What a prediction of any task takes and writes; `txt` is what --save-txt writes."""
+    """Add the flags that the predictions of all tasks share; `txt` is what --save-txt writes."""
     add = parser.add_argument
     add_weights(parser, task, nargs="+")
     source = "file, folder, glob, list (.txt), video, URL, stream(s) (.streams), screen or webcam index"

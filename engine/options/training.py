@@ -17,7 +17,7 @@ from engine.options.flags import (
 
 
 def add_data_defaults(parser, fallbacks=None) -> None:
-    """The options of DATA_DEFAULTS."""
+    """Add the options of DATA_DEFAULTS."""
     add = parser.add_argument
     defaults = {option: data_default(option, fallbacks) for option in DATA_DEFAULTS}
     add("--hyp", default=None, help=f"hyperparameter YAML; auto chooses and says why {defaults['hyp']}")
@@ -29,7 +29,7 @@ def add_data_defaults(parser, fallbacks=None) -> None:
 
 
 def add_training(parser) -> None:
-    """How a training of any task goes on, ends and is kept."""
+    """Add the flags for how a training of any task goes on, ends and is kept."""
     add = parser.add_argument
     add("--budget", default=None, metavar="TIME", help="train for this long (15m, 90s, 1h30m) in place of --epochs")
     add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
