@@ -203,6 +203,15 @@ def default_weights(project: str = "runs/train") -> Path:
     return newest or EMBEDDED_WEIGHTS
 
 
+def chosen_weights(weights, project: str = "runs/train") -> list:
+    """Return --weights as a list of files; where it is not given, the default of `project`, which is logged."""
+    if weights:
+        return list(weights) if isinstance(weights, (list, tuple)) else [weights]
+    weights = default_weights(project)
+    LOGGER.info(f"weights {weights} (--weights is not given)")
+    return [weights]
+
+
 def labels_to_class_weights(labels, nc: int = 80) -> np.ndarray:
     """Inverse class frequencies, float32 [nc], sum 1. `labels`: [n, 5] arrays, class first. Unseen ones count once."""
     classes = np.concatenate([label[:, 0] for label in labels]).astype(int) if len(labels) else np.zeros(0, int)

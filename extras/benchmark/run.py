@@ -14,8 +14,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from models.backends import FORMATS, Format, find_format
-from utils.general import ROOT, check_yaml, counted, default_weights, file_size, increment_path
+from models.backends import FORMATS, Format, find_format, one_checkpoint
+from utils.general import ROOT, check_yaml, counted, file_size, increment_path
 from utils.logger import LOGGER, colorize
 
 TIMEOUT_S = 3 * 3600  # of one export or one measurement; int8 validates many candidates
@@ -98,26 +98,13 @@ class Benchmark:
             raise ValueError("--pt-only and --test exclude each other: --test is for exports")
         self.opt, self.title, self.imgsz = opt, "", opt.imgsz
         self.data = Path(check_yaml(opt.data)).absolute()
-        self.weights = self._weights(opt.weights)
+        self.weights = one_checkpoint(opt.weights)
+        if not self.weights.is_file():
+            raise FileNotFoundError(f"{self.weights}: no such file")
         self.folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True).absolute()
         # exports are written beside their checkpoint: with a copy, no earlier export of the user's is replaced
         self.copy = self.folder / self.weights.name
         shutil.copyfile(self.weights, self.copy)
-
-    @staticmethod
-    def _weights(weights) -> Path:
-        if isinstance(weights, (list, tuple)):
-            if len(weights) != 1:
-                raise ValueError(f"--weights: expected one checkpoint, found {len(weights)}: benchmark them one by one")
-            weights = weights[0]
-        if not weights:
-            weights = default_weights()
-            LOGGER.info(f"weights {weights} (--weights is not given)")
-        if Path(weights).suffix not in (".pt", ".pth"):
-            raise ValueError(f"{weights}: expected a checkpoint (.pt), the formats are written from it")
-        if not Path(weights).is_file():
-            raise FileNotFoundError(f"{weights}: no such file")
-        return Path(weights)
 
     def row(self, format: Format) -> Row:
         row = Row(format.title, precision=self._precision(format))
@@ -159,7 +146,7 @@ class Benchmark:
 
     def _reason_to_skip(self, format: Format) -> str:
         wanted = [name for name in ("half", "int8") if getattr(self.opt, name)]
-        if format.exports and not set(wanted) <= format.options:
+        if format.exports and not set(wanted) <= set(format.options):
             return f"has no --{wanted[0]}"
         if missing := format.missing():
             return f"needs {', '.join(missing)}: {format.pip_line}"

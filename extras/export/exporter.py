@@ -1,7 +1,6 @@
 """What export.py does: model -> file, int8 within its budget, comparison with PyTorch, and only then its name."""
 
 import hashlib
-import importlib
 import os
 import shutil
 import tempfile
@@ -15,12 +14,12 @@ import numpy as np
 
 from engine.predict.detector import image_size
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
-from models.backends import DetectMultiBackend, Format, find_format
+from models.backends import DetectMultiBackend, Format, find_format, one_checkpoint
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
 from models.exportable import exportable
 from utils.data.images import find_images, read_image
-from utils.general import ROOT, VERSION, default_weights, file_size
+from utils.general import ROOT, VERSION, file_size
 from utils.logger import LOGGER, colorize
 
 PARITY_IMAGES = 32
@@ -80,25 +79,12 @@ class Job:
 
     def __init__(self, opt):
         self.opt = opt
-        self.weights = self._weights(opt.weights)
+        self.weights = one_checkpoint(opt.weights)
         self.reference = DetectMultiBackend(self.weights, "cpu", threads=opt.threads)
-        if not self.reference.pt:
-            raise ValueError(f"{self.weights}: expected a checkpoint (.pt), found {self.reference.format.title}")
         self.imgsz = tuple(image_size(opt.imgsz, self.reference))
         self.spec = self._spec(opt)
         self.data = self._data(opt)
         self.images = [read_image(file) for file in evenly(self._image_files(), PARITY_IMAGES)]
-
-    @staticmethod
-    def _weights(weights) -> Path:
-        if isinstance(weights, (list, tuple)):
-            if len(weights) != 1:
-                raise ValueError(f"--weights: expected one checkpoint, found {len(weights)}: export them one by one")
-            weights = weights[0]
-        if not weights:
-            weights = default_weights()
-            LOGGER.info(f"weights {weights} (--weights is not given)")
-        return Path(weights)
 
     def _spec(self, opt) -> ExportSpec:
         for name in ("batch_size", "topk_all"):
@@ -192,7 +178,7 @@ class Job:
 
     def _write(self, row: Format):
         """(file, parity figures); the file gets its name when all is well, and NAME.rejected when it differs."""
-        module = importlib.import_module(f"models.backends.{row.module}")
+        module = row.module
         target, metadata = self.target(row), self.metadata()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
             file = Path(folder) / target.name

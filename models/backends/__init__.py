@@ -8,40 +8,51 @@ import importlib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 from models.backends.base import Backend
+from utils.general import chosen_weights
 from utils.logger import LOGGER
 
-__all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of"]
+__all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of", "one_checkpoint"]
 
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of model file."""
+    """A kind of model file. The fields that are tuples are given as text with a blank between the items."""
 
     title: str
     key: str  # the name for export.py's --include
     flag: str  # DetectMultiBackend's attribute that tells it, YOLOv5's where that has one
-    suffixes: tuple  # the first is what export.py writes; one that starts with "_" is a folder's
-    module: str  # the file in this folder
-    backend: str  # its Backend class
-    options: frozenset = frozenset()  # export.py's flags that it has, besides --imgsz and --batch-size
-    packages: tuple = ()  # imported to run it
-    tools: tuple = ()  # imported to write it, besides
+    suffixes: tuple[str, ...]  # the first is what export.py writes; one that starts with "_" is a folder's
+    backend: str  # its Backend class, which is in the file of this folder that is called as `key`
+    options: tuple[str, ...] = ()  # export.py's flags that it has, besides --imgsz and --batch-size
+    packages: tuple[str, ...] = ()  # imported to run it
+    tools: tuple[str, ...] = ()  # imported to write it, besides
     extra: str = ""  # pip install ".[extra]" brings all of them
-    aliases: tuple = ()  # further names for --include
+    aliases: tuple[str, ...] = ()  # further names for --include
     runs_on: str = ""  # where the file runs, if not here
+
+    def __post_init__(self):
+        for name in ("suffixes", "options", "packages", "tools", "aliases"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value.split()) if isinstance(value, str) else value)
 
     @property
     def exports(self) -> bool:
         return self.key != "pt"
 
     @property
+    def module(self) -> ModuleType:
+        """The file of this folder that has its export() and Backend class, imported."""
+        return importlib.import_module(f"models.backends.{self.key if self.exports else 'pytorch'}")
+
+    @property
     def pip_line(self) -> str:
         return f'pip install ".[{self.extra}]"' if self.extra else "pip install -r requirements.txt"
 
-    def missing(self, tools: bool = True) -> list:
-        """The packages that are not installed here; with `tools` those for writing too."""
+    def missing(self, tools: bool = True) -> list[str]:
+        """Return the packages that are not installed here; with `tools` those for writing too."""
         return [name for name in (*self.packages, *(self.tools if tools else ())) if not installed(name)]
 
 
@@ -52,109 +63,25 @@ def installed(package: str) -> bool:
         return False
 
 
-def _options(text: str) -> frozenset:
-    return frozenset(text.split())
-
-
+# fmt: off
 FORMATS = (
-    Format("PyTorch", "pt", "pt", (".pt", ".pth"), "pytorch", "PyTorchBackend", packages=("torch",)),
-    Format(
-        "TorchScript",
-        "torchscript",
-        "jit",
-        (".torchscript",),
-        "torchscript",
-        "TorchScriptBackend",
-        _options("dynamic half nms"),
-        packages=("torch",),
-    ),
-    Format(
-        "ONNX",
-        "onnx",
-        "onnx",
-        (".onnx",),
-        "onnx",
-        "OnnxBackend",
-        _options("dynamic half int8 simplify opset nms embed"),
-        packages=("onnxruntime",),
-        tools=("torch", "onnx", "onnxscript"),
-        extra="onnx",
-    ),
-    Format(
-        "OpenVINO",
-        "openvino",
-        "xml",
-        ("_openvino_model", ".xml"),
-        "openvino",
-        "OpenVinoBackend",
-        _options("dynamic half int8 nms"),
-        packages=("openvino",),
-        tools=("torch", "onnx", "onnxscript", "nncf"),
-        extra="openvino",
-    ),
-    Format(
-        "LiteRT",
-        "litert",
-        "tflite",
-        (".tflite",),
-        "litert",
-        "LiteRtBackend",
-        _options("half int8"),
-        packages=("ai_edge_litert",),
-        tools=("torch", "litert_torch"),
-        extra="litert",
-        aliases=("tflite",),
-    ),
-    Format(
-        "ncnn",
-        "ncnn",
-        "ncnn",
-        ("_ncnn_model", ".param"),
-        "ncnn",
-        "NcnnBackend",
-        _options("half"),
-        packages=("ncnn",),
-        tools=("torch", "pnnx"),
-        extra="ncnn",
-    ),
-    Format(
-        "ExecuTorch",
-        "executorch",
-        "pte",
-        (".pte",),
-        "executorch",
-        "ExecuTorchBackend",
-        packages=("torch", "executorch"),
-        extra="executorch",
-    ),
-    Format(
-        "CoreML",
-        "coreml",
-        "coreml",
-        (".mlpackage",),
-        "coreml",
-        "CoreMlBackend",
-        _options("half int8"),
-        packages=("coremltools",),
-        tools=("torch",),
-        extra="coreml",
-        runs_on="macOS",
-    ),
-    Format(
-        "TensorRT",
-        "engine",
-        "engine",
-        (".engine",),
-        "engine",
-        "TensorRtBackend",
-        _options("dynamic half int8 simplify opset nms"),
-        packages=("torch", "tensorrt"),
-        tools=("onnx", "onnxscript"),
-        extra="tensorrt",
-        aliases=("tensorrt",),
-        runs_on="a computer with an NVIDIA GPU",
-    ),
+    Format("PyTorch", "pt", "pt", ".pt .pth", "PyTorchBackend", packages="torch"),
+    Format("TorchScript", "torchscript", "jit", ".torchscript", "TorchScriptBackend", "dynamic half nms", "torch"),
+    Format("ONNX", "onnx", "onnx", ".onnx", "OnnxBackend", "dynamic half int8 simplify opset nms embed",
+           "onnxruntime", "torch onnx onnxscript", extra="onnx"),
+    Format("OpenVINO", "openvino", "xml", "_openvino_model .xml", "OpenVinoBackend", "dynamic half int8 nms",
+           "openvino", "torch onnx onnxscript nncf", extra="openvino"),
+    Format("LiteRT", "litert", "tflite", ".tflite", "LiteRtBackend", "half int8",
+           "ai_edge_litert", "torch litert_torch", extra="litert", aliases="tflite"),
+    Format("ncnn", "ncnn", "ncnn", "_ncnn_model .param", "NcnnBackend", "half", "ncnn", "torch pnnx", extra="ncnn"),
+    Format("ExecuTorch", "executorch", "pte", ".pte", "ExecuTorchBackend", packages="torch executorch",
+           extra="executorch"),
+    Format("CoreML", "coreml", "coreml", ".mlpackage", "CoreMlBackend", "half int8",
+           "coremltools", "torch", extra="coreml", runs_on="macOS"),
+    Format("TensorRT", "engine", "engine", ".engine", "TensorRtBackend", "dynamic half int8 simplify opset nms",
+           "torch tensorrt", "onnx onnxscript", "tensorrt", "tensorrt", runs_on="a computer with an NVIDIA GPU"),
 )
+# fmt: on
 # YOLOv5's formats that are not written here -> what replaces them
 REPLACED = {
     "saved_model": "use litert: TensorFlow's mobile runtime reads .tflite, its server can serve ONNX",
@@ -166,7 +93,7 @@ REPLACED = {
 
 
 def find_format(name: str) -> Format:
-    """The row of FORMATS for a name of --include; ValueError for another one, with what replaces it or the nearest."""
+    """Return the row of FORMATS for a name of --include; ValueError, with what replaces it or is nearest, if none."""
     from difflib import get_close_matches
 
     known = {key: row for row in FORMATS if row.exports for key in (row.key, *row.aliases)}
@@ -180,13 +107,23 @@ def find_format(name: str) -> Format:
 
 
 def format_of(weights) -> Format:
-    """The row of FORMATS for a model file or folder, by its suffix; ValueError if there is none."""
+    """Return the row of FORMATS for a model file or folder, by its suffix; ValueError if there is none."""
     name = Path(str(weights)).name.lower()
     for row in FORMATS:
         if name.endswith(row.suffixes):
             return row
     known = ", ".join(f"{row.title} ({' '.join(row.suffixes)})" for row in FORMATS)
     raise ValueError(f"{weights}: expected a model file of {known}, found '{Path(str(weights)).suffix or name}'")
+
+
+def one_checkpoint(weights) -> Path:
+    """Return the only file of --weights, or the default one; ValueError unless it is one .pt file."""
+    files = chosen_weights(weights)
+    if len(files) != 1:
+        raise ValueError(f"--weights: expected one checkpoint, found {len(files)}: give them one by one")
+    if (found := format_of(files[0])).exports:
+        raise ValueError(f"{files[0]}: expected a checkpoint (.pt), found {found.title}")
+    return Path(files[0])
 
 
 OF_THE_BACKEND = "task names nc stride imgsz fixed_hw end2end fp16 device model parallel_map".split()
@@ -213,20 +150,19 @@ class DetectMultiBackend:
         self.files, self.format = files, rows[0]
         if self.format.exports and not Path(files[0]).exists():
             raise FileNotFoundError(f"{files[0]}: no such file")
-        by_opencv = dnn and self.format.key == "onnx"  # which needs no package besides those that are there always
-        if missing := [] if by_opencv else self.format.missing(tools=False):
+        by_opencv = dnn and self.format.key == "onnx"  # and OpenCV is always there
+        if not by_opencv and (missing := self.format.missing(tools=False)):
             raise ImportError(f"{files[0]}: needs {', '.join(missing)}: {self.format.pip_line}")
-        module = importlib.import_module(f"models.backends.{self.format.module}")
         options = {"device": device, "fp16": fp16, "fuse": fuse, "dnn": dnn, "threads": threads}
         opened = files if len(files) > 1 else files[0]
-        self.backend: Backend = getattr(module, self.format.backend)(opened, **options)
+        self.backend: Backend = getattr(self.format.module, self.format.backend)(opened, **options)
         if not self.backend.names:
             self.backend.names = self._names_from(data)
         for row in FORMATS:
             setattr(self, row.flag, row is self.format)
 
-    def _names_from(self, data) -> dict:
-        """The names in the dataset YAML if there are as many as the model has classes, else the numbers as names."""
+    def _names_from(self, data) -> dict[int, str]:
+        """Return the dataset YAML's names if there are as many as the model has classes, else the numbers as names."""
         names, count = names_of(data) if data else {}, self.backend.output_classes
         if not count or len(names) == count:
             return names
@@ -240,13 +176,13 @@ class DetectMultiBackend:
         raise AttributeError(f"DetectMultiBackend has no attribute '{name}'")
 
     def require_task(self, task: str) -> None:
-        """ValueError unless the model is for this task."""
+        """Raise ValueError unless the model is for this task."""
         if self.task != task:
             files = ", ".join(map(str, self.files))
             raise ValueError(f"{files}: expected a model for '{task}', found one for '{self.task}'")
 
     def forward(self, im, augment: bool = False, visualize=False):
-        """What the model gives for RGB images [B, 3, H, W] in 0 to 1, by its task:
+        """Return what the model gives for RGB images [B, 3, H, W] in 0 to 1, by its task:
 
         detect    predictions [B, N, 5 + nc]: xywh in pixels, objectness, class scores; if .end2end, boxes
                   [B, max_det, 6]: xyxy in pixels, confidence, class
@@ -258,11 +194,11 @@ class DetectMultiBackend:
     __call__ = forward
 
     def predict(self, images, augment: bool = False, visualize=False):
-        """As forward(), without gradients, for uint8 RGB images [B, H, W, 3]."""
+        """Do as forward(), without gradients, for uint8 RGB images [B, H, W, 3]."""
         return self.backend.predict(images, augment=augment, visualize=visualize)
 
     def eval(self):
-        """This object: a runtime always is in inference mode. For scripts that call it as they would a module's."""
+        """Return this object: a runtime always is in inference mode. Scripts call it as they would a module's."""
         return self
 
     def warmup(self, imgsz=(1, 3, 640, 640)) -> None:
@@ -270,8 +206,8 @@ class DetectMultiBackend:
         self.backend.warmup(imgsz)
 
 
-def names_of(data) -> dict:
-    """{number: name} from a dataset YAML (a path or bare name)."""
+def names_of(data) -> dict[int, str]:
+    """Return {number: name} from a dataset YAML (a path or bare name)."""
     from utils.general import check_yaml
     from utils.yaml_files import load_yaml
 

@@ -1,17 +1,14 @@
 """CoreML: an ML Program (.mlpackage) for iPhones and Macs. Any system can write it, only macOS can run it."""
 
-import contextlib
-import io
 import json
-import logging
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import Metadata
+from models.backends.quiet import quiet
 from utils.general import write_atomic
 
 INPUT = "image"
@@ -24,22 +21,6 @@ def load_coremltools():
     """The coremltools package; ImportError with the pip line if it is missing."""
     with quiet():  # it has something to say about the version of every other package
         return require("coremltools", "coreml", "CoreML")
-
-
-@contextlib.contextmanager
-def quiet(verbose: bool = False):
-    """Without the notes, warnings and progress bars of what is called inside; errors are raised as ever."""
-    if verbose:
-        yield
-        return
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:

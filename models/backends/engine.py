@@ -6,10 +6,8 @@ the kind of GPU and with the version of TensorRT that built it.
 The file is the length of a JSON text as four bytes, little-endian, that text (the metadata), and the engine.
 """
 
-import json
 import tempfile
 import threading
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,9 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
     from models.backends import onnx
 
     trt = require("tensorrt", "tensorrt", "writing TensorRT engines")
-    with _on_gpu(gpu(spec.device, file)), tempfile.TemporaryDirectory() as folder:
+    import torch
+
+    with torch.cuda.device(gpu(spec.device, file)), tempfile.TemporaryDirectory() as folder:
         graph = Path(folder) / "model.onnx"
         onnx.export(model, graph, spec, metadata)
         if spec.int8:
@@ -38,7 +38,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
 
 def gpu(device, file):
-    """The torch.device of an NVIDIA GPU; ValueError where there is none."""
+    """Return the torch.device of an NVIDIA GPU; ValueError where there is none."""
     import torch
 
     from utils.torch_utils import select_device
@@ -47,12 +47,6 @@ def gpu(device, file):
     if chosen.type != "cuda":
         raise ValueError(f"{file}: TensorRT needs an NVIDIA GPU (--device 0), found device '{chosen.type}'")
     return chosen
-
-
-def _on_gpu(device):
-    import torch
-
-    return torch.cuda.device(device)
 
 
 def quantized(graph: Path, calibration) -> Path:
@@ -114,7 +108,7 @@ def build(trt, graph: Path, spec: ExportSpec, metadata: Metadata):
 
 def write(file: Path, metadata: Metadata, engine) -> None:
     """Write the file from the metadata and the serialised engine, a buffer."""
-    header = json.dumps(asdict(metadata)).encode()
+    header = metadata.to_json().encode()
     with Path(file).open("wb") as opened:
         opened.write(len(header).to_bytes(4, "little"))
         opened.write(header)
@@ -128,13 +122,7 @@ def read(file: Path) -> tuple:
     expected = "expected metadata as JSON at the beginning of the engine, as export.py writes it"
     if not 0 < length <= min(MAX_HEADER_BYTES, len(data) - 4):
         raise ValueError(f"{file}: {expected}, found a header of {length} bytes in a file of {len(data)}")
-    try:
-        values = json.loads(data[4 : 4 + length])
-    except ValueError as error:  # UnicodeDecodeError is one too
-        raise ValueError(f"{file}: {expected}: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{file}: {expected}, found {type(values).__name__}")
-    return Metadata.from_dict(values, file), data[4 + length :]
+    return Metadata.from_json(data[4 : 4 + length], f"{file}: {expected}"), data[4 + length :]
 
 
 def write_metadata(file: Path, metadata: Metadata) -> None:
@@ -156,7 +144,7 @@ class TensorRtBackend(ExportedBackend):
 
         self.device = gpu(device, path)
         self.warn_of_unused(fp16=fp16, dnn=dnn)
-        with _on_gpu(self.device):
+        with torch.cuda.device(self.device):
             self._logger = trt.Logger(trt.Logger.WARNING)
             self._runtime = trt.Runtime(self._logger)  # has to live as long as the engine
             self._engine = self._runtime.deserialize_cuda_engine(engine)

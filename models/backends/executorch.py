@@ -1,10 +1,9 @@
 """ExecuTorch (.pte) with XNNPACK: PyTorch's runtime for Android, iOS and small boards. Running a file needs torch.
 
-The metadata is an archive behind the program, see appended.py.
+The metadata is an archive behind the program, see metadata.py.
 """
 
 import threading
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +12,19 @@ import torch.nn.functional as F
 from torch import nn
 
 from models.backbone.export import MapNorm
-from models.backends.appended import read_metadata, write_metadata
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
-from models.backends.messages import messages
-from models.backends.metadata import Metadata
+from models.backends.metadata import Metadata, read_appended, write_appended
+from models.backends.quiet import quiet
 from models.exportable import example_images
 
 __all__ = ["ExecuTorchBackend", "export", "write_metadata"]
 
+write_metadata = write_appended
+
 
 def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
     """Write `model`, as models.exportable gives it, to `file`: float32, for a fixed batch and size."""
-    with messages(spec.verbose), warnings.catch_warnings():
-        warnings.simplefilter("default" if spec.verbose else "ignore")
+    with quiet(spec.verbose):
         require("executorch", "executorch", f"{file}:")
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
@@ -35,7 +34,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
         content = lowered.to_executorch().buffer
     Path(file).write_bytes(content)
-    write_metadata(file, metadata)
+    write_appended(file, metadata)
 
 
 def xnnpack_form(model: nn.Module) -> nn.Module:
@@ -76,7 +75,7 @@ class ExecuTorchBackend(ExportedBackend):
             if file.read(6)[4:] != b"ET":  # on other content the runtime may end the process
                 raise ValueError(f"{path}: not an ExecuTorch program: it does not begin as one")
         try:
-            with messages():
+            with quiet():
                 runtime = require("executorch.runtime", "executorch", f"{path}:").Runtime.get()
                 if threads:
                     set_threads(threads)
@@ -90,7 +89,7 @@ class ExecuTorchBackend(ExportedBackend):
             raise ValueError(f"{path}: expected one input [B, 3, H, W], found {inputs}")
         self._lock = threading.Lock()
         batch, _, *imgsz = inputs[0]
-        super().__init__(path, read_metadata(path) or Metadata({}, [], 32, imgsz, batch))
+        super().__init__(path, read_appended(path) or Metadata({}, [], 32, imgsz, batch))
         self.check_outputs(outputs)
         self.warn_of_unused(device, fp16, dnn)
 

@@ -1,7 +1,7 @@
 """LiteRT (.tflite), which was TensorFlow Lite: for Android, iOS and small Linux boards. Files run without torch.
 
 The image goes in as [B, H, W, 3], as cameras and image classes have it. The metadata is an archive behind the model,
-see appended.py.
+see metadata.py.
 """
 
 import threading
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backends.appended import read_member, read_metadata, write_metadata
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
-from models.backends.messages import messages
-from models.backends.metadata import Metadata, parsed_yaml
+from models.backends.metadata import Metadata, read_appended, read_member, write_appended
+from models.backends.quiet import quiet
 from utils.general import usable_cores
 
 __all__ = ["LiteRtBackend", "export", "write_metadata"]
+
+write_metadata = write_appended
 
 SIGNATURE, IMAGES = "serving_default", "args_0"  # litert_torch's names of the graph and of its input
 YOLOV5_MEMBER = "meta.txt"  # what YOLOv5 puts behind the model: a mapping with stride and names
@@ -32,7 +33,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
     """Write `model`, as models.exportable gives it, to `file`. half: see to_half(). int8: see to_int8()."""
     if spec.int8 and spec.calibration is None:
         raise ValueError(f"{file}: int8 needs images to calibrate with, found none")
-    with messages(spec.verbose):
+    with quiet(spec.verbose):
         require("litert_torch", "litert", f"{file}:")
         content = convert(model, spec)
     if spec.int8:
@@ -40,7 +41,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
     elif spec.half:
         content = to_half(content, spec)
     Path(file).write_bytes(content)
-    write_metadata(file, metadata)
+    write_appended(file, metadata)
 
 
 def convert(model, spec: ExportSpec) -> bytes:
@@ -56,7 +57,7 @@ def convert(model, spec: ExportSpec) -> bytes:
 
 def to_half(content: bytes, spec: ExportSpec) -> bytes:
     """The convolutions' weights as float16. CPUs compute in float32 with them, GPUs in float16."""
-    with messages(spec.verbose):
+    with quiet(spec.verbose):
         from ai_edge_quantizer import qtyping
         from ai_edge_quantizer.algorithm_manager import AlgorithmName
         from ai_edge_quantizer.recipe_manager import RecipeManager
@@ -75,7 +76,7 @@ def to_int8(content: bytes, spec: ExportSpec) -> bytes:
 
     The head, layer norms, attention and GELU compute in float32.
     """
-    with messages(spec.verbose):
+    with quiet(spec.verbose):
         from ai_edge_quantizer.algorithm_manager import AlgorithmName
         from ai_edge_quantizer.calibrator import Calibrator
         from ai_edge_quantizer.qtyping import TFLOperationName
@@ -90,9 +91,9 @@ def to_int8(content: bytes, spec: ExportSpec) -> bytes:
         calibrator = Calibrator(content, num_threads=physical_cores())
     for image in spec.calibration():
         batch = np.repeat(image.transpose(0, 2, 3, 1), spec.batch, 0)
-        with messages(spec.verbose):
+        with quiet(spec.verbose):
             calibrator.calibrate({SIGNATURE: [{IMAGES: batch}]}, recipe)
-    with messages(spec.verbose):
+    with quiet(spec.verbose):
         return rewritten(content, recipe, calibrator.get_model_qsvs())
 
 
@@ -114,7 +115,7 @@ class LiteRtBackend(ExportedBackend):
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
         interpreter_class = require("ai_edge_litert.interpreter", "litert", f"{path}:").Interpreter
         try:
-            with messages():
+            with quiet():
                 self._interpreter = interpreter_class(str(path), num_threads=threads or physical_cores())
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
@@ -129,7 +130,7 @@ class LiteRtBackend(ExportedBackend):
         shape = sizes(self._input)
         self._channels_first = shape[1] == 3 and shape[3] != 3
         height, width = shape[2:] if self._channels_first else shape[1:3]
-        metadata = read_metadata(path)
+        metadata = read_appended(path)
         self._box_scale = None if metadata else np.float32([width, height, width, height])
         super().__init__(path, metadata or yolov5_metadata(path, [height, width], shape[0]))
         self.check_outputs(list(map(sizes, self._outputs)))
@@ -169,8 +170,12 @@ def dequantized(values: np.ndarray, tensor: dict) -> np.ndarray:
 
 def yolov5_metadata(path, imgsz: list, batch: int) -> Metadata:
     """Metadata of a file that YOLOv5 wrote; without names if it has none."""
-    text = read_member(path, YOLOV5_MEMBER) or "{}"
-    values = parsed_yaml(text, f"{path}: {YOLOV5_MEMBER} behind the model")
+    import yaml
+
+    try:
+        values = yaml.safe_load(read_member(path, YOLOV5_MEMBER) or "{}")
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {YOLOV5_MEMBER} behind the model: not a YAML file: {error}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a mapping in {YOLOV5_MEMBER} behind the model, found {values!r}")
     return Metadata.from_dict({**values, "imgsz": imgsz, "batch": batch}, path)

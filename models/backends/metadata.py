@@ -1,12 +1,14 @@
-"""What a written model file says about itself. The same fields in every format; plain data, free of torch."""
+"""Metadata of a written model file: the same fields in every format, plain data. Free of torch."""
 
 import ast
 import json
+import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 LICENCE = "Apache-2.0"
 OUTPUT_DIMS = {"detect": (3,), "segment": (3, 4), "classify": (2,)}  # task -> number of dimensions of each raw output
+MEMBER = "metadata.json"  # in the archive behind the model, for formats whose runtimes pass over what follows it
 FILE_NAME = "metadata.yaml"  # in the folder of a format that is a folder; JSON, which is YAML too and needs no package
 
 
@@ -44,16 +46,21 @@ class Metadata:
     def nc(self) -> int:
         return len(self.names)
 
-    def to_strings(self) -> dict:
-        """{field: JSON}, for formats that hold strings by key."""
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    def to_strings(self) -> dict[str, str]:
+        """Return {field: JSON}, for formats that hold strings by key."""
         return {key: json.dumps(value) for key, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict, where) -> "Metadata":
-        """From the fields as plain values; ValueError, naming the file `where`, for what is missing or of another kind.
+        """Check the fields, plain values; ValueError that begins with `where` for what is missing or of another kind.
 
         Unknown keys are passed over: a newer version, or YOLOv5 itself, may have written the file.
         """
+        if not isinstance(values, dict):
+            raise ValueError(f"{where}: expected a mapping, found {type(values).__name__}")
         known = {f.name for f in fields(cls)}
         values = {key: value for key, value in values.items() if key in known}
         names = values.get("names", {})
@@ -70,8 +77,17 @@ class Metadata:
         return cls(**values)
 
     @classmethod
+    def from_json(cls, text: str | bytes, where) -> "Metadata":
+        """Read the fields from a JSON text; ValueError that begins with `where`."""
+        try:
+            values = json.loads(text)
+        except ValueError as error:  # UnicodeDecodeError is one too
+            raise ValueError(f"{where}: not JSON: {error}") from None
+        return cls.from_dict(values, where)
+
+    @classmethod
     def from_strings(cls, strings: dict, where) -> "Metadata":
-        """The reverse of to_strings(). YOLOv5's own files, whose values are Python literals, are read too."""
+        """Reverse to_strings(). YOLOv5's own files, whose values are Python literals, are read too."""
         known = {f.name for f in fields(cls)}
         return cls.from_dict({key: parsed(text) for key, text in strings.items() if key in known}, where)
 
@@ -83,32 +99,59 @@ class Metadata:
 
     @classmethod
     def load(cls, folder: Path) -> "Metadata":
+        """Read FILE_NAME, ours or YOLOv5's, which is YAML of another style."""
         file = Path(folder) / FILE_NAME
-        text = file.read_text(encoding="utf-8")
         try:
-            values = json.loads(text)
+            values = json.loads(file.read_text(encoding="utf-8"))
         except ValueError:
-            values = parsed_yaml(text, file)
-        if not isinstance(values, dict):
-            raise ValueError(f"{file}: expected a mapping, found {type(values).__name__}")
+            from utils.yaml_files import load_yaml  # needs PyYAML, which files of ours do not
+
+            values = load_yaml(file)
         return cls.from_dict(values, file)
 
 
-def parsed_yaml(text: str, where):
-    """The content of a YAML text, as YOLOv5 writes it; ours is JSON, which needs no package."""
-    import yaml
-
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{where}: not a YAML file: {error}") from None
-
-
 def parsed(text: str):
-    """The value of a JSON text or a Python literal, else the text itself."""
+    """Return the value of a JSON text or a Python literal, else the text itself."""
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
         except (ValueError, SyntaxError):
             continue
     return text
+
+
+def write_appended(file, metadata: Metadata) -> None:
+    """Put the metadata as a ZIP archive behind the model in `file`; an archive that is there is replaced.
+
+    Its directory is found from the file's end, the model from its beginning.
+    """
+    file = Path(file)
+    end = file.stat().st_size
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            end = min((info.header_offset for info in archive.infolist()), default=archive.start_dir)
+    with file.open("r+b") as stream:
+        stream.truncate(end)
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:  # ZipInfo: no time of day in the file
+        archive.writestr(zipfile.ZipInfo(MEMBER), metadata.to_json(), zipfile.ZIP_DEFLATED)
+
+
+def read_appended(file) -> Metadata | None:
+    """Read what write_appended() wrote, None if there is none. ValueError, naming the file, if it is damaged."""
+    text = read_member(file, MEMBER)
+    return None if text is None else Metadata.from_json(text, f"{file}: {MEMBER} behind the model")
+
+
+def read_member(file, name: str) -> str | None:
+    """Return the text of the archive's first member whose path ends in `name`, None if there is none or no archive.
+
+    ValueError, naming the file, if it is damaged.
+    """
+    try:
+        if zipfile.is_zipfile(file):
+            with zipfile.ZipFile(file) as archive:
+                member = next((member for member in archive.namelist() if member.endswith(name)), None)
+                return None if member is None else archive.read(member).decode("utf-8")
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: the metadata behind the model cannot be read: {error}") from None
+    return None

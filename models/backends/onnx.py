@@ -1,13 +1,13 @@
-"""ONNX: written through torch, run by onnxruntime or, with `dnn`, by OpenCV. Reading a file needs no torch."""
+"""ONNX: written through torch, run by onnxruntime or, with `dnn`, by OpenCV (opencv.py). Reading needs no torch."""
 
 import io
-import warnings
 from pathlib import Path
 
 import numpy as np
 
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import OUTPUT_DIMS, Metadata
+from models.backends.quiet import quiet
 from utils.general import write_atomic
 from utils.logger import LOGGER
 
@@ -75,9 +75,7 @@ def traced(model, spec: ExportSpec, task: str = "detect"):
     opset = spec.opset or OPSET
     if opset not in OPSETS:
         raise ValueError(f"--opset: expected a number from {OPSETS[0]} to {OPSETS[-1]}, found {opset}")
-    with warnings.catch_warnings():
-        if not spec.verbose:
-            warnings.simplefilter("ignore")
+    with quiet(spec.verbose):
         graph = onnx.load_from_string(_torch_export(model, spec, opset, task))
         graph = optimizer.optimize(graph, input_size_limit=FOLDED_VALUES)
     dims = [value.type.tensor_type.shape.dim for value in graph.graph.output]
@@ -133,7 +131,12 @@ class OnnxBackend(ExportedBackend):
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
         if not Path(path).is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        self.runner = OpenCvDnn(path, threads) if dnn else OnnxRuntime(path, device, threads)
+        if dnn:
+            from models.backends.opencv import OpenCvDnn
+
+            self.runner = OpenCvDnn(path, threads)
+        else:
+            self.runner = OnnxRuntime(path, device, threads)
         super().__init__(path, Metadata.from_strings(self.runner.strings, path))
         self.device = self.runner.device
         if dnn and self.end2end:
@@ -206,15 +209,15 @@ class OnnxRuntime:
         self.strings = self.session.get_modelmeta().custom_metadata_map
         self.input = self.session.get_inputs()[0]
         self.dtype = np.dtype(NUMPY_TYPES.get(self.input.type, np.float32))
-        self.input_shape = _known(self.input.shape)
-        self.output_shapes = [_known(output.shape) for output in self.session.get_outputs()]
+        self.input_shape = known_sizes(self.input.shape)
+        self.output_shapes = [known_sizes(output.shape) for output in self.session.get_outputs()]
 
     def run(self, array: np.ndarray) -> list:
         """All outputs."""
         return self.session.run(None, {self.input.name: array.astype(self.dtype, copy=False)})
 
 
-def _known(shape) -> list:
+def known_sizes(shape) -> list[int | None]:
     return [n if isinstance(n, int) and n > 0 else None for n in shape]
 
 
@@ -234,83 +237,3 @@ def providers_for(device, available: list) -> list:
     if not has_cuda or not (name.isdigit() or name == ""):
         raise ValueError(f"--device {device}: this onnxruntime offers {', '.join(available)}; use --device cpu")
     return [("CUDAExecutionProvider", {"device_id": int(name or 0)}), "CPUExecutionProvider"]
-
-
-class OpenCvDnn:
-    """The same, by OpenCV on the CPU. It takes plain static files; one of its versions may know fewer operators."""
-
-    device = "cpu"
-
-    def __init__(self, path, threads: int = 0):
-        import cv2
-
-        data = Path(path).read_bytes()
-        if threads:
-            cv2.setNumThreads(threads)
-        try:
-            self.net = cv2.dnn.readNetFromONNX(np.frombuffer(data, np.uint8))
-            self.strings, inputs, self.output_shapes = read_graph(data)
-        except (cv2.error, LookupError) as error:
-            raise ValueError(f"{path}: --dnn: OpenCV {cv2.__version__} cannot read it: {_gist(error)}") from None
-        self.input_shape = inputs[0] if inputs else []
-        self.path, self.error = path, cv2.error
-
-    def run(self, array: np.ndarray) -> list:
-        """All outputs."""
-        try:
-            self.net.setInput(array)
-            outputs = self.net.forward(self.net.getUnconnectedOutLayersNames())
-            return sorted(outputs, key=np.ndim)  # which is the graph's order, if not always OpenCV's
-        except self.error as error:
-            raise ValueError(f"{self.path}: --dnn: OpenCV cannot run it: {_gist(error)}") from None
-
-
-def _gist(error: Exception) -> str:
-    """The gist of OpenCV's errors, without its own source files."""
-    return str(getattr(error, "err", error)).strip() or type(error).__name__
-
-
-def read_graph(data: bytes) -> tuple:
-    """Metadata, and the shapes of all inputs and outputs, of an ONNX file's bytes, without the package onnx.
-
-    The numbers are those of the fields in ONNX's published onnx.proto. LookupError if it is no such file.
-    """
-    strings, graph = {}, []
-    for number, value in _fields(data):
-        if number == 14:  # ModelProto.metadata_props: StringStringEntryProto
-            entry = dict(_fields(value))
-            strings[bytes(entry.get(1, b"")).decode()] = bytes(entry.get(2, b"")).decode()
-        elif number == 7:  # ModelProto.graph: GraphProto
-            graph = _fields(value)
-    shapes = {11: [], 12: []}  # GraphProto.input, output: ValueInfoProto
-    for number, value in graph:
-        if number in shapes:
-            tensor = dict(_fields(dict(_fields(dict(_fields(value))[2]))[1]))  # .type, TypeProto.tensor_type
-            dims = [dict(_fields(dim)).get(1) for _, dim in _fields(tensor.get(2, b""))]  # .shape, .dim_value
-            shapes[number].append(_known(dims))
-    return strings, shapes[11], shapes[12]
-
-
-def _fields(data):
-    """(number, value) of each field of a protobuf message; value: an int, or the bytes of a string or message."""
-    data, at = memoryview(data), 0
-    while at < len(data):
-        key, at = _varint(data, at)
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(data, at)
-        else:
-            size, at = _varint(data, at) if kind == 2 else ({1: 8, 5: 4}[kind], at)
-            value, at = data[at : at + size], at + size
-        yield key >> 3, value
-
-
-def _varint(data, at: int) -> tuple:
-    """The number at this place, seven bits a byte, and the place behind it."""
-    value, shift = 0, 0
-    while True:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value, at

@@ -173,7 +173,8 @@ def read_metadata(file: Path, graph) -> Metadata:
     shape = graph.input(0).get_partial_shape()
     if shape.rank.is_dynamic or len(shape) != 4 or (shape[1].is_static and shape[1].get_length() != 3):
         raise ValueError(f"{file}: expected an input of shape [B, 3, H, W], found {shape}")
-    metadata = _saved_metadata(file.parent)
+    has_metadata = (file.parent / FILE_NAME).is_file()
+    metadata = Metadata.load(file.parent) if has_metadata else Metadata({}, [], 32, [])
     if not metadata.imgsz:
         if shape.is_dynamic:
             metadata.dynamic = True
@@ -186,18 +187,6 @@ def known_sizes(output) -> list:
     """The shape of a graph's output, None for what is dynamic, [] if even the number of dimensions is."""
     shape = output.get_partial_shape()
     return [] if shape.rank.is_dynamic else [None if dim.is_dynamic else dim.get_length() for dim in shape]
-
-
-def _saved_metadata(folder: Path) -> Metadata:
-    """metadata.yaml, ours or YOLOv5's, which is YAML of another style; without names where there is none."""
-    if not (folder / FILE_NAME).is_file():
-        return Metadata({}, [], 32, [])
-    try:
-        return Metadata.load(folder)
-    except ValueError:
-        from utils.yaml_files import load_yaml  # needs PyYAML, which files of ours do not
-
-        return Metadata.from_dict(load_yaml(folder / FILE_NAME), folder / FILE_NAME)
 
 
 def find_device(core, device) -> str:

@@ -3,9 +3,6 @@
 import copy
 import io
 import json
-import warnings
-from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +14,7 @@ from torchvision.ops import nms  # importing it also makes the operator known to
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple
 from models.backends.metadata import OUTPUT_DIMS, Metadata
 from models.backends.pytorch import PyTorchBackend
+from models.backends.quiet import quiet
 from models.exportable import example_images
 from models.heads import Detect
 from utils.general import write_atomic
@@ -41,19 +39,19 @@ def write_trace(module: nn.Module, images: torch.Tensor, file: Path, metadata: M
     """Trace `module` with `images` into the TorchScript file `file`."""
     if not hasattr(torch.jit, "trace"):
         raise ValueError(f"{file}: TorchScript needs torch.jit.trace, which torch {torch.__version__} no longer has")
-    with _quiet(), torch.no_grad():
+    with quiet(), torch.no_grad():
         _save(torch.jit.trace(module, images, check_trace=False), file, metadata)
 
 
 def write_metadata(file: Path, metadata: Metadata) -> None:
     module, _ = _load(file, torch.device("cpu"))
-    with _quiet():
+    with quiet():
         _save(module, file, metadata)
 
 
 def _save(module, file: Path, metadata: Metadata) -> None:
     buffer = io.BytesIO()  # on a full disk torch's own writer of files ends the whole process
-    torch.jit.save(module, buffer, _extra_files={ENTRY: json.dumps(asdict(metadata))})
+    torch.jit.save(module, buffer, _extra_files={ENTRY: metadata.to_json()})
     write_atomic(file, buffer.getvalue())
 
 
@@ -61,7 +59,7 @@ def _load(file: Path, device: torch.device):
     """The module, and its metadata as a dict, {} if the file has none."""
     extra = {ENTRY: ""}
     try:
-        with _quiet():
+        with quiet():
             module = torch.jit.load(str(file), map_location=device, _extra_files=extra)
         values = json.loads(extra[ENTRY] or "{}")
     except (RuntimeError, ValueError) as error:
@@ -70,15 +68,6 @@ def _load(file: Path, device: torch.device):
     if not isinstance(values, dict):
         raise ValueError(f"{file}: {ENTRY}: expected a JSON object, found {type(values).__name__}")
     return module, values
-
-
-@contextmanager
-def _quiet():
-    """Without torch's advice to use torch.export instead, and its notes on each number that a trace makes constant."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit")
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
-        yield
 
 
 class Traceable(nn.Module):

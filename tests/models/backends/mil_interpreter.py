@@ -8,7 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from models.backends.coreml import load_coremltools, quiet
+from models.backends.coreml import load_coremltools
+from models.backends.quiet import quiet
 
 TYPES = {"fp16": torch.float16, "fp32": torch.float32, "int32": torch.int32}
 

@@ -9,11 +9,11 @@ import torch
 
 pytest.importorskip("executorch")
 
+
 from models.backends import DetectMultiBackend
 from models.backends import executorch as backend
-from models.backends.appended import read_metadata
 from models.backends.base import ExportSpec
-from models.backends.metadata import Metadata
+from models.backends.metadata import Metadata, read_appended
 from models.experimental import attempt_load
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
@@ -83,7 +83,7 @@ def test_every_edgevit_at_a_large_size(tmp_path, cfg):
 
 
 def test_metadata_is_replaced_and_the_file_still_runs(tiny, tiny_file):
-    metadata = read_metadata(tiny_file)
+    metadata = read_appended(tiny_file)
     metadata.parity = {"images": 3}
     backend.write_metadata(tiny_file, metadata)
     exported = DetectMultiBackend(tiny_file, threads=1)

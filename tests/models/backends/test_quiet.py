@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from models.backends.messages import messages
+from models.backends.quiet import quiet
 
 
 def say(text):
@@ -16,9 +16,9 @@ def say(text):
 
 
 @pytest.mark.parametrize("shown", [False, True])
-def test_messages(capfd, shown):
+def test_quiet(capfd, shown):
     say("before ")
-    with messages(shown):
+    with quiet(shown):
         say("within ")
     say("after ")
     for text in capfd.readouterr():
@@ -27,7 +27,7 @@ def test_messages(capfd, shown):
 
 
 def test_an_error_comes_through_and_output_is_back(capfd):
-    with pytest.raises(ValueError, match="broken"), messages():
+    with pytest.raises(ValueError, match="broken"), quiet():
         raise ValueError("broken")
     say("after ")
     assert capfd.readouterr().out.count("after") == 2

@@ -4,8 +4,7 @@ import zipfile
 
 import pytest
 
-from models.backends.appended import read_member, read_metadata, write_metadata
-from models.backends.metadata import Metadata
+from models.backends.metadata import Metadata, read_appended, read_member, write_appended
 
 MODEL = b"\x1c\x00\x00\x00TFL3" + bytes(range(256)) * 20
 
@@ -22,20 +21,20 @@ def described(**fields) -> Metadata:
 
 
 def test_what_was_written_last_is_read(file):
-    assert read_metadata(file) is None
+    assert read_appended(file) is None
     for metadata in (described(parity={"images": 3, "box_px": 0.25}), described(), described(precision="int8")):
-        write_metadata(file, metadata)
-        assert read_metadata(file) == metadata
+        write_appended(file, metadata)
+        assert read_appended(file) == metadata
         with zipfile.ZipFile(file) as archive:
             assert archive.namelist() == ["metadata.json"]
         assert file.read_bytes().startswith(MODEL)
 
 
 def test_the_same_metadata_is_the_same_bytes(file):
-    write_metadata(file, described())
+    write_appended(file, described())
     first = file.read_bytes()
-    write_metadata(file, described(version="2"))
-    write_metadata(file, described())
+    write_appended(file, described(version="2"))
+    write_appended(file, described())
     assert file.read_bytes() == first
 
 
@@ -58,4 +57,4 @@ def test_damaged_metadata(file, content, message):
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("metadata.json", content)
     with pytest.raises(ValueError, match=f"a.tflite.*{message}"):
-        read_metadata(file)
+        read_appended(file)
