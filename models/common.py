@@ -21,7 +21,7 @@ BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
 LAZY_EXPORTS = {
     "DetectMultiBackend": "models.backends",
     "AutoShape": "extras.hub.autoshape",
-    "Detections": "extras.hub.autoshape",
+    "Detections": "extras.hub.detections",
 }
 
 __getattr__ = lazy(LAZY_EXPORTS, __name__)

@@ -98,7 +98,7 @@ def load_checkpoint(path, device="cpu") -> Checkpoint:
     content, shells = _read(path)
     if shells:
         try:
-            ckpt = load_extra("official.pickle_reader").from_yolov5(content, path.name)
+            ckpt = load_extra("official.yolov5").from_yolov5(content, path.name)
         except (ValueError, TypeError, AttributeError) as error:  # values of another kind than YOLOv5's
             raise ValueError(f"{path}: {error}") from error
     elif content.get("format") == FORMAT:
@@ -126,7 +126,10 @@ def _existing(path) -> Path:
         raise ValueError(f"{path}: expected a checkpoint file, found a folder")
     if path.is_file():
         return path
-    return load_extra("download.files").attempt_download(path)
+    try:
+        return load_extra("download.files").attempt_download(path)
+    except ImportError as error:
+        raise FileNotFoundError(f"weights '{path}' not found, and {error}") from None
 
 
 def _read(path: Path):
@@ -181,7 +184,7 @@ def load_state_dict_file(path) -> dict:
         except SafetensorError as error:
             raise ValueError(f"{path}: not a readable .safetensors file: {error}") from None
     content, holds_objects = _read(path)
-    content = load_extra("official.pickle_reader").without_shells(content, WRAPPERS) if holds_objects else content
+    content = load_extra("official.yolov5").without_shells(content, WRAPPERS) if holds_objects else content
     while (inner := next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)) is not None:
         content = inner
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}

@@ -1,4 +1,4 @@
-"""Reads the pickled modules inside official YOLOv5 checkpoints as plain data; builds and imports no class of the file.
+"""A reader of the pickles inside official YOLOv5 checkpoints: plain data comes out, no class of the file is imported.
 
 A pickle names what it wants called. This reader answers a fixed list of names with functions of its own, the names of
 network layers with empty shells that only keep their state, and refuses every other name. Whatever it hands to the
@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.checkpoint import Checkpoint, UnsafeCheckpointError
+from utils.checkpoint import UnsafeCheckpointError
 
 SHELL_MODULES = ("models.common", "models.yolo", "models.experimental")
 SHELL_PACKAGE = "torch.nn.modules."
-MAX_MODULES = 100_000  # in one model; this and
-MAX_DEPTH = 50  # of values inside each other stop a file whose objects contain themselves
+MAX_DEPTH = 50  # of values inside each other: stops a file whose objects contain themselves
 STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
     "DoubleStorage": torch.float64,
@@ -31,12 +30,11 @@ STORAGE_DTYPES = {
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
 }
-TASKS = {"SegmentationModel": "segment", "ClassificationModel": "classify"}  # other classes of YOLOv5 detect
 TORCH_DTYPES = ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
 class Shell:
-    """Stands for an object of a class that is never imported; `state` is what the pickle stored for it."""
+    """A substitute for an object of a class that is never imported; `state` is what the pickle stored for it."""
 
     name = ""
 
@@ -79,7 +77,7 @@ class _Sealed:
 
 
 class _NumpyDtype:
-    """numpy.dtype as pickled: a type code such as f8, then a state whose second entry is the byte order."""
+    """A numpy.dtype as pickled: a type code such as f8, then a state whose second entry is the byte order."""
 
     def __init__(self, code="", *_):
         self.code, self.order = str(code), "="
@@ -94,7 +92,7 @@ class _NumpyDtype:
 
 
 class _NumpyArray:
-    """numpy.ndarray as pickled: an empty array, then a state (version, shape, dtype, fortran order, bytes)."""
+    """A numpy.ndarray as pickled: an empty array, then a state (version, shape, dtype, fortran order, bytes)."""
 
     def __init__(self, *_):
         self.array = np.zeros(0)
@@ -115,7 +113,7 @@ def _encode(text, encoding):
 
 
 def _rebuild_tensor(storage, offset, size, stride, *_):
-    """A copy of the strided part of a sealed 1-D `storage`; ValueError if it reaches beyond the storage's end."""
+    """Return a copy of the strided part of a sealed 1-D `storage`; ValueError if it reaches beyond its end."""
     storage = storage.value
     size, stride = [int(n) for n in size], [int(n) for n in stride]
     last = int(offset) + sum((n - 1) * step for n, step in zip(size, stride))
@@ -129,7 +127,7 @@ def _path(*parts):
 
 
 def _allowed_names() -> dict:
-    """(module, name) as written in the pickle -> what answers to it."""
+    """Return {(module, name) as written in the pickle: the object that answers to it}."""
     names: dict = {
         ("collections", "OrderedDict"): _Dict,
         ("_codecs", "encode"): _encode,
@@ -195,7 +193,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read_pickle(path) -> dict:
-    """The dict in a zip file written by torch.save, with a Shell for each object; `plain` unpacks the values.
+    """Return the dict in a zip file written by torch.save, with a Shell for each object; `plain` unpacks the values.
 
     UnsafeCheckpointError if it names anything outside the allow-list, ValueError if it is broken.
     """
@@ -222,7 +220,7 @@ def read_pickle(path) -> dict:
 
 
 def plain(value, depth: int = 0):
-    """`value` of read_pickle as dicts, lists, values, tensors: a Namespace as dict, other shells by name."""
+    """Return a `value` of read_pickle as dicts, lists, values, tensors: a Namespace as dict, other shells by name."""
     if depth > MAX_DEPTH:
         raise ValueError(f"values nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict):
@@ -236,75 +234,3 @@ def plain(value, depth: int = 0):
     if isinstance(value, _Sealed):
         return value.value if isinstance(value.value, torch.Tensor) else value.name
     return value if isinstance(value, (torch.Tensor, str, int, float, type(None))) else str(value)
-
-
-def module_state_dict(module: Shell) -> dict:
-    """The module's parameters and persistent buffers, named as nn.Module.state_dict() names them."""
-    state_dict, todo, visits = {}, [("", module)], 0
-    while todo:
-        prefix, shell = todo.pop()
-        visits += 1
-        if visits > MAX_MODULES:
-            raise ValueError(f"more than {MAX_MODULES} modules in one model")
-        state = shell.state
-        skipped = state.get("_non_persistent_buffers_set") or ()
-        tensors = {**(state.get("_parameters") or {}), **(state.get("_buffers") or {})}
-        for name, value in tensors.items():
-            if name not in skipped and isinstance(plain(value), torch.Tensor):
-                state_dict[prefix + name] = plain(value)
-        children = [(f"{prefix}{k}.", v) for k, v in (state.get("_modules") or {}).items() if isinstance(v, Shell)]
-        todo.extend(reversed(children))
-    return state_dict
-
-
-def from_yolov5(content: dict, source: str) -> Checkpoint:
-    """The Checkpoint for the dict of an official file: its EMA model if it has one, else its model."""
-    model = next((content[key] for key in ("ema", "model") if isinstance(content.get(key), Shell)), None)
-    if model is None:
-        found = ", ".join(str(key) for key in content)
-        raise ValueError(f"expected a pickled YOLOv5 model under 'ema' or 'model', found {found}")
-    if not model.name.startswith("models."):
-        raise ValueError(f"expected a YOLOv5 model, found {model.name}")
-    attributes = {key: plain(model.state.get(key)) for key in ("yaml", "names", "stride", "nc", "hyp")}
-    yaml = attributes["yaml"] or {}
-    names = attributes["names"] or {}
-    names = dict(enumerate(names)) if isinstance(names, list) else names
-    if not isinstance(yaml, dict) or not isinstance(names, dict):
-        raise ValueError(f"expected a model YAML and class names, found {yaml!r} and {names!r}")
-    nc = attributes["nc"] or yaml.get("nc") or len(names)
-    stride = attributes["stride"]
-    opt = plain(content.get("opt"))
-    epoch, fitness = _number(content.get("epoch")), _number(content.get("best_fitness"))
-    return Checkpoint(
-        yaml=yaml,
-        names={int(k): str(v) for k, v in names.items()} or {i: f"class{i}" for i in range(nc)},
-        nc=int(nc),
-        stride=stride.flatten().tolist() if isinstance(stride, torch.Tensor) else [],
-        # older files keep the anchors in pixels too: they follow from anchors and stride
-        state_dict={k: v for k, v in module_state_dict(model).items() if not k.endswith(".anchor_grid")},
-        imgsz=opt.get("imgsz") if isinstance(opt, dict) else None,
-        hyp=attributes["hyp"],
-        opt=opt if isinstance(opt, dict) else None,
-        task=TASKS.get(model.name.split(".")[-1], "detect"),
-        epoch=-1 if epoch is None else int(epoch),
-        best_fitness=fitness,
-        meta={"source": f"YOLOv5 checkpoint {source}", "licence": "that of the YOLOv5 weights"},
-    )
-
-
-def _number(value) -> float | None:
-    """A number that may be stored as an array or tensor of one element; None for anything else."""
-    value = plain(value)
-    if isinstance(value, torch.Tensor):
-        value = value.flatten().tolist()
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    return value if isinstance(value, (int, float)) else None
-
-
-def without_shells(content: dict, wrappers: tuple) -> dict:
-    """Return `content` as plain data, with the tensors of a module that one of the keys `wrappers` holds."""
-    for key in wrappers:
-        if isinstance(content.get(key), Shell):
-            return module_state_dict(content[key])
-    return {key: plain(value) for key, value in content.items()}

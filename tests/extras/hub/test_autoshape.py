@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from extras.hub.autoshape import AutoShape, Detections, batch_shape, load_images, safe_name
+from extras.hub.autoshape import AutoShape, batch_shape, load_images
+from extras.hub.detections import Detections, safe_name
 from tests.conftest import SHARED, needs_shared
 from utils.data.images import read_image
 
