@@ -203,6 +203,13 @@ def default_weights(project: str = "runs/train") -> Path:
     return newest or EMBEDDED_WEIGHTS
 
 
+def aligned(rows: list, left=()) -> str:
+    """Return rows of texts as a table; columns whose number is in `left` begin at the left, others end at the right."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    cells = [[f"{text:{'<' if i in left else '>'}{widths[i]}}" for i, text in enumerate(row)] for row in rows]
+    return "\n".join("  ".join(row).rstrip() for row in cells)
+
+
 def chosen_weights(weights, project: str = "runs/train") -> list:
     """Return --weights as a list of files; where it is not given, the default of `project`, which is logged."""
     if weights:

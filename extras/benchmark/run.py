@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.backends import FORMATS, Format, find_format, one_checkpoint
-from utils.general import ROOT, check_yaml, counted, file_size, increment_path
+from utils.general import ROOT, aligned, check_yaml, counted, file_size, increment_path
 from utils.logger import LOGGER, colorize
 
 TIMEOUT_S = 3 * 3600  # of one export or one measurement; int8 validates many candidates
@@ -206,13 +206,9 @@ def cell(row: Row, column: str) -> str:
 
 def table(rows: list) -> str:
     """The rows under their titles; text to the left, numbers to the right."""
-    lines = [[title for title, _ in COLUMNS.values()], *([cell(row, key) for key in COLUMNS] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    aligned = [
-        "  ".join(f"{text:{'<' if key in TEXT_COLUMNS else '>'}{width}}" for key, text, width in zip(COLUMNS, *line))
-        for line in ((texts, widths) for texts in lines)
-    ]
-    return "\n".join(line.rstrip() for line in aligned)
+    titles = [title for title, _ in COLUMNS.values()]
+    left = [i for i, key in enumerate(COLUMNS) if key in TEXT_COLUMNS]
+    return aligned([titles, *([cell(row, key) for key in COLUMNS] for row in rows)], left)
 
 
 def write_csv(rows: list, file: Path) -> None:

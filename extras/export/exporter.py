@@ -1,8 +1,9 @@
-"""What export.py does: model -> file, int8 within its budget, comparison with PyTorch, and only then its name."""
+"""The export of a model to files: int8 keeps its budget, and only what PyTorch confirms gets its name."""
 
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 import traceback
@@ -31,10 +32,7 @@ SCRIPTS = {  # task -> the scripts that take its files
     "segment": ("segment/predict.py", "segment/val.py"),
     "classify": ("classify/predict.py", "classify/val.py"),
 }
-QUANTIZED_IN_STEPS = (
-    "onnx",
-    "openvino",
-)  # formats whose int8 keeps an accuracy budget, see extras/export/quantization.py
+QUANTIZED_IN_STEPS = ("onnx", "openvino")  # formats whose int8 keeps an accuracy budget, see quantization.py
 
 
 @dataclass
@@ -87,11 +85,9 @@ class Job:
         self.images = [read_image(file) for file in evenly(self._image_files(), PARITY_IMAGES)]
 
     def _spec(self, opt) -> ExportSpec:
-        for name in ("batch_size", "topk_all"):
-            if getattr(opt, name) < 1:
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: expected a whole number from 1, found {getattr(opt, name)}"
-                )
+        for flag, value in (("--batch-size", opt.batch_size), ("--topk-all", opt.topk_all)):
+            if value < 1:
+                raise ValueError(f"{flag}: expected a whole number from 1, found {value}")
         if opt.half and opt.int8:
             raise ValueError("--half and --int8 exclude each other")
         task = self.reference.task
@@ -99,8 +95,7 @@ class Job:
             raise ValueError(f"{' '.join(wrong)}: for detection models so far, found one for the task '{task}'")
         if opt.int8 and not opt.data:
             raise ValueError("--int8 needs --data: images to calibrate on and to measure the loss of accuracy on")
-        same = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed", "agnostic_nms")
-        same += ("conf_thres", "iou_thres", "verbose", "device")
+        same = "dynamic half int8 simplify opset nms embed agnostic_nms conf_thres iou_thres verbose device".split()
         return ExportSpec(
             imgsz=self.imgsz,
             batch=opt.batch_size,
@@ -148,11 +143,10 @@ class Job:
         )
 
     def target(self, row: Format) -> Path:
-        """Beside the checkpoint: best.onnx, best-int8.onnx, best_openvino_model ..."""
-        kind = {"fp32": "", "fp16": "-fp16", "int8": "-int8"}[self.spec.precision] + (
-            "-embed" if self.spec.embed else ""
-        )
-        return self.weights.with_name(f"{self.weights.stem}{kind}{row.suffixes[0]}")
+        """Return the file beside the checkpoint: best.onnx, best-int8.onnx, best_openvino_model ..."""
+        kind = "" if self.spec.precision == "fp32" else f"-{self.spec.precision}"
+        embed = "-embed" if self.spec.embed else ""
+        return self.weights.with_name(f"{self.weights.stem}{kind}{embed}{row.suffixes[0]}")
 
     def export(self, row: Format) -> Exported:
         result, start = Exported(row, self.reference.task), time.perf_counter()
@@ -167,17 +161,17 @@ class Job:
         return result
 
     def _check(self, row: Format) -> None:
-        """ImportError for a missing package, ValueError for an option that the format does not have."""
+        """Raise ImportError for a missing package, ValueError for an option that the format does not have."""
         if missing := row.missing():
             raise ImportError(f"needs {', '.join(missing)}: {row.pip_line}")
-        asked = ("dynamic", "half", "int8", "simplify", "opset", "nms", "embed")
-        wrong = [f"--{name}" for name in asked if getattr(self.spec, name) and name not in row.options]
+        every_option = find_format("onnx").options
+        wrong = [f"--{name}" for name in every_option if getattr(self.spec, name) and name not in row.options]
         if wrong:
             known = ", ".join(f"--{name}" for name in sorted(row.options)) or "none"
             raise ValueError(f"{' '.join(wrong)} is not for this format, which has {known}")
 
     def _write(self, row: Format):
-        """(file, parity figures); the file gets its name when all is well, and NAME.rejected when it differs."""
+        """Return (file, parity figures); the file gets its name when all is well, and NAME.rejected when it differs."""
         module = row.module
         target, metadata = self.target(row), self.metadata()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
@@ -219,18 +213,18 @@ class Job:
         module.complete(file, self.spec, metadata)
 
     def calibration(self):
-        """Float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""
+        """Yield float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""
         for file in evenly(find_images(self.data["train"]), CALIBRATION_IMAGES):
             yield self.letterboxed(read_image(file)).transpose(0, 3, 1, 2).astype(np.float32) / 255
 
     def letterboxed(self, image: np.ndarray) -> np.ndarray:
-        """uint8 RGB [1, H, W, 3] of the export's size, from BGR [H, W, 3]."""
+        """Return uint8 RGB [1, H, W, 3] of the export's size, from BGR [H, W, 3]."""
         from utils.augmentations import letterboxed_rgb
 
         return letterboxed_rgb(image, self.imgsz)[0][None]
 
     def measure(self, file: Path):
-        """(mAP50-95 on the val split, median milliseconds for an image) of a written file."""
+        """Return (mAP50-95 on the val split, median milliseconds for an image) of a written file."""
         from engine import options
         from engine.val import run as validation
 
@@ -238,41 +232,38 @@ class Job:
         opt.split, opt.device = "val", "cpu"
         model = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
         result = validation.measure(opt, model, self.data)
-        pictures = [self.letterboxed(image) for image in self.images[:TIMED_IMAGES]]
         seconds = []
-        for picture in pictures:
-            start = time.perf_counter()
+        for image in self.images[:TIMED_IMAGES]:
+            picture, start = self.letterboxed(image), time.perf_counter()
             model.predict(picture)
             seconds.append(time.perf_counter() - start)
         return result.map, float(np.median(seconds)) * 1e3
 
 
 def evenly(items: list, most: int) -> list:
-    """At most so many of the items, spread over all of them."""
+    """Return at most `most` of the items, spread over all of them."""
     step = max(len(items) / most, 1)
     return [items[int(i * step)] for i in range(min(len(items), most))]
 
 
 def can_run(row: Format) -> bool:
-    """True if files of a format that needs another machine run on this one."""
-    import platform
-
+    """Tell whether files of a format that needs another machine run on this one."""
     if row.key == "coreml":
-        return platform.system() == "Darwin"
+        return sys.platform == "darwin"
     import torch
 
     return torch.cuda.is_available()
 
 
 def reason(error: Exception) -> str:
-    """The first lines of an exporter's message, with the error's kind where it is not one of ours."""
+    """Return the first lines of an exporter's message, with the error's kind where it is not one of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines[:3]) or type(error).__name__
     return text if isinstance(error, (ValueError, ImportError, OSError)) else f"{type(error).__name__}: {text}"
 
 
 def replace(source: Path, target: Path) -> Path:
-    """Move a file or folder to `target`, in the place of an older export; FileExistsError for a folder that is none."""
+    """Move a file or folder to `target`, over an older export; FileExistsError for a folder that is none."""
     if target.is_dir():
         if not (target / "metadata.yaml").is_file() and any(target.iterdir()) and target.suffix != ".mlpackage":
             raise FileExistsError(f"{target}: expected an earlier export, found another folder; move it away")
@@ -282,19 +273,14 @@ def replace(source: Path, target: Path) -> Path:
 
 
 def summary(results: list) -> str:
-    """A table over all formats."""
-    head = f"{'format':<14}{'MB':>8}{'seconds':>9}{'box px':>10}{'score':>10}{'unmatched':>11}  file"
-    lines = [head]
+    """Return a table over all formats."""
+    lines = [f"{'format':<14}{'MB':>8}{'seconds':>9}{'box px':>10}{'score':>10}{'unmatched':>11}  file"]
     for result in results:
-        if result.error:
-            lines.append(f"{result.format.title:<14}{'failed':>8}{result.seconds:>9.1f}{'-':>10}{'-':>10}{'-':>11}  -")
-            continue
-        p = result.parity
-        figures = (
-            f"{p['box_px']:>10.2g}{p['score']:>10.2g}{p['unmatched']:>11}" if p else f"{'-':>10}{'-':>10}{'-':>11}"
-        )
-        size = f"{file_size(result.file):>8.1f}{result.seconds:>9.1f}"
-        lines.append(f"{result.format.title:<14}{size}{figures}  {result.file}")
+        size = "failed" if result.error else f"{file_size(result.file):.1f}"
+        p = None if result.error else result.parity
+        figures = [f"{p['box_px']:.2g}", f"{p['score']:.2g}", p["unmatched"]] if p else ["-"] * 3
+        cells = "{:>10}{:>10}{:>11}".format(*figures)
+        lines.append(f"{result.format.title:<14}{size:>8}{result.seconds:>9.1f}{cells}  {result.file or '-'}")
     return "\n".join(lines)
 
 

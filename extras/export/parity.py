@@ -11,7 +11,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from extras.classify.metrics import softmax
 from utils.augmentations import letterboxed_rgb
 from utils.boxes import box_iou, scale_boxes, xywh2xyxy
 from utils.nms import as_float32, final_boxes
@@ -224,7 +223,9 @@ def compare_masks(boxes: np.ndarray, expected: tuple, found: tuple, shape_hw) ->
 
 
 def compare_logits(expected: np.ndarray, found: np.ndarray, tie: float) -> Parity:
-    """The probabilities of logits [B, nc], and which is the largest; those that differ by less than `tie` are equal."""
+    """Compare the probabilities of logits [B, nc], and which is the largest; those within `tie` are equal."""
+    from extras.classify.metrics import softmax
+
     if expected.shape != found.shape:
         raise ValueError(f"expected logits of shape {list(expected.shape)}, found {list(found.shape)}")
     ours, theirs = (softmax(logits) for logits in (expected, found))

@@ -18,7 +18,7 @@ import numpy as np
 
 from models.backends import DetectMultiBackend
 from models.backends.node_groups import group_nodes
-from utils.general import file_size
+from utils.general import aligned, file_size
 from utils.logger import LOGGER
 
 QUANTIZERS = {"onnx": ("onnx_quantize", "OnnxQuantizer"), "openvino": ("openvino_quantize", "OpenVinoQuantizer")}
@@ -54,10 +54,7 @@ class Steps:
     chosen: Step | None = None
 
     def __str__(self) -> str:
-        rows = [COLUMNS, *(step.row() for step in self.rows)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
-        columns = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
-        return "\n".join(f"{text}  {row[-1]}" for text, row in zip(columns, rows))
+        return aligned([COLUMNS, *(step.row() for step in self.rows)], left=[len(COLUMNS) - 1])
 
     def save(self, file: Path) -> None:
         with file.open("w", newline="", encoding="utf-8") as stream:
