@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.predict.detector import image_size
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
+from extras.export.quantization import QUANTIZERS, quantize_within_budget
 from models.backends import DetectMultiBackend, Format, find_format, one_checkpoint
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
@@ -32,7 +33,6 @@ SCRIPTS = {  # task -> the scripts that take its files
     "segment": ("segment/predict.py", "segment/val.py"),
     "classify": ("classify/predict.py", "classify/val.py"),
 }
-QUANTIZED_IN_STEPS = ("onnx", "openvino")  # formats whose int8 keeps an accuracy budget, see quantization.py
 
 
 @dataclass
@@ -176,11 +176,11 @@ class Job:
         target, metadata = self.target(row), self.metadata()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
             file = Path(folder) / target.name
-            if self.spec.int8 and row.key in QUANTIZED_IN_STEPS:
+            if self.spec.int8 and row.key in QUANTIZERS:
                 self._quantize(row, module, file, metadata)
             else:
                 if self.spec.int8:
-                    steps = " and ".join(QUANTIZED_IN_STEPS)
+                    steps = " and ".join(QUANTIZERS)
                     LOGGER.info(f"{row.title}: --max-drop is for {steps} alone; val.py tells what int8 loses here")
                 module.export(exportable(self.reference.model), file, self.spec, metadata)
             parity = None if row.runs_on and not can_run(row) else self.gate(file)
@@ -202,8 +202,6 @@ class Job:
 
     def _quantize(self, row: Format, module, file: Path, metadata: Metadata) -> None:
         """Write `file` in int8. AP is measured on raw predictions, and pixels need more bits: NMS comes after."""
-        from extras.export.quantization import quantize_within_budget
-
         fp32 = file.with_name(f"fp32{row.suffixes[0]}")
         raw = changed(self.spec, nms=False, embed=False, dynamic=metadata.dynamic)
         module.export(exportable(self.reference.model), fp32, raw, changed(metadata, precision="fp32", output="raw"))

@@ -1,12 +1,11 @@
 """INT8 within an accuracy budget: what a network needs in float is found by measuring, and stays so.
 
-The nodes that the runtime can quantise fall into groups (see models/backends/node_groups.py). Each group alone is
+The nodes that the runtime can quantise fall into groups (see node_groups.py). Each group alone is
 quantised, which shows what damage it does to the predictions; then as few of the worst groups as possible are kept in
 float, and what that gives is validated.
 """
 
 import csv
-import importlib
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from extras.export.node_groups import group_nodes
+from extras.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
 from models.backends import DetectMultiBackend
-from models.backends.node_groups import group_nodes
 from utils.general import aligned, file_size
 from utils.logger import LOGGER
 
-QUANTIZERS = {"onnx": ("onnx_quantize", "OnnxQuantizer"), "openvino": ("openvino_quantize", "OpenVinoQuantizer")}
+QUANTIZERS = {"onnx": OnnxQuantizer, "openvino": OpenVinoQuantizer}
 DAMAGE_IMAGES = 16
 MOST_FLOAT_LAYERS = 0.5  # a file with more of its layers in float is not worth the name
 COLUMNS = ("step", "float_nodes", "mAP50-95", "drop_points", "MB", "ms", "kept_in_float")
@@ -76,10 +76,8 @@ def quantize_within_budget(
     milliseconds for an image, max_drop is in points of mAP50-95 (0 to 100). The steps are printed, and saved as the CSV
     file `table`. ValueError, and no file, if nothing loses so little.
     """
-    module, name = QUANTIZERS[format_key]
     batch = DetectMultiBackend(fp32_file, "cpu").backend.batch or 1
-    make_quantizer = getattr(importlib.import_module(f"models.backends.{module}"), name)
-    quantizer = make_quantizer(Path(fp32_file), lambda: in_batches(calibration(), batch))
+    quantizer = QUANTIZERS[format_key](Path(fp32_file), lambda: in_batches(calibration(), batch))
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".int8-") as folder:
         search = Search(quantizer, Path(fp32_file), file.name, Path(folder), calibration, measure, max_drop)
         found = search.run()

@@ -57,20 +57,13 @@ def quantized(graph: Path, calibration) -> Path:
     quantization = require("onnxruntime.quantization", "onnx", "int8 for TensorRT")
     import onnx
 
-    name = onnx.load(str(graph)).graph.input[0].name
-
-    class Reader(quantization.CalibrationDataReader):
-        images = iter(calibration())
-
-        def get_next(self):
-            image = next(self.images, None)
-            return None if image is None else {name: image}
+    from models.backends.onnx import calibration_reader
 
     result = graph.with_name("quantized.onnx")
     quantization.quantize_static(
         graph,
         result,
-        Reader(),
+        calibration_reader(onnx.load(str(graph)), calibration()),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=["Conv"],
         per_channel=True,

@@ -115,6 +115,19 @@ def node_counts(graph) -> dict:
     return dict(Counter(node.op_type for node in graph.graph.node).most_common())
 
 
+def calibration_reader(graph, images):
+    """Return onnxruntime's reader of images for the only input of an onnx.ModelProto."""
+    quantization = require("onnxruntime.quantization", "onnx", "int8")
+    name, images = graph.graph.input[0].name, iter(images)
+
+    class Reader(quantization.CalibrationDataReader):
+        def get_next(self):
+            image = next(images, None)
+            return None if image is None else {name: image}
+
+    return Reader()
+
+
 def write_metadata(file: Path, metadata: Metadata) -> None:
     """Replace the metadata in an ONNX file."""
     import onnx

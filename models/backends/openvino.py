@@ -17,18 +17,13 @@ CHOOSING = ("AUTO", "MULTI", "HETERO")  # devices that stand for others, as in A
 
 
 def load_openvino():
-    """The openvino package, with its telemetry off for this process; ImportError with the pip line if missing."""
-    silence_telemetry()
-    return require("openvino", "openvino", "OpenVINO")
-
-
-def silence_telemetry() -> None:
-    """Make openvino and nncf, which report their use over the network unless told otherwise, go without.
+    """Import openvino with its telemetry, and nncf's, off for this process; ImportError with the pip line if missing.
 
     Both take a missing openvino_telemetry package for a refusal; None in sys.modules makes it count as missing.
     """
     if "openvino" not in sys.modules and "nncf" not in sys.modules:
         sys.modules["openvino_telemetry"] = None
+    return require("openvino", "openvino", "OpenVINO")
 
 
 def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:

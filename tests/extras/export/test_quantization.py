@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from extras.export import quantization
+from extras.export.node_groups import CONSTANT, IMAGE, Node
 from extras.export.quantization import Search, damage, in_batches, quantize_within_budget
 from models.backends import DetectMultiBackend
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
-from models.backends.node_groups import CONSTANT, IMAGE, Node
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
 
@@ -52,9 +52,7 @@ def points_lost(file) -> float:
 @pytest.fixture
 def fake(monkeypatch, tmp_path):
     """Runs a search with a FakeQuantizer; returns a function of max_drop, and the list of measured files' content."""
-    import models.backends.onnx_quantize
-
-    monkeypatch.setattr(models.backends.onnx_quantize, "OnnxQuantizer", FakeQuantizer)
+    monkeypatch.setitem(quantization.QUANTIZERS, "onnx", FakeQuantizer)
     lost = staticmethod(lambda file, images: [np.full((1, 1, 6), points_lost(file))])
     monkeypatch.setattr(Search, "_predictions", lost)
     opened = SimpleNamespace(backend=SimpleNamespace(batch=None))

@@ -250,7 +250,7 @@ def test_nothing_is_sent_by_nncf_either(folder, tmp_path):
     pytest.importorskip("nncf")
     home = tmp_path / "home"
     home.mkdir()
-    imports = "from models.backends.openvino_quantize import load_nncf\nload_nncf()"
+    imports = "from extras.export.quantizers import load_nncf\nload_nncf()"
     run_silently(folder, home, imports, allows_torch=True)
 
 

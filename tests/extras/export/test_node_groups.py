@@ -1,8 +1,8 @@
-"""Groups of nodes, in small graphs written by hand; those of real models are in test_onnx_quantize.py."""
+"""Groups of nodes, in small graphs written by hand; those of real models are in test_onnx_quantizer.py."""
 
 import pytest
 
-from models.backends.node_groups import CONSTANT, IMAGE, Node, group_nodes
+from extras.export.node_groups import CONSTANT, IMAGE, Node, group_nodes
 
 
 def conv(name, source, kernel=()):

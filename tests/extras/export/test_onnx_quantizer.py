@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from extras.export.node_groups import group_nodes
 from models.backends import DetectMultiBackend
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
-from models.backends.node_groups import group_nodes
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
 from tests.models.backends.conftest import confident
@@ -19,8 +19,8 @@ from utils.nms import non_max_suppression
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
+from extras.export.quantizers import OnnxQuantizer, onnx_nodes  # noqa: E402
 from models.backends import onnx as backend  # noqa: E402
-from models.backends.onnx_quantize import OnnxQuantizer, read_nodes  # noqa: E402
 
 SPEC = ExportSpec((64, 64))
 
@@ -115,7 +115,7 @@ def test_weights_are_symmetric_and_per_channel(tiny, tmp_path):
 
 def test_groups_of_edgevit(tmp_path):
     model = exportable(DetectionModel("yolov5_edgevit.yaml", nc=3).eval())
-    nodes = read_nodes(onnx.load(str(written(model, tmp_path / "m.onnx"))))
+    nodes = onnx_nodes(onnx.load(str(written(model, tmp_path / "m.onnx"))))
     groups = group_nodes(nodes, {node.name for node in nodes})
     names = [name for group in groups.values() for name in group]
     assert sorted(names) == sorted(node.name for node in nodes)

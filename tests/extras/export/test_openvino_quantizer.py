@@ -3,17 +3,17 @@
 import pytest
 import torch
 
+from extras.export.node_groups import group_nodes
 from models.backends import DetectMultiBackend
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
-from models.backends.node_groups import group_nodes
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
 
 for package in ("openvino", "nncf", "onnx", "onnxscript"):
     pytest.importorskip(package)
+from extras.export.quantizers import OpenVinoQuantizer, openvino_nodes  # noqa: E402
 from models.backends import openvino as backend  # noqa: E402
-from models.backends.openvino_quantize import OpenVinoQuantizer, read_nodes  # noqa: E402
 
 PX = (64, 64)
 
@@ -57,7 +57,7 @@ def test_groups_of_edgevit(tmp_path):
     model = exportable(DetectionModel("yolov5_edgevit.yaml", nc=3).eval())
     folder = written(model, tmp_path / "m_openvino_model")
     graph = backend.load_openvino().Core().read_model(backend.graph_path(folder))
-    nodes = read_nodes(graph)
+    nodes = openvino_nodes(graph)
     groups = group_nodes(nodes, {node.name for node in nodes})
     counts = {group: len(members) for group, members in groups.items()}
     expected = {"first convolution": 1, "last convolutions": 3, "softmax": 7, "attention products": 14}
