@@ -1,4 +1,4 @@
-"""The layer zoo: every layer that a YOLOv5 model file may name. Imports torch alone.
+"""The layer zoo: every layer that a YOLOv5 model file may name. Imports torch and utils alone.
 
 Arguments stand in the order in which model files give them: c1 and c2 are input and output channels, k the kernel,
 s the stride, p the padding, g the groups, d the dilation, n the repeats, e the hidden channels as a fraction of c2.
@@ -12,9 +12,9 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from utils.extras import lazy
+from utils.torch_utils import fold_batchnorm
 
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
 # names that user scripts import from here -> the module that owns them
@@ -45,17 +45,6 @@ def activation(act) -> nn.Module:
     if act is False or act is None:
         return nn.Identity()
     raise TypeError(f"act must be True, False or an nn.Module, found {act!r}")
-
-
-@torch.no_grad()
-def fold_batchnorm(convs, bn: nn.Module) -> None:
-    """Fold `bn`, which normalises the concatenated outputs of `convs` with its running statistics, into them."""
-    start = 0
-    for conv in convs:
-        part = slice(start, start + conv.out_channels)
-        statistics = bn.running_mean[part], bn.running_var[part], bn.eps, bn.weight[part], bn.bias[part]
-        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, *statistics)
-        start = part.stop
 
 
 class Conv(nn.Module):

@@ -1,12 +1,15 @@
-"""Layers that few model files name (Sum, MixConv2d), several models as one (Ensemble), and loading (attempt_load)."""
+"""Layers that few model files name: Sum, MixConv2d. YOLOv5's users import attempt_load and Ensemble from here too."""
 
 import math
 
 import torch
 from torch import nn
 
-from models.common import BATCH_NORM, activation, fold_batchnorm
-from utils.extras import load_extra
+from models.common import BATCH_NORM, activation
+from utils.extras import lazy
+from utils.torch_utils import fold_batchnorm
+
+__getattr__ = lazy({"Ensemble": "models.load", "attempt_load": "models.load"}, __name__)
 
 
 class Sum(nn.Module):
@@ -52,8 +55,8 @@ class MixConv2d(nn.Module):
             self.bn = nn.Identity()
 
 
-def split_channels(total: int, shares) -> list:
-    """`total` as whole numbers >= 1 in about the proportions of `shares`; their sum is exactly `total`."""
+def split_channels(total: int, shares) -> list[int]:
+    """Split `total` into whole numbers >= 1 in about the proportions of `shares`; their sum is exactly `total`."""
     if total < len(shares):
         raise ValueError(f"MixConv2d: {total} output channels cannot be split over {len(shares)} kernels")
     free = total - len(shares)  # one channel each is given in advance
@@ -61,72 +64,3 @@ def split_channels(total: int, shares) -> list:
     scale = free / sum(exact) if free else 0
     edges = [round(scale * sum(exact[:i])) for i in range(len(exact) + 1)]
     return [1 + stop - start for start, stop in zip(edges, edges[1:])]
-
-
-class Ensemble(nn.ModuleList):
-    """Several detectors as one: their boxes [B, N, no] stand one after the other for one NMS."""
-
-    def forward(self, x, augment=False, profile=False, visualize=False):
-        boxes = [model(x, augment, profile, visualize)[0] for model in self]
-        return torch.cat(boxes, 1), None
-
-    @property
-    def stride(self) -> torch.Tensor:
-        """The strides of the model whose largest one is largest: an image size that suits it suits them all."""
-        return max((model.stride for model in self), key=lambda stride: float(stride.max()))
-
-    @property
-    def names(self) -> dict:
-        return self[0].names
-
-    @property
-    def nc(self) -> int:
-        return self[0].nc
-
-    @property
-    def yaml(self) -> dict:
-        return self[0].yaml
-
-    @property
-    def imgsz(self):
-        return self[0].imgsz
-
-
-def class_for(task: str) -> type:
-    """The class of the models for a task, as Checkpoint.task has it."""
-    from models import yolo  # here, because yolo's registry imports the layers above
-
-    classes = {cls.task: cls for cls in (yolo.DetectionModel, yolo.SegmentationModel)}
-    if task == "classify":
-        return load_extra("classify.model").ClassificationModel
-    if task not in classes:
-        raise ValueError(f"expected a model for one of {', '.join([*classes, 'classify'])}, found one for '{task}'")
-    return classes[task]
-
-
-def attempt_load(weights, device=None, inplace=True, fuse=True):
-    """The model of a checkpoint file, or an Ensemble from a list of several: float32, in eval mode.
-
-    inplace: a detection head may overwrite its own maps. fuse: fold the batch-norms, for inference only.
-    Raises ValueError where the models of a list differ in their class names, or do not detect.
-    """
-    from utils.checkpoint import load_checkpoint
-
-    paths = weights if isinstance(weights, (list, tuple)) else [weights]
-    models = Ensemble()
-    for path in paths:
-        ckpt = load_checkpoint(path)
-        if len(paths) > 1 and ckpt.task != "detect":
-            raise ValueError(f"{path}: an ensemble takes detection models, found one for the task '{ckpt.task}'")
-        model = class_for(ckpt.task).from_checkpoint(ckpt, fuse=fuse)
-        if ckpt.task != "classify":
-            model.inplace = model.head.inplace = inplace
-        models.append(model.to(device or "cpu").eval())
-    if len(models) == 1:
-        return models[0]
-    for path, model in zip(paths, models):
-        if model.names != models.names:
-            raise ValueError(
-                f"{path}: expected the class names of the first model, {models.names}, found {model.names}"
-            )
-    return models

@@ -5,6 +5,7 @@ import ctypes
 import math
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -120,29 +121,39 @@ def initialize_weights(model: nn.Module, eps: float, momentum: float) -> None:
         initialize_weights(child, eps, momentum)
 
 
-def _scale_and_shift(bn: nn.Module):
-    """The batch-norm with its running statistics as x * scale + shift, each [channels]."""
+def _scale_and_shift(bn: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the batch-norm with its running statistics as x * scale + shift, each [channels]."""
     scale = bn.weight * (bn.running_var + bn.eps).rsqrt()
     return scale, bn.bias - bn.running_mean * scale
 
 
 @torch.no_grad()
+def fold_batchnorm(convs: Sequence[nn.Module], bn: nn.Module) -> None:
+    """Fold `bn`, which alone reads the concatenated outputs of (transposed) convolutions, into them, in place.
+
+    Exact for the batch-norm's running statistics.
+    """
+    channels = [conv.out_channels for conv in convs]
+    for conv, scale, shift in zip(convs, *(vector.split(channels) for vector in _scale_and_shift(bn))):
+        if isinstance(conv, nn.ConvTranspose2d):  # weight [in, out / groups, k, k]
+            weight = conv.weight.unflatten(0, (conv.groups, -1)) * scale.view(conv.groups, 1, -1, 1, 1)
+            weight = weight.flatten(0, 1)
+        else:
+            weight = conv.weight * scale.view(-1, 1, 1, 1)
+        bias = shift if conv.bias is None else shift + conv.bias * scale
+        conv.weight, conv.bias = (nn.Parameter(x, conv.weight.requires_grad) for x in (weight, bias))
+
+
 def fuse_conv_and_bn(conv: nn.Module, bn: nn.Module) -> nn.Module:
-    """A copy of the (transposed) convolution that does what `conv` then `bn` (running statistics) do."""
-    scale, shift = _scale_and_shift(bn)
-    fused = copy.deepcopy(conv)
-    if isinstance(conv, nn.ConvTranspose2d):  # weight [in, out / groups, k, k]
-        weight = conv.weight.unflatten(0, (conv.groups, -1)) * scale.view(conv.groups, 1, -1, 1, 1)
-        fused.weight.copy_(weight.flatten(0, 1))
-    else:
-        fused.weight.copy_(conv.weight * scale.view(-1, 1, 1, 1))
-    fused.bias = nn.Parameter(shift if conv.bias is None else shift + conv.bias * scale)
-    return fused.requires_grad_(False)
+    """Return a copy of the (transposed) convolution that does what `conv` then `bn` (running statistics) do."""
+    fused = copy.deepcopy(conv).requires_grad_(False)
+    fold_batchnorm([fused], bn)
+    return fused
 
 
 @torch.no_grad()
 def fuse_bn_and_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
-    """A copy of the convolution that does what `bn` (running statistics) then `conv` do.
+    """Return a copy of the convolution that does what `bn` (running statistics) then `conv` do.
 
     Exact only without padding, whose zeros come after the batch-norm and so miss its shift: ValueError otherwise.
     """
@@ -158,9 +169,12 @@ def fuse_bn_and_conv(bn: nn.Module, conv: nn.Conv2d) -> nn.Conv2d:
 
 
 @contextmanager
-def evaluating(model: nn.Module):
-    """The model in eval mode; each module has its own mode back afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
+def evaluating(model):
+    """Hold the model in eval mode; each module has its own mode back afterwards.
+
+    Models that are no modules, such as DetectMultiBackend, need only an eval().
+    """
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     model.eval()
     try:
         yield model

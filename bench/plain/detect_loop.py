@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torchvision.ops import batched_nms
 
-from models.experimental import attempt_load
+from models.load import attempt_load
 
 CONF_THRES, IOU_THRES, MAX_DET = 0.25, 0.45, 1000  # the defaults of detect.py
 STRIDE = 32

@@ -17,7 +17,7 @@ import yaml
 from bench.plain.coco import annotations, coco_ap
 from bench.plain.data import read_labels
 from bench.plain.nms import plain_nms
-from models.experimental import attempt_load
+from models.load import attempt_load
 
 CONF_THRES, IOU_THRES, MAX_DET, MAX_CANDIDATES = 0.001, 0.6, 300, 30_000
 STRIDE, PAD_STRIDES = 32, 0.5

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.backbone.pretrained import load_matching_weights
 from models.backbone.timm import TimmBackbone
-from models.experimental import attempt_load, class_for
+from models.load import attempt_load, class_for
 from models.yolo import BaseModel
 from utils.checkpoint import load_checkpoint, load_state_dict_file, state_sha256
 from utils.general import find_file

@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from models.backbone import fast
+import models.backbone.fast as fast
 from models.backbone.pretrained import load_backbone_weights
 from utils.torch_utils import fuse_bn_and_conv
 

@@ -7,7 +7,7 @@ import torch
 
 from models.backends.base import Backend, one_or_tuple
 from models.backends.metadata import OUTPUT_DIMS
-from models.experimental import attempt_load
+from models.load import attempt_load
 from utils.data.ahead import map_ahead, prefetch
 from utils.logger import LOGGER
 from utils.torch_utils import keep_freed_memory, select_device

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from models.experimental import Ensemble, attempt_load
 from models.heads import Detect
+from models.load import Ensemble, attempt_load
 from models.yolo import DetectionModel
 from tests.conftest import SHARED, needs_shared
 from utils.checkpoint import Checkpoint, save_checkpoint
