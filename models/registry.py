@@ -1,14 +1,13 @@
 """Every name that a model file may use: its class, and its channel rule. There is no eval anywhere.
 
-A rule turns a row's arguments into the class's. It gets the row's arguments, the channels of its inputs, its repeats
-and the file's Settings, and returns the class's arguments, the output channels, and how many modules follow each other.
+A rule turns a row's arguments into the class's. It takes the row's arguments, the channels of its inputs, its repeats
+and the file's ModelSettings; it returns the class's arguments, the output channels, and the number of modules in a row.
 """
 
 import ast
 import inspect
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -16,44 +15,7 @@ from torch import nn
 
 from models import common, experimental, heads
 from models.backbone import BACKBONES, is_backbone
-from utils.general import make_divisible
-
-ACTIVATIONS = (
-    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU "
-    "SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink Threshold"
-).split()
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The values of a model file that its rows need."""
-
-    nc: int
-    anchors: Any
-    depth_multiple: float = 1.0
-    width_multiple: float = 1.0
-    channel_multiple: int = 8
-    activation: Any = None  # nn.Module, or None for each layer's own default
-
-    @classmethod
-    def of(cls, cfg: dict):
-        """The settings in a model dict, checked."""
-        scales = {key: cfg[key] for key in ("depth_multiple", "width_multiple", "channel_multiple") if cfg.get(key)}
-        for key, value in {"nc": cfg["nc"], **scales}.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
-                raise ValueError(f"{key}: expected a positive number, found {value!r}")
-        activation = parse_activation(cfg["activation"]) if cfg.get("activation") else None
-        return cls(cfg["nc"], cfg.get("anchors"), activation=activation, **scales)
-
-    def width(self, channels, place="first") -> int:
-        """The channels that a row's argument gives, scaled."""
-        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
-            raise ValueError(f"expected a positive number of channels as the {place} argument, found {channels!r}")
-        return make_divisible(channels * self.width_multiple, self.channel_multiple)
-
-    def depth(self, repeats: int) -> int:
-        """Repeats of a row, scaled; a row that stands once is never scaled."""
-        return max(round(repeats * self.depth_multiple), 1) if repeats > 1 else repeats
+from models.config import ACTIVATIONS, ModelSettings, parse_activation
 
 
 class Layer(NamedTuple):
@@ -62,13 +24,14 @@ class Layer(NamedTuple):
 
 
 def one(channels: list) -> int:
-    """The channels of the only input."""
+    """Return the channels of the only input."""
     if len(channels) != 1:
         raise ValueError(f"takes one input, found {len(channels)}")
     return channels[0]
 
 
-def first(args: list):
+def first(args: list) -> Any:
+    """Return the first argument."""
     if not args:
         raise ValueError("expected at least one argument, found none")
     return args[0]
@@ -149,8 +112,7 @@ def backbone(args, channels, n, settings):
     return [one(channels), *args], None, n
 
 
-MANY_INPUTS = {concat, total, classify, head, segment}  # these layers take a list of maps
-
+MANY_INPUTS = {concat, total, classify, head, segment}  # The layers of these rules take a list of maps.
 
 BY_RULE = {
     conv: "Conv DWConv DWConvTranspose2d TransformerBlock Bottleneck CrossConv SPP SPPF C3SPP Focus GhostConv "
@@ -182,7 +144,7 @@ LAYERS.update({name: Layer(cls, backbone) for name, cls in BACKBONES.items()})
 
 
 def _plain(name: str) -> str:
-    """A backbone's name without case and separators: EdgeViT-XXS, EdgeViT_XXS and edgevit_xxs are one."""
+    """Return a backbone's name without case and separators: EdgeViT-XXS, EdgeViT_XXS and edgevit_xxs are one."""
     return re.sub(r"[-_. ]", "", name).lower()
 
 
@@ -190,7 +152,7 @@ _PLAIN_BACKBONES = {_plain(name): name for name in BACKBONES}
 
 
 def find_layer(name) -> Layer:
-    """The layer called `name` in a model file. ValueError with the closest names if there is none."""
+    """Return the layer called `name` in a model file. ValueError with the closest names if there is none."""
     if not isinstance(name, str):
         raise ValueError(f"expected a module name, found {name!r}")
     known = name if name in LAYERS else _PLAIN_BACKBONES.get(_plain(name))
@@ -201,8 +163,8 @@ def find_layer(name) -> Layer:
     return LAYERS[known]
 
 
-def resolve(value, settings: Settings):
-    """A row's argument as a Python value: a string may be nc, anchors, a registry name, an activation or a literal.
+def resolve(value, settings: ModelSettings):
+    """Return a row's argument as a Python value: a string may be nc, anchors, a layer's name, an activation or a literal.
 
     Other plain words stay strings (mode names, file names). ValueError for what looks like a literal and is none.
     """
@@ -226,26 +188,8 @@ def resolve(value, settings: Settings):
         return value
 
 
-def parse_activation(text) -> nn.Module:
-    """The module that 'nn.LeakyReLU(0.1)' names: an ACTIVATIONS class of torch.nn, with literal arguments."""
-    try:
-        call = ast.parse(text.strip(), mode="eval").body
-        name = ast.unparse(call.func).removeprefix("torch.").removeprefix("nn.")
-        args = [ast.literal_eval(arg) for arg in call.args]
-        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (AttributeError, SyntaxError, ValueError):
-        raise ValueError(f"activation: expected a call such as nn.LeakyReLU(0.1), found {text!r}") from None
-    if name not in ACTIVATIONS:
-        nearest = get_close_matches(name, ACTIVATIONS, n=3) or ACTIVATIONS
-        raise ValueError(f"unknown activation '{name}' in {text!r}, did you mean {' or '.join(nearest)}?")
-    try:
-        return getattr(nn, name)(*args, **kwargs)
-    except TypeError as error:
-        raise ValueError(f"activation {text!r}: {error}") from None
-
-
-def build(cls: Callable, args: list, keywords: dict, settings: Settings) -> nn.Module:
-    """cls(*args, **keywords), with the file's activation for what takes `act`.
+def build(cls: Callable, args: list, keywords: dict, settings: ModelSettings) -> nn.Module:
+    """Return cls(*args, **keywords), with the file's activation for what takes `act`.
 
     A backbone's `weights` are not loaded yet: the module has their path as `weights_file`. ValueError for a wrong
     number of arguments and for values that the class refuses.

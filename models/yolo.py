@@ -3,122 +3,90 @@
 Usage: python models/yolo.py --cfg yolov5s.yaml [--batch-size 1] [--device cpu] [--profile] [--line-profile] [--test]
 """
 
-import argparse
-import copy
+import runpy
 import sys
 from collections import OrderedDict
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
 from torch import nn
 
-if __name__ == "__main__":  # run as a script: only then is the project's root not on the path
+if __name__ == "__main__":  # Only a script lacks the project's root on its path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from models import registry
 from models.backbone import SLOTS, backbones, is_backbone, load_backbone_weights, slots
 from models.common import BATCH_NORM
+from models.config import ModelSettings, load_cfg
 from models.heads import Detect, Segment
 from models.onednn import use_pointwise
-from utils.general import ROOT, check_yaml, main_guard
-from utils.logger import LOGGER, setup_logging
-from utils.torch_utils import (
-    evaluating,
-    initialize_weights,
-    model_info,
-    profile,
-    scale_img,
-    select_device,
-    time_sync,
-)
+from utils.general import check_yaml
+from utils.logger import LOGGER
+from utils.torch_utils import evaluating, initialize_weights, model_info, scale_img, time_sync
 from utils.yaml_files import load_yaml
 
-MODEL_KEYS = (
-    "nc ch names anchors depth_multiple width_multiple channel_multiple activation inplace backbone head".split()
-)
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest stride, 128
 TTA_VIEWS = ((1.0, None), (0.83, 3), (0.67, None))  # scale and flipped axis of each view
 
 
-def load_cfg(cfg) -> dict:
-    """A model file's content, as an independent dict. `cfg`: path, bare name, or the dict itself."""
-    source = "model dict" if isinstance(cfg, dict) else str(cfg)
-    content = copy.deepcopy(cfg) if isinstance(cfg, dict) else load_yaml(check_yaml(cfg))
-    for key in content:
-        if key not in MODEL_KEYS:
-            nearest = get_close_matches(str(key), MODEL_KEYS, n=1)
-            LOGGER.warning(
-                f"{source}: unknown key '{key}' is not used" + (f", did you mean {nearest[0]}?" if nearest else "")
-            )
-    for key in ("nc", "backbone", "head"):
-        if key not in content:
-            raise ValueError(f"{source}: key '{key}' is missing; found {', '.join(map(str, content))}")
-    for key in ("backbone", "head"):
-        if not isinstance(content[key], list):
-            raise ValueError(f"{source}: '{key}' must be a list of rows, found {content[key]!r}")
-    if not content["backbone"] + content["head"]:
-        raise ValueError(f"{source}: expected at least one row in 'backbone' and 'head', found none")
-    return content
-
-
-def parse_model(cfg: dict, ch: int):
+def parse_model(cfg: dict, ch: int) -> tuple[nn.Sequential, list[int]]:
     """Build the rows of a model dict for images of `ch` channels.
 
     Returns an nn.Sequential whose names are the rows' indices, and the sorted indices of the maps that later rows read.
     Each row module has i (index), f (its input: -1 is the row before, other numbers are indices), type (its name), np
     (parameters), repeats and args. A backbone takes SLOTS indices. ValueError, naming the row, if it cannot be built.
     """
-    settings = registry.Settings.of(cfg)
-    channels = {-1: ch}  # index -> channels of the map there; -1 is the image
+    settings = ModelSettings.of(cfg)
+    channels = {-1: ch}  # index -> channels of the map there, None without a map; -1 is the image
     rows, save, index = OrderedDict(), set(), 0
     for row in [*cfg["backbone"], *cfg["head"]]:
         try:
-            layer = _build_row(row, index, channels, settings)
+            layer, made = _build_row(row, index, channels, settings)
         except ValueError as error:
             raise ValueError(f"row {index} {row}: {error}") from error
         rows[str(index)] = layer
         save.update(source for source in _listed(layer.f) if source != -1)
-        index += SLOTS if is_backbone(layer) else 1
+        channels |= made
+        index += len(made)
     return nn.Sequential(rows), sorted(save)
 
 
-def _build_row(row, index: int, channels: dict, settings: registry.Settings) -> nn.Module:
-    """The module of one row; its output channels are added to `channels`."""
-    if not isinstance(row, (list, tuple)) or len(row) != 4:
-        raise ValueError("expected [from, number, module, args]")
-    source, number, name, args = row
-    if not isinstance(number, int) or number < 1:
-        raise ValueError(f"expected a positive number of repeats, found {number!r}")
-    if not isinstance(args, (list, tuple)):
-        raise ValueError(f"expected a list of arguments, found {args!r}")
+def _build_row(row, index: int, channels: dict, settings: ModelSettings) -> tuple[nn.Module, dict]:
+    """Return the module of one row, and the channels of the map at each index that the row takes."""
+    source, number, name, args = _checked_row(row)
     entry = registry.find_layer(name)
     source = _absolute(_listed(source) if entry.rule in registry.MANY_INPUTS else source, index, channels)
-    inputs = [channels[index - 1 if i == -1 else i] for i in _listed(source)]
+    c_in = [channels[index - 1 if i == -1 else i] for i in _listed(source)]
     args = [registry.resolve(arg, settings) for arg in args]
     keywords = args.pop() if args and isinstance(args[-1], dict) else {}
-    args, c_out, repeats = entry.rule(args, inputs, settings.depth(number), settings)
-    layer = registry.build(entry.cls, args, keywords, settings)
-    if repeats > 1:
-        if c_out != inputs[0]:
-            raise ValueError(
-                f"{repeats} in sequence need equal input and output channels, found {inputs[0]} and {c_out}"
-            )
-        layer = nn.Sequential(layer, *(registry.build(entry.cls, args, keywords, settings) for _ in range(repeats - 1)))
+    args, c_out, repeats = entry.rule(args, c_in, settings.depth(number), settings)
+    if repeats > 1 and c_out != c_in[0]:
+        raise ValueError(f"{repeats} in sequence need equal input and output channels, found {c_in[0]} and {c_out}")
+    layers = [registry.build(entry.cls, args, keywords, settings) for _ in range(repeats)]
+    layer = nn.Sequential(*layers) if repeats > 1 else layers[0]
     layer.i, layer.f, layer.type = index, source, name
     layer.np = sum(p.numel() for p in layer.parameters())
     layer.repeats, layer.args = settings.depth(number), [*args, keywords] if keywords else args
-    if is_backbone(layer):
-        layer.slots = [index + slot for slot in slots(layer)]
-        channels.update({index + slot: None for slot in range(SLOTS)})
-        channels.update(zip(layer.slots, layer.out_channels))
-    else:
-        channels[index] = c_out
-    return layer
+    if not is_backbone(layer):
+        return layer, {index: c_out}
+    layer.slots = [index + slot for slot in slots(layer)]  # the index of each of its maps
+    empty = dict.fromkeys(range(index, index + SLOTS))
+    return layer, empty | dict(zip(layer.slots, layer.out_channels))
+
+
+def _checked_row(row) -> tuple:
+    """Return (from, number, module, args) of a row of a model file. ValueError if it has another form."""
+    if not isinstance(row, (list, tuple)) or len(row) != 4:
+        raise ValueError("expected [from, number, module, args]")
+    if not isinstance(row[1], int) or row[1] < 1:
+        raise ValueError(f"expected a positive number of repeats, found {row[1]!r}")
+    if not isinstance(row[3], (list, tuple)):
+        raise ValueError(f"expected a list of arguments, found {row[3]!r}")
+    return tuple(row)
 
 
 def _absolute(source, index: int, channels: dict):
-    """`from` as -1 or an index, or a list of them, each of which has a map. ValueError if not."""
+    """Return `from` as -1 or an index, or a list of them. ValueError where there is no map."""
     if isinstance(source, (list, tuple)):
         if not source:
             raise ValueError("'from' is an empty list")
@@ -147,26 +115,20 @@ class BaseModel(nn.Module):
         return self._forward_once(x, profile, visualize)
 
     def _forward_once(self, x, profile=False, visualize=False):
-        """One pass over the rows. `profile` logs the time of each, `visualize` (a folder) draws their maps."""
+        """Pass images over the rows. `profile` logs the time of each row, `visualize` (a folder) draws the maps."""
         if x.device.type == "cpu" and not self.export:
             x = x.contiguous(memory_format=torch.channels_last)  # every row keeps it; CPUs convolve a fifth faster
-        maps = {}
+        maps = {}  # index -> map, of those that later rows read
         for row in self.model:
-            inputs = x if row.f == -1 else self._gather(row.f, x, maps)
+            inputs = [x if i == -1 else maps[i] for i in _listed(row.f)]
+            inputs = inputs if isinstance(row.f, list) else inputs[0]
             x = self._time_row(row, inputs) if profile else row(inputs)
-            made = dict(zip(row.slots, x)) if is_backbone(row) else {row.i: x}
+            made = dict(zip(row.slots, x)) if is_backbone(row) else {row.i: x}  # a backbone fills several slots
             if visualize:
                 self._visualize_row(row, made, visualize)
-            maps.update((i, made[i]) for i in made if i in self.save)
-            if is_backbone(row):
-                x = x[-1]
+            maps |= {i: made[i] for i in made if i in self.save}
+            x = made[max(made)]  # the next row's input, of a backbone its coarsest map
         return x
-
-    @staticmethod
-    def _gather(source, x, maps: dict):
-        if isinstance(source, int):
-            return maps[source]
-        return [x if i == -1 else maps[i] for i in source]
 
     @staticmethod
     def _visualize_row(row, made: dict, save_dir) -> None:
@@ -191,7 +153,7 @@ class BaseModel(nn.Module):
         return output
 
     def fuse(self):
-        """Fold batch-norms and what else can be folded exactly, in place. For inference only; returns self."""
+        """Fold batch-norms and all else that can be folded exactly, in place, and return self. For inference only."""
         for module in list(self.modules()):
             if module is not self and hasattr(module, "fuse"):
                 module.fuse()
@@ -199,23 +161,20 @@ class BaseModel(nn.Module):
         return self
 
     def load_checkpoint_state(self, state_dict: dict) -> None:
-        """Load every tensor; ValueError if they are not this model's. Old YOLOv5 files' anchor_grid is passed over."""
+        """Load every tensor but old YOLOv5 files' anchor_grid. ValueError if they are not this model's."""
         own = {name: tensor.shape for name, tensor in self.state_dict().items()}
         tensors = {name: tensor for name, tensor in state_dict.items() if not name.endswith(".anchor_grid")}
         wrong = [f"{name} is missing" for name in own if name not in tensors]
         wrong += [f"{name} is not known" for name in tensors if name not in own]
-        wrong += [
-            f"{name} has shape {list(tensor.shape)}, expected {list(own[name])}"
-            for name, tensor in tensors.items()
-            if name in own and tensor.shape != own[name]
-        ]
+        shapes = {name: (tensor.shape, own[name]) for name, tensor in tensors.items() if name in own}
+        wrong += [f"{name} has shape {list(a)}, expected {list(b)}" for name, (a, b) in shapes.items() if a != b]
         if wrong:
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise ValueError(f"the checkpoint's tensors do not fit its model description: {'; '.join(wrong[:5])}{more}")
         self.load_state_dict(tensors)
 
     def layer_table(self) -> str:
-        """A line for each row: index, from, number of modules, parameters, module, arguments."""
+        """Return a line for each row: index, from, number of modules, parameters, module, arguments."""
         lines = [f"{'':>4}{'from':>18}{'n':>4}{'params':>12}  {'module':<28}arguments"]
         for row in self.model:
             lines.append(f"{row.i:>4}{row.f!s:>18}{row.repeats:>4}{row.np:>12}  {row.type:<28}{row.args}")
@@ -257,14 +216,13 @@ class DetectionModel(BaseModel):
         self.imgsz = None  # px, of the training
         initialize_weights(self, **BATCH_NORM)
         self.head.initialize_biases()
-        if load_backbones:
-            for backbone in backbones(self):
-                if backbone.weights_file:
-                    load_backbone_weights(backbone, backbone.weights_file)
+        for backbone in backbones(self) if load_backbones else []:
+            if backbone.weights_file:
+                load_backbone_weights(backbone, backbone.weights_file)
 
     @classmethod
-    def from_checkpoint(cls, ckpt, fuse=False):
-        """The model of a utils.checkpoint.Checkpoint: float32, in eval mode."""
+    def from_checkpoint(cls, ckpt, fuse: bool = False) -> "DetectionModel":
+        """Return the model of a utils.checkpoint.Checkpoint: float32, in eval mode."""
         model = cls(ckpt.yaml, nc=ckpt.nc, load_backbones=False)
         model.load_checkpoint_state(ckpt.state_dict)
         model.names = dict(ckpt.names)
@@ -278,7 +236,7 @@ class DetectionModel(BaseModel):
         return self.model[-1]
 
     def _set_strides(self, ch: int) -> None:
-        """Measure each level's stride, in eval mode, so that no batch-norm statistic moves."""
+        """Measure the stride of each map, in eval mode, so that no batch-norm statistic moves."""
         if type(self.head) is not self.head_class:
             expected = self.head_class.__name__
             raise ValueError(f"the last row of a model for '{self.task}' must be {expected}, found {self.head.type}")
@@ -301,7 +259,7 @@ class DetectionModel(BaseModel):
         return self._forward_augment(x) if augment else self._forward_once(x, profile, visualize)
 
     def _forward_augment(self, x):
-        """Test-time augmentation: the boxes of TTA_VIEWS in the coordinates of the image, one view after the other."""
+        """Return the boxes of all TTA_VIEWS, in the image's coordinates (test-time augmentation)."""
         height, width = x.shape[2:]
         views = []
         for scale, flip in TTA_VIEWS:
@@ -328,75 +286,16 @@ class SegmentationModel(DetectionModel):
     head_class = Segment
 
     def _forward_augment(self, x):
-        raise ValueError(
-            "expected augment=False for a segmentation model: the boxes of several views have no common prototypes"
-        )
+        raise ValueError("expected augment=False for a segmentation model: several views have no common prototypes")
 
 
 def model_class(cfg) -> type:
-    """SegmentationModel for a model file (path, bare name, or dict) that ends with Segment, else DetectionModel."""
+    """Return SegmentationModel for a model file (path, name or dict) that ends with Segment, else DetectionModel."""
     content = cfg if isinstance(cfg, dict) else load_yaml(check_yaml(cfg))
     rows = content.get("head")
     last = rows[-1] if isinstance(rows, list) and rows else None
     return SegmentationModel if isinstance(last, list) and "Segment" in last else DetectionModel
 
 
-def build_all() -> int:
-    """Build every model file below models/; returns how many failed, after naming them.
-
-    A file that needs an extra that is not installed is skipped.
-    """
-    files = sorted((ROOT / "models").rglob("*.yaml"))
-    results = {"built": 0, "failed": 0, "skipped": 0}
-    for file in files:
-        name = file.relative_to(ROOT)
-        try:
-            model = model_class(file)(file)
-            results["built"] += 1
-            parameters = sum(p.numel() for p in model.parameters())
-            LOGGER.info(f"{name}: {parameters} parameters, strides {model.stride.int().tolist()}")
-        except ImportError as error:
-            results["skipped"] += 1
-            LOGGER.warning(f"{name}: skipped: {error}")
-        except (ValueError, OSError) as error:
-            results["failed"] += 1
-            LOGGER.error(f"{name}: failed: {error}")
-    LOGGER.info(", ".join(f"{count} {result}" for result, count in results.items()))
-    return results["failed"]
-
-
-def parse_opt(argv=None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="models/yolo.py", description="Build, print and run a model file.")
-    parser.add_argument("--cfg", default="yolov5s.yaml", help="model file: a path, or a name below models/")
-    parser.add_argument("--batch-size", type=int, default=1, help="images in the batch that is run")
-    parser.add_argument("--device", default="", help="cpu, mps or a GPU index such as 0; '' chooses")
-    parser.add_argument("--profile", action="store_true", help="time the whole model and each row")
-    parser.add_argument("--line-profile", action="store_true", help="time each row")
-    parser.add_argument("--test", action="store_true", help="build every model file below models/")
-    return parser.parse_args(argv)
-
-
-def main(opt: argparse.Namespace) -> int:
-    setup_logging()
-    if opt.test:
-        return min(build_all(), 1)
-    device = select_device(opt.device)
-    model = model_class(opt.cfg)(opt.cfg).to(device)
-    images = torch.rand(opt.batch_size, model.yaml["ch"], 640, 640, device=device)
-    LOGGER.info(model.layer_table())
-    model.info()
-    LOGGER.info(f"strides {model.stride.int().tolist()}")
-    if opt.profile:
-        profile(images, model, n=3, device=device)
-    if opt.profile or opt.line_profile:
-        with evaluating(model), torch.inference_mode():
-            model(images, profile=True)
-    output = model(images)
-    tensors = [*output[0], output[1]] if isinstance(output, tuple) else output
-    sum(tensor.float().mean() for tensor in tensors).backward()
-    LOGGER.info(f"forward and backward: {list(images.shape)} -> {[list(tensor.shape) for tensor in tensors]}")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main_guard(main, parse_opt()))
+    runpy.run_module("models.describe", run_name="__main__")

@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from models import common, registry
-from models.registry import LAYERS, Settings, build, find_layer, parse_activation, resolve
+from models.config import ModelSettings, parse_activation
+from models.registry import LAYERS, build, find_layer, resolve
 
-SETTINGS = Settings(nc=5, anchors=[[1, 2]])
+SETTINGS = ModelSettings(nc=5, anchors=[[1, 2]])
 # arguments for the layers whose own defaults do not say enough; the input is a [2, 8, 8, 8] map
 ARGUMENTS = {
     "TransformerBlock": [16, 2, 1],
@@ -168,7 +169,7 @@ def test_wrong_activation(text, message):
     [(1.0, 8, 64, 64), (0.25, 8, 64, 16), (0.33, 8, 64, 24), (0.5, 8, 36, 24), (0.5, 4, 36, 20), (0.01, 8, 64, 8)],
 )
 def test_width(width, multiple, channels, expected):
-    assert Settings(1, 1, width_multiple=width, channel_multiple=multiple).width(channels) == expected
+    assert ModelSettings(1, 1, width_multiple=width, channel_multiple=multiple).width(channels) == expected
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,7 @@ def test_width(width, multiple, channels, expected):
     [(0.33, 3, 1), (0.33, 9, 3), (0.67, 6, 4), (1.33, 9, 12), (0.33, 1, 1), (2.0, 1, 1), (0.01, 3, 1)],
 )
 def test_depth(depth, repeats, expected):
-    assert Settings(1, 1, depth_multiple=depth).depth(repeats) == expected
+    assert ModelSettings(1, 1, depth_multiple=depth).depth(repeats) == expected
 
 
 @pytest.mark.parametrize("channels", [0, -8, "64", 64.0, None, True])
@@ -186,7 +187,8 @@ def test_wrong_output_channels(channels):
 
 
 def test_the_hidden_channels_of_segment_are_scaled():
-    args, c_out, n = find_layer("Segment").rule([5, [[1, 2]], 32, 256], [64], 1, Settings(5, [], width_multiple=0.25))
+    settings = ModelSettings(5, [], width_multiple=0.25)
+    args, c_out, n = find_layer("Segment").rule([5, [[1, 2]], 32, 256], [64], 1, settings)
     assert (args, c_out, n) == ([5, [[1, 2]], 32, 64, [64]], None, 1)
 
 
@@ -213,11 +215,11 @@ def test_rule_errors(name, args, inputs, message):
 @pytest.mark.parametrize("value", [-1, "1", True, [1]])
 def test_settings_are_checked(key, value):
     with pytest.raises(ValueError, match=f"{key}: expected a positive number, found"):
-        Settings.of({"nc": 3, **{key: value}})
+        ModelSettings.of({"nc": 3, **{key: value}})
 
 
 def test_activation_of_the_file_reaches_only_what_takes_one():
-    settings = Settings(1, 1, activation=nn.Hardswish())
+    settings = ModelSettings(1, 1, activation=nn.Hardswish())
     assert isinstance(build(common.Conv, [4, 8], {}, settings).act, nn.Hardswish)
     assert isinstance(build(common.Conv, [4, 8], {"act": False}, settings).act, nn.Identity)
     assert isinstance(build(common.Conv, [4, 8], {}, SETTINGS).act, nn.SiLU), "no global state"

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from models import yolo
+from models import describe, yolo
 from models.backbone import backbones
 from models.common import Conv
 from models.yolo import BaseModel, DetectionModel, Model, SegmentationModel, model_class, parse_model
@@ -452,10 +452,10 @@ def test_build_all_counts_failures(tmp_path, monkeypatch, caplog):
     (tmp_path / "models" / "bad.yaml").write_text("nc: 1\nbackbone: [[-1, 1, Conw, [8]]]\nhead: []\n")
     segment = (ROOT / "models" / "segment" / "yolov5n-seg.yaml").read_text()
     (tmp_path / "models" / "segment" / "good-seg.yaml").write_text(segment)
-    monkeypatch.setattr(yolo, "ROOT", tmp_path)
-    assert yolo.build_all() == 1
+    monkeypatch.setattr(describe, "ROOT", tmp_path)
+    assert describe.build_all() == 1
     assert "bad.yaml: failed" in caplog.text and "2 built, 1 failed, 0 skipped" in caplog.text
-    assert yolo.main(yolo.parse_opt(["--test"])) == 1
+    assert describe.main(describe.parse_opt(["--test"])) == 1
 
 
 def test_edgevit_files_have_one_neck():

@@ -1,0 +1,94 @@
+"""Model files: their keys, and the values that hold for all of their rows."""
+
+import ast
+import copy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from torch import nn
+
+from utils.general import check_yaml, make_divisible
+from utils.logger import LOGGER
+from utils.yaml_files import load_yaml
+
+MODEL_KEYS = (
+    "nc ch names anchors depth_multiple width_multiple channel_multiple activation inplace backbone head".split()
+)
+ACTIVATIONS = (
+    "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU "
+    "SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh Tanhshrink Threshold"
+).split()
+
+
+def load_cfg(cfg) -> dict:
+    """Return a model file's content, as an independent dict. `cfg`: path, bare name, or the dict itself.
+
+    An unknown key is a warning, a missing one a ValueError.
+    """
+    source = "model dict" if isinstance(cfg, dict) else str(cfg)
+    content = copy.deepcopy(cfg) if isinstance(cfg, dict) else load_yaml(check_yaml(cfg))
+    for key in content:
+        if key not in MODEL_KEYS:
+            nearest = get_close_matches(str(key), MODEL_KEYS, n=1)
+            hint = f", did you mean {nearest[0]}?" if nearest else ""
+            LOGGER.warning(f"{source}: unknown key '{key}' is not used{hint}")
+    for key in ("nc", "backbone", "head"):
+        if key not in content:
+            raise ValueError(f"{source}: key '{key}' is missing; found {', '.join(map(str, content))}")
+    for key in ("backbone", "head"):
+        if not isinstance(content[key], list):
+            raise ValueError(f"{source}: '{key}' must be a list of rows, found {content[key]!r}")
+    if not content["backbone"] + content["head"]:
+        raise ValueError(f"{source}: expected at least one row in 'backbone' and 'head', found none")
+    return content
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The values of a model file that its rows need."""
+
+    nc: int
+    anchors: Any
+    depth_multiple: float = 1.0
+    width_multiple: float = 1.0
+    channel_multiple: int = 8
+    activation: Any = None  # nn.Module, or None for each layer's own default
+
+    @classmethod
+    def of(cls, cfg: dict) -> "ModelSettings":
+        """Return the checked settings of a model dict."""
+        scales = {key: cfg[key] for key in ("depth_multiple", "width_multiple", "channel_multiple") if cfg.get(key)}
+        for key, value in {"nc": cfg["nc"], **scales}.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+                raise ValueError(f"{key}: expected a positive number, found {value!r}")
+        activation = parse_activation(cfg["activation"]) if cfg.get("activation") else None
+        return cls(cfg["nc"], cfg.get("anchors"), activation=activation, **scales)
+
+    def width(self, channels, argument: str = "first") -> int:
+        """Return the scaled channels that a row's argument gives; errors call it the `argument` one."""
+        if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+            raise ValueError(f"expected a positive number of channels as the {argument} argument, found {channels!r}")
+        return make_divisible(channels * self.width_multiple, self.channel_multiple)
+
+    def depth(self, repeats: int) -> int:
+        """Return the scaled repeats of a row; a single one is never scaled."""
+        return max(round(repeats * self.depth_multiple), 1) if repeats > 1 else repeats
+
+
+def parse_activation(text) -> nn.Module:
+    """Return the module that 'nn.LeakyReLU(0.1)' names: an ACTIVATIONS class of torch.nn, with literal arguments."""
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        name = ast.unparse(call.func).removeprefix("torch.").removeprefix("nn.")
+        args = [ast.literal_eval(arg) for arg in call.args]
+        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (AttributeError, SyntaxError, ValueError):
+        raise ValueError(f"activation: expected a call such as nn.LeakyReLU(0.1), found {text!r}") from None
+    if name not in ACTIVATIONS:
+        nearest = get_close_matches(name, ACTIVATIONS, n=3) or ACTIVATIONS
+        raise ValueError(f"unknown activation '{name}' in {text!r}, did you mean {' or '.join(nearest)}?")
+    try:
+        return getattr(nn, name)(*args, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"activation {text!r}: {error}") from None
