@@ -164,7 +164,7 @@ def find_layer(name) -> Layer:
 
 
 def resolve(value, settings: ModelSettings):
-    """Return a row's argument as a Python value: a string may be nc, anchors, a layer's name, an activation or a literal.
+    """Return a row's argument as a Python value. A string may be nc, anchors, a layer name, an activation or a literal.
 
     Other plain words stay strings (mode names, file names). ValueError for what looks like a literal and is none.
     """

@@ -228,8 +228,7 @@ class DetectionModel(BaseModel):
         model.names = dict(ckpt.names)
         model.hyp = ckpt.hyp
         model.imgsz = ckpt.imgsz
-        model.eval()
-        return model.fuse() if fuse else model
+        return model.eval().fuse() if fuse else model.eval()
 
     @property
     def head(self) -> Detect:
@@ -251,9 +250,8 @@ class DetectionModel(BaseModel):
         finally:
             for hook in hooks:
                 hook.remove()
-        stride = torch.tensor([PROBE_PX / raw.shape[2] for raw in maps])
-        self.head.set_stride(stride)
-        self.stride = stride
+        self.stride = torch.tensor([PROBE_PX / raw.shape[2] for raw in maps])
+        self.head.set_stride(self.stride)
 
     def forward(self, x, augment=False, profile=False, visualize=False):
         return self._forward_augment(x) if augment else self._forward_once(x, profile, visualize)
