@@ -1,4 +1,4 @@
-"""The layer zoo: every layer that a YOLOv5 model file may name. Imports torch and utils alone.
+"""The layers of YOLOv5's model files; experimental.py has rare ones, heads.py the heads. Imports torch and utils alone.
 
 Arguments stand in the order in which model files give them: c1 and c2 are input and output channels, k the kernel,
 s the stride, p the padding, g the groups, d the dilation, n the repeats, e the hidden channels as a fraction of c2.
@@ -17,18 +17,19 @@ from utils.extras import lazy
 from utils.torch_utils import fold_batchnorm
 
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
-# names that user scripts import from here -> the module that owns them
-LAZY_EXPORTS = {
-    "DetectMultiBackend": "models.backends",
-    "AutoShape": "extras.hub.autoshape",
-    "Detections": "extras.hub.detections",
+# YOLOv5's users import these names from here, too.
+OWNERS = {
+    "models.backends": ["DetectMultiBackend"],
+    "models.experimental": ["C3x", "Contract", "CrossConv", "Expand"],
+    "models.heads": ["Classify", "Proto"],
+    "extras.hub.autoshape": ["AutoShape"],
+    "extras.hub.detections": ["Detections"],
 }
-
-__getattr__ = lazy(LAZY_EXPORTS, __name__)
+__getattr__ = lazy({name: owner for owner, names in OWNERS.items() for name in names}, __name__)
 
 
 def autopad(k, p=None, d=1):
-    """Padding (int or list like `k`) that keeps the map's size at stride 1; `p` itself where it is given."""
+    """Return the padding (int or list like `k`) that keeps the map's size at stride 1; `p` itself where it is given."""
     if p is not None:
         return p
     if isinstance(k, int):
@@ -37,7 +38,7 @@ def autopad(k, p=None, d=1):
 
 
 def activation(act) -> nn.Module:
-    """SiLU for True, a copy of a module, Identity for False or None."""
+    """Return SiLU for True, a copy of a module, Identity for False or None."""
     if act is True:
         return nn.SiLU(inplace=True)  # what it overwrites is read by nothing else
     if isinstance(act, nn.Module):
@@ -115,7 +116,7 @@ class TransformerBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1 then 3x3, with the input added where shapes allow and `shortcut` asks for it."""
+    """1x1 then 3x3, with the input added if `shortcut` and the shapes allow it."""
 
     def __init__(self, c1, c2, shortcut=True, g=1, e=0.5, act=True):
         super().__init__()
@@ -123,21 +124,6 @@ class Bottleneck(nn.Module):
         self.cv1 = Conv(c1, hidden, 1, 1, act=act)
         self.cv2 = Conv(hidden, c2, 3, 1, g=g, act=act)
         self.add = shortcut and c1 == c2
-
-    def forward(self, x):
-        y = self.cv2(self.cv1(x))
-        return x + y if self.add else y
-
-
-class CrossConv(nn.Module):
-    """A k x k convolution as 1 x k then k x 1."""
-
-    def __init__(self, c1, c2, k=3, s=1, g=1, e=1.0, shortcut=False, act=True):
-        super().__init__()
-        hidden = int(c2 * e)
-        self.cv1 = Conv(c1, hidden, (1, k), (1, s), act=act)
-        self.cv2 = Conv(hidden, c2, (k, 1), (s, 1), g=g, act=act)
-        self.add = shortcut and c1 == c2 and s == 1
 
     def forward(self, x):
         y = self.cv2(self.cv1(x))
@@ -180,18 +166,11 @@ class C3(nn.Module):
         self.m = self.inner(hidden, n, shortcut, g, act)
 
     def inner(self, c, n, shortcut, g, act) -> nn.Module:
-        """A module from c to c channels that keeps the map's size."""
+        """Return a module from c to c channels that keeps the map's size."""
         return nn.Sequential(*(Bottleneck(c, c, shortcut, g, 1.0, act) for _ in range(n)))
 
     def forward(self, x):
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
-
-
-class C3x(C3):
-    """C3 of CrossConv."""
-
-    def inner(self, c, n, shortcut, g, act):
-        return nn.Sequential(*(CrossConv(c, c, 3, 1, g, 1.0, shortcut, act) for _ in range(n)))
 
 
 class C3TR(C3):
@@ -297,30 +276,6 @@ class GhostBottleneck(nn.Module):
         return self.conv(x) + self.shortcut(x)
 
 
-class Contract(nn.Module):
-    """Space to channels: [B, C, H, W] -> [B, g * g * C, H / g, W / g], channels ordered (row, column, C)."""
-
-    def __init__(self, gain=2):
-        super().__init__()
-        self.gain = gain
-
-    def forward(self, x):
-        blocks = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # [B, C, H/g, g, W/g, g]
-        return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
-
-
-class Expand(nn.Module):
-    """Channels to space, the inverse of Contract: [B, C, H, W] -> [B, C / (g * g), g * H, g * W]."""
-
-    def __init__(self, gain=2):
-        super().__init__()
-        self.gain = gain
-
-    def forward(self, x):
-        blocks = x.unflatten(1, (self.gain, self.gain, -1))  # [B, g, g, C/gg, H, W]
-        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)
-
-
 class Concat(nn.Module):
     """A list of maps as one along `dimension`."""
 
@@ -330,34 +285,3 @@ class Concat(nn.Module):
 
     def forward(self, x):
         return torch.cat(x, self.d)
-
-
-class Proto(nn.Module):
-    """Mask prototypes: [B, c1, H, W] -> [B, c2, 2H, 2W] through c_ hidden channels."""
-
-    def __init__(self, c1, c_=256, c2=32, act=True):
-        super().__init__()
-        self.cv1 = Conv(c1, c_, 3, act=act)
-        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
-        self.cv2 = Conv(c_, c_, 3, act=act)
-        self.cv3 = Conv(c_, c2, act=act)
-
-    def forward(self, x):
-        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
-
-
-class Classify(nn.Module):
-    """Classification head: a map, or a list of maps that are concatenated, -> logits [B, c2]."""
-
-    def __init__(self, c1, c2, k=1, s=1, p=None, g=1, dropout_p=0.0, act=True):
-        super().__init__()
-        hidden = 1280  # as in EfficientNet-B0
-        self.conv = Conv(c1, hidden, k, s, p, g, act=act)
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.drop = nn.Dropout(dropout_p)
-        self.linear = nn.Linear(hidden, c2)
-
-    def forward(self, x):
-        if isinstance(x, (list, tuple)):
-            x = torch.cat(x, 1)
-        return self.linear(self.drop(self.pool(self.conv(x)).flatten(1)))

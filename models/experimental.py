@@ -1,11 +1,11 @@
-"""Layers that few model files name: Sum, MixConv2d. YOLOv5's users import attempt_load and Ensemble from here too."""
+"""Layers that few model files name. YOLOv5's users import attempt_load and Ensemble from here, too."""
 
 import math
 
 import torch
 from torch import nn
 
-from models.common import BATCH_NORM, activation
+from models.common import BATCH_NORM, C3, Conv, activation
 from utils.extras import lazy
 from utils.torch_utils import fold_batchnorm
 
@@ -64,3 +64,49 @@ def split_channels(total: int, shares) -> list[int]:
     scale = free / sum(exact) if free else 0
     edges = [round(scale * sum(exact[:i])) for i in range(len(exact) + 1)]
     return [1 + stop - start for start, stop in zip(edges, edges[1:])]
+
+
+class CrossConv(nn.Module):
+    """A k x k convolution as 1 x k then k x 1."""
+
+    def __init__(self, c1, c2, k=3, s=1, g=1, e=1.0, shortcut=False, act=True):
+        super().__init__()
+        hidden = int(c2 * e)
+        self.cv1 = Conv(c1, hidden, (1, k), (1, s), act=act)
+        self.cv2 = Conv(hidden, c2, (k, 1), (s, 1), g=g, act=act)
+        self.add = shortcut and c1 == c2 and s == 1
+
+    def forward(self, x):
+        y = self.cv2(self.cv1(x))
+        return x + y if self.add else y
+
+
+class C3x(C3):
+    """C3 of CrossConv."""
+
+    def inner(self, c, n, shortcut, g, act):
+        return nn.Sequential(*(CrossConv(c, c, 3, 1, g, 1.0, shortcut, act) for _ in range(n)))
+
+
+class Contract(nn.Module):
+    """Space to channels: [B, C, H, W] -> [B, g * g * C, H / g, W / g], channels ordered (row, column, C)."""
+
+    def __init__(self, gain=2):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x):
+        blocks = x.unflatten(3, (-1, self.gain)).unflatten(2, (-1, self.gain))  # [B, C, H/g, g, W/g, g]
+        return blocks.permute(0, 3, 5, 1, 2, 4).flatten(1, 3)
+
+
+class Expand(nn.Module):
+    """Channels to space, the inverse of Contract: [B, C, H, W] -> [B, C / (g * g), g * H, g * W]."""
+
+    def __init__(self, gain=2):
+        super().__init__()
+        self.gain = gain
+
+    def forward(self, x):
+        blocks = x.unflatten(1, (self.gain, self.gain, -1))  # [B, g, g, C/gg, H, W]
+        return blocks.permute(0, 3, 4, 1, 5, 2).flatten(4, 5).flatten(2, 3)

@@ -9,7 +9,7 @@ from models.backbone.export import to_export_form
 
 
 def exportable(model: nn.Module) -> nn.Module:
-    """A copy of a model that takes [B, 3, H, W] and gives what its eval mode does, without raw maps.
+    """Return a copy of a model that takes [B, 3, H, W] and returns what its eval mode does, without raw maps.
 
     That is [B, N, 5 + nc], of segmentation ([B, N, 5 + nc + nm], [B, nm, H / 4, W / 4]), of classification [B, nc].
 
@@ -21,13 +21,13 @@ def exportable(model: nn.Module) -> nn.Module:
         # channels-last weights stop ExecuTorch, and litert_torch 0.10 mixes them up (google-ai-edge/litert-torch#1061)
         tensor.data = tensor.data.contiguous()
     if model.task != "classify":
-        model.head._buffers.pop("stride", None)  # as numbers, that no tracer takes for data
+        model.head._buffers.pop("stride", None)  # numbers, which no tracer takes for data
         model.head.stride = model.stride.tolist()
     return model.requires_grad_(False)
 
 
 def example_images(batch: int, imgsz, seed: int = 0) -> torch.Tensor:
-    """Images [batch, 3, *imgsz] of noise to trace a model with."""
+    """Return images [batch, 3, *imgsz] of noise to trace a model with."""
     return torch.rand(batch, 3, *imgsz, generator=torch.Generator().manual_seed(seed))
 
 

@@ -1,11 +1,11 @@
-"""Heads: raw maps in, decoded boxes out; Segment also gives what masks are made of."""
+"""Heads, the last rows of model files: Detect gives boxes, Segment also what masks are made of, Classify classes."""
 
 import math
 
 import torch
 from torch import nn
 
-from models.common import Proto
+from models.common import Conv
 
 
 class Detect(nn.Module):
@@ -46,7 +46,7 @@ class Detect(nn.Module):
         return torch.cat([self._decode(raw, i) for i, raw in enumerate(maps)], 1), maps
 
     def _decode_flat(self, y: torch.Tensor, i: int) -> torch.Tensor:
-        """_decode() for exports: from [B, na * no, ny, nx], with four dimensions at most, and nothing overwritten."""
+        """Decode [B, na * no, ny, nx] as _decode() does, for exports: in four dimensions at most, in new tensors."""
         b, _, ny, nx = y.shape
         y = self._activate(y.reshape(b, self.na, self.no, ny * nx).float(), 2)
         stride = float(self.stride[i])
@@ -57,7 +57,7 @@ class Detect(nn.Module):
 
     @staticmethod
     def _cells(ny, nx, device) -> torch.Tensor:
-        """What is added to twice the sigmoid of x and y: [1, 1, 2, ny * nx]."""
+        """Return the offsets [1, 1, 2, ny * nx] that are added to twice the sigmoid of x and y."""
         rows, columns = torch.arange(ny, device=device), torch.arange(nx, device=device)
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         return torch.stack((x.reshape(-1), y.reshape(-1)))[None, None].float() - 0.5
@@ -68,7 +68,7 @@ class Detect(nn.Module):
         return y.view(b, self.na, self.no, ny, nx).permute(0, 1, 3, 4, 2)
 
     def _decode(self, raw: torch.Tensor, i: int) -> torch.Tensor:
-        """Raw map i [B, na, ny, nx, no] -> [B, na * ny * nx, no], boxes as xywh in px."""
+        """Decode raw map i: [B, na, ny, nx, no] -> [B, na * ny * nx, no], boxes as xywh in px."""
         y = self._activate(raw.float().contiguous(), -1)
         stride = self.stride[i]
         anchors_px = (self.anchors[i].float() * stride).view(1, self.na, 1, 1, 2)
@@ -82,7 +82,7 @@ class Detect(nn.Module):
         return y.view(y.shape[0], -1, self.no)
 
     def _activate(self, raw: torch.Tensor, axis: int) -> torch.Tensor:
-        """A new tensor: the sigmoid of all of the `no` values on `axis` but the last nm."""
+        """Return a new tensor with the sigmoid of all of the `no` values on `axis` but the last nm."""
         if not self.nm:
             return raw.sigmoid()
         scores, coefficients = raw.split((self.no - self.nm, self.nm), axis)
@@ -107,7 +107,7 @@ class Detect(nn.Module):
 
     @torch.no_grad()
     def initialize_biases(self, class_frequencies=None) -> None:
-        """Biases that predict about 8 objects in a 640 px image; `class_frequencies` [nc], default equal ones."""
+        """Set biases that predict about 8 objects in a 640 px image; `class_frequencies` [nc], default equal ones."""
         if class_frequencies is None:
             classes = math.log(0.6 / (self.nc - 0.99999))
         else:
@@ -116,6 +116,20 @@ class Detect(nn.Module):
             bias = conv.bias.view(self.na, self.no)
             bias[:, 4] = math.log(8 / (640 / stride) ** 2)
             bias[:, 5 : 5 + self.nc] = classes
+
+
+class Proto(nn.Module):
+    """Mask prototypes: [B, c1, H, W] -> [B, c2, 2H, 2W] through c_ hidden channels."""
+
+    def __init__(self, c1, c_=256, c2=32, act=True):
+        super().__init__()
+        self.cv1 = Conv(c1, c_, 3, act=act)
+        self.upsample = nn.Upsample(scale_factor=2, mode="nearest")
+        self.cv2 = Conv(c_, c_, 3, act=act)
+        self.cv3 = Conv(c_, c2, act=act)
+
+    def forward(self, x):
+        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
 
 
 class Segment(Detect):
@@ -143,8 +157,25 @@ class Segment(Detect):
         return predictions, protos, maps
 
 
+class Classify(nn.Module):
+    """Classification head: a map, or a list of maps that are concatenated, -> logits [B, c2]."""
+
+    def __init__(self, c1, c2, k=1, s=1, p=None, g=1, dropout_p=0.0, act=True):
+        super().__init__()
+        hidden = 1280  # as in EfficientNet-B0
+        self.conv = Conv(c1, hidden, k, s, p, g, act=act)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(dropout_p)
+        self.linear = nn.Linear(hidden, c2)
+
+    def forward(self, x):
+        if isinstance(x, (list, tuple)):
+            x = torch.cat(x, 1)
+        return self.linear(self.drop(self.pool(self.conv(x)).flatten(1)))
+
+
 def anchor_tensor(anchors, levels: int) -> torch.Tensor:
-    """Anchors [levels, na, 2] in px from a list for each map; placeholders from the number of anchors of a map."""
+    """Return anchors [levels, na, 2] in px from a list for each map; from their number placeholders."""
     if isinstance(anchors, int) and anchors > 0:
         anchors = [[float(x) for x in range(2 * anchors)]] * levels
     if not isinstance(anchors, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in anchors):

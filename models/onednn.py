@@ -8,21 +8,22 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-QUERIES = 200  # whose scores are worked out at once: they stay in the cache
-LEAST_TOKENS = 400  # for fewer ones torch's attention is as quick
-# operators of torch.compile, which apply a function to their result while that is in the cache; None in some builds
+QUERIES = 200  # The scores of so many are computed at once, which keeps them in the cache.
+LEAST_TOKENS = 400  # Below this number torch's attention is as quick.
+# These operators of torch.compile apply a function to their result while that is in the cache. Some builds lack them.
 CONVOLUTION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
 LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def is_ours(x: torch.Tensor) -> bool:
+    """Tell whether oneDNN is called directly: for float32 on a CPU, in inference mode."""
     onednn = torch.backends.mkldnn
     fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
     return torch.is_inference_mode_enabled() and fits and onednn.is_available() and onednn.enabled
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias=None, gelu: bool = False) -> torch.Tensor:
-    """F.conv2d with a 1x1 kernel [C_out, C_in, 1, 1], stride 1, and F.gelu if asked for: [B, C_out, H, W]."""
+    """Return F.conv2d with a 1x1 kernel [C_out, C_in, 1, 1] at stride 1, then F.gelu if `gelu`: [B, C_out, H, W]."""
     layout = (0, 0), (1, 1), (1, 1), 1  # padding, stride, dilation, groups
     if not is_ours(x):
         y = F.conv2d(x, weight, bias)
@@ -34,7 +35,7 @@ def pointwise(x: torch.Tensor, weight: torch.Tensor, bias=None, gelu: bool = Fal
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """F.scaled_dot_product_attention of [B, heads, tokens, channels]."""
+    """Return F.scaled_dot_product_attention of [B, heads, tokens, channels]."""
     if LINEAR is None or not is_ours(q) or q.shape[2] < LEAST_TOKENS or torch.get_num_threads() > 1:
         return F.scaled_dot_product_attention(q, k, v)
     tensors = q * q.shape[3] ** -0.5, k, v.transpose(2, 3)
@@ -43,12 +44,12 @@ def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor
 
 
 def _attention_of_one_head(q, k, v_t) -> torch.Tensor:
-    """[tokens, channels] for scaled queries and keys [tokens, channels] and values [channels, tokens]."""
+    """Return [tokens, channels] for scaled queries and keys [tokens, channels] and values [channels, tokens]."""
     return torch.cat([_product(_product(part, k).softmax(1), v_t) for part in q.split(QUERIES)])
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a @ b.T"""
+    """Return a @ b.T."""
     return LINEAR(a, b, None, "none", [], "")
 
 

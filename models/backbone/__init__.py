@@ -21,8 +21,8 @@ BACKBONES = {"edgevit_xxs": edgevit_xxs, "edgevit_xs": edgevit_xs, "edgevit_s": 
 SLOTS = 5  # P1 to P5
 
 
-def slots(backbone: nn.Module) -> list:
-    """The slot, 0 to 4, of each map: log2(stride) - 1. ValueError if what the backbone declares breaks the contract."""
+def slots(backbone: nn.Module) -> list[int]:
+    """Return the slot, 0 to 4, of each map: log2(stride) - 1. ValueError if the backbone breaks the contract."""
     strides = list(backbone.out_strides)
     allowed = [2**i for i in range(1, SLOTS + 1)]
     if not strides or strides != sorted(set(strides)) or not set(strides) <= set(allowed):

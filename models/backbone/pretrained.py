@@ -1,4 +1,4 @@
-"""Loading a file's tensors into a backbone, or into a classifier."""
+"""Weights of a backbone or classifier from a file: the tensors that fit by name and shape."""
 
 import re
 
@@ -13,13 +13,13 @@ LEAST_MATCH = 0.9  # share of the tensors that a file must hold
 WRAPPERS = re.compile(r"^((module|model|backbone|\d+)\.)+")  # prefixes of classifiers, detectors and DDP
 
 
-def backbones(model: nn.Module) -> list:
-    """The backbones in `model`, itself included."""
+def backbones(model: nn.Module) -> list[nn.Module]:
+    """Return the backbones in `model`, itself included."""
     return [module for module in model.modules() if is_backbone(module)]
 
 
 def load_backbone_weights(model: nn.Module, path) -> int:
-    """Copy the tensors of a file whose name and shape fit into the backbone; returns their number.
+    """Copy the tensors of a file that fit by name and shape into the backbone, and return their number.
 
     `model`: a backbone, or a model that holds exactly one. Logs what is left on both sides. ValueError, and nothing
     copied, if the file has less than 90 % of the backbone's tensors.
@@ -31,7 +31,7 @@ def load_backbone_weights(model: nn.Module, path) -> int:
 
 
 def load_matching_weights(network: nn.Module, path, what: str) -> int:
-    """The same for any network, which the messages call `what`."""
+    """Do the same for any network, which the messages call `what`."""
     own = network.state_dict()
     names = {_plain(name): name for name in own}
     loaded, unused = {}, []
@@ -54,7 +54,7 @@ def load_matching_weights(network: nn.Module, path, what: str) -> int:
 
 
 def _plain(name: str) -> str:
-    """A tensor's name without wrappers; timm's features_only models write some dots as underscores."""
+    """Return a tensor's name without wrappers; timm's features_only models write some dots as underscores."""
     return WRAPPERS.sub("", name).replace(".", "_")
 
 

@@ -36,7 +36,7 @@ class TimmBackbone(nn.Module):
         """Fold each batch-norm that alone reads a convolution into it, where torch.fx can follow the model."""
         try:
             graph = _Tracer().trace(self.model)
-        except Exception as error:  # whatever a model that cannot be followed raises
+        except Exception as error:  # A model that torch.fx cannot follow may raise anything.
             LOGGER.warning(f"the timm backbone keeps its batch-norms: {error}")
             return
         for node in graph.nodes:
@@ -51,7 +51,7 @@ class TimmBackbone(nn.Module):
 
 
 class _Tracer(fx.Tracer):
-    """Keeps convolutions and batch-norms whole, timm's own kinds too."""
+    """A tracer that keeps convolutions and batch-norms whole, timm's own kinds too."""
 
     def is_leaf_module(self, module, name):
         return isinstance(module, (nn.Conv2d, *BATCH_NORMS)) or super().is_leaf_module(module, name)
@@ -69,7 +69,7 @@ def _create(name: str, in_chans: int, **kwargs) -> nn.Module:
 
 
 def timm_backbone(in_chans: int, name: str, weights=None, **kwargs) -> TimmBackbone:
-    """`name` as in timm.list_models(); `weights`: a file; the other keywords go to timm.create_model."""
+    """Return a backbone. `name`: as in timm.list_models(); `weights`: a file; other keywords: for timm.create_model."""
     model = TimmBackbone(name, in_chans, **kwargs)
     if weights:
         load_backbone_weights(model, weights)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from models import common, experimental, registry
+from models import common, experimental, heads, registry
 from models.common import (
     C3,
     C3SPP,
@@ -20,27 +20,22 @@ from models.common import (
     Bottleneck,
     BottleneckCSP,
     C3Ghost,
-    C3x,
-    Classify,
     Concat,
-    Contract,
     Conv,
-    CrossConv,
     DWConv,
     DWConvTranspose2d,
-    Expand,
     Focus,
     GhostBottleneck,
     GhostConv,
-    Proto,
     TransformerBlock,
     TransformerLayer,
     autopad,
 )
-from models.experimental import MixConv2d, Sum, split_channels
+from models.experimental import C3x, Contract, CrossConv, Expand, MixConv2d, Sum, split_channels
+from models.heads import Classify, Proto
 from models.yolo import DetectionModel
 
-OWN_MODULES = (common.__name__, experimental.__name__)
+OWN_MODULES = (common, experimental, heads)
 MAP = (2, 8, 8, 12)
 # id: (layer, input shape or list of shapes, output shape); every layer of the zoo stands here
 LAYERS = {
@@ -105,11 +100,11 @@ def test_every_layer_of_the_zoo_is_tested_and_registered():
     """A layer that is added without a row in LAYERS, or without a name for model files, fails here."""
     classes = {
         name
-        for module in (common, experimental)
+        for module in OWN_MODULES
         for name, value in vars(module).items()
         if isinstance(value, type) and value.__module__ == module.__name__
     }
-    assert classes == {name.split()[0] for name in LAYERS}
+    assert classes - {"Detect", "Segment"} == {name.split()[0] for name in LAYERS}
     assert classes <= set(registry.LAYERS)
 
 
@@ -337,5 +332,11 @@ def test_as_a_row_of_a_model_file(name, activation):
 
 def test_every_registered_layer_has_a_row():
     """TransformerLayer (tokens) and Classify (no map) cannot stand before Detect."""
-    zoo = {name for name, (cls, _) in registry.LAYERS.items() if getattr(cls, "__module__", "") in OWN_MODULES}
-    assert zoo - {"TransformerLayer", "Classify"} == set(ROWS)
+    modules = [module.__name__ for module in OWN_MODULES]
+    zoo = {name for name, (cls, _) in registry.LAYERS.items() if getattr(cls, "__module__", "") in modules}
+    assert zoo - {"TransformerLayer", "Classify", "Detect", "Segment"} == set(ROWS)
+
+
+@pytest.mark.parametrize("name", [name for names in common.OWNERS.values() for name in names])
+def test_names_of_other_modules_are_found_here_too(name):
+    assert getattr(common, name).__name__ == name
