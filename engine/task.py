@@ -1,14 +1,12 @@
 """What differs between tasks, as one object each. The engine knows no more of a task than the methods of Task."""
 
-from __future__ import annotations
-
 import argparse
+from pathlib import Path
 
 import numpy as np
-import torch
 
 from engine.options import apply_data_defaults
-from engine.train import build, pictures
+from engine.train import build
 from engine.train.recipe import AUTO
 from engine.train.schedule import scaled_loss_gains
 from engine.val.evaluator import DetectionEvaluator, evaluate
@@ -17,7 +15,6 @@ from utils import dist
 from utils.autoanchor import check_anchors
 from utils.data.config import check_dataset
 from utils.dataloaders import create_dataloader
-from utils.extras import load_extra
 from utils.general import labels_to_class_weights, labels_to_image_weights
 from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
@@ -34,10 +31,11 @@ class Task:
     """
 
     name = ""  # as in Checkpoint.task
-    scripts = ""  # the folder of its scripts: "" or "segment/"
+    script = "train.py"  # as the user types it
     model_class = None  # has from_checkpoint()
     evaluator = None  # an engine.val.evaluator.Evaluator
     metric_names = ()  # of results.csv
+    has_teacher = False  # whether --teacher and --unlabeled are among its options
     defaults = None  # of options that neither the user nor the data file gives, where they are not DATA_DEFAULTS'
 
     @property
@@ -61,10 +59,6 @@ class Task:
         """The model to train, on the CPU, with the tensors of `start`; `resumed` gives its description alone."""
         raise NotImplementedError
 
-    def load_teacher(self, trainer):
-        """The extras.teach.answers.Answers of --teacher, None without; what it labels goes into trainer.data."""
-        return None
-
     def build_loaders(self, opt, hyp: dict, data: dict, stride: int) -> tuple:
         """(training loader, validation loader); the latter is None in all but the main process."""
         raise NotImplementedError
@@ -73,14 +67,18 @@ class Task:
         """The loader of data[opt.split] for val.py and a DetectMultiBackend; rect: batches of like shape."""
         raise NotImplementedError
 
-    def prepare(self, trainer) -> None:
-        """What the model and the run folder need from the data, before the first epoch."""
+    def labels(self, dataset) -> np.ndarray:
+        """Return the labels [n, 5] of a training set, class and xywh (normalised), for the users' hooks."""
+        return np.zeros((0, 5))
 
-    def set_close_mosaic(self, trainer) -> None:
-        """Tell the data set from which epoch on there is no mosaic, where there is any."""
+    def fit_to_data(self, model, dataset, opt, hyp: dict) -> None:
+        """Fit what the model takes from the data, such as anchors, before the first epoch; in the main process."""
 
-    def criterion(self, model):
-        """A callable (outputs, targets) -> (loss, items [len(loss_names)], detached)."""
+    def plot_labels(self, dataset, names: dict[int, str], folder: Path) -> None:
+        """Draw the labels of a training set into the run folder."""
+
+    def criterion(self, model, hyp: dict, imgsz: int):
+        """Return a callable (outputs, targets) -> (loss, items [len(loss_names)], detached)."""
         raise NotImplementedError
 
     def figures(self, result) -> list:
@@ -91,11 +89,11 @@ class Task:
         """One number to compare trainings by, from figures() (and what may follow)."""
         raise NotImplementedError
 
-    def image_weights(self, trainer):
-        """The chance [n] of each image in the next epoch, None for equal ones."""
+    def image_chances(self, dataset, scores: list[float]) -> np.ndarray | None:
+        """Return the chance [n] of each image in the next epoch of --image-weights, by the classes' newest scores."""
 
     def class_scores(self, result) -> list:
-        """A score for each class that image_weights() looks at."""
+        """Return a score for each class that image_chances() looks at."""
         return []
 
     def plot_batch(self, images, targets, paths, file, names) -> None:
@@ -112,6 +110,7 @@ class Task:
 
 class Detection(Task):
     name = "detect"
+    has_teacher = True
     model_class = DetectionModel
     evaluator = DetectionEvaluator
     metric_names = ("precision", "recall", "mAP_0.5", "mAP_0.5:0.95")
@@ -131,15 +130,6 @@ class Detection(Task):
 
     def build_model(self, opt, hyp, data, start=None, resumed=None):
         return build.build_model(opt, hyp, data["nc"], self, start, resumed)
-
-    def load_teacher(self, trainer):
-        if not (trainer.opt.teacher or trainer.opt.unlabeled):
-            return None
-        distillation = load_extra("teach.distillation")
-        student = trainer.model, trainer.names, trainer.stride, trainer.device, trainer.memory_format
-        teacher = distillation.load_teacher(trainer.opt, trainer.hyp, *student)
-        trainer.data["unlabeled"] = distillation.label_unlabeled(trainer.opt, trainer.data, teacher)
-        return teacher
 
     def loader_options(self, opt) -> dict:
         """Further keywords for create_dataloader."""
@@ -191,26 +181,20 @@ class Detection(Task):
         )
         return loader
 
-    def prepare(self, trainer) -> None:
-        model, opt, labels = trainer.model, trainer.opt, trainer.loader.dataset.labels
-        self.set_close_mosaic(trainer)
-        model.hyp = scaled_loss_gains(trainer.hyp, model.head.nl, trainer.data["nc"], opt.imgsz)
-        weights = labels_to_class_weights(labels, trainer.data["nc"])
-        model.class_weights = torch.from_numpy(weights).to(trainer.device)
-        trainer.state.maps = [0.0] * trainer.data["nc"]
-        if trainer.resumed is None and dist.is_main():
-            if not opt.noautoanchor:
-                check_anchors(trainer.loader.dataset, model=model, thr=trainer.hyp["anchor_t"], imgsz=opt.imgsz)
-            if not opt.noplots:
-                pictures.draw_labels(labels, trainer.names, trainer.run.folder)
-        trainer.callbacks.run("on_pretrain_routine_end", np.concatenate(list(labels)), trainer.names)
+    def labels(self, dataset) -> np.ndarray:
+        return np.concatenate(list(dataset.labels))
 
-    def set_close_mosaic(self, trainer) -> None:
-        if trainer.opt.close_mosaic:
-            trainer.loader.dataset.mosaic_until = max(trainer.opt.epochs - trainer.opt.close_mosaic, 0)
+    def fit_to_data(self, model, dataset, opt, hyp) -> None:
+        if not opt.noautoanchor:
+            check_anchors(dataset, model=model, thr=hyp["anchor_t"], imgsz=opt.imgsz)
 
-    def criterion(self, model):
-        return self.loss(model)
+    def plot_labels(self, dataset, names, folder) -> None:
+        from utils.plots.charts import plot_labels  # The drawing libraries load when something is drawn.
+
+        plot_labels(self.labels(dataset), names, folder)
+
+    def criterion(self, model, hyp, imgsz):
+        return self.loss(model, scaled_loss_gains(hyp, model.head.nl, model.head.nc, imgsz))
 
     def figures(self, result) -> list:
         return [float(value) for value in (result.precision, result.recall, result.map50, result.map)]
@@ -218,13 +202,11 @@ class Detection(Task):
     def fitness(self, figures) -> float:
         return float(fitness(figures[:4]))
 
-    def image_weights(self, trainer):
-        """With --image-weights more where classes are rare or their AP is low."""
-        if not trainer.opt.image_weights:
-            return None
-        missing = np.clip(1 - np.array(trainer.state.maps), 1e-3, None) ** 2
-        weights = trainer.model.class_weights.cpu().numpy() * missing
-        return labels_to_image_weights(trainer.loader.dataset.labels, trainer.data["nc"], weights)
+    def image_chances(self, dataset, scores) -> np.ndarray:
+        """Return more for images with rare classes, and with classes of low AP."""
+        nc = len(scores)
+        missing = np.clip(1 - np.array(scores), 1e-3, None) ** 2
+        return labels_to_image_weights(dataset.labels, nc, labels_to_class_weights(dataset.labels, nc) * missing)
 
     def class_scores(self, result) -> list:
         return [float(value) for value in result.maps]

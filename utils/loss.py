@@ -8,7 +8,6 @@ from utils.assignment import match_anchors as match_anchors  # some import it fr
 from utils.boxes import bbox_iou
 
 FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
-AUTOBALANCE_RATE = 0.0001  # share of the newest batch in the balance's moving average
 
 
 class ReadPlaces(torch.autograd.Function):
@@ -54,17 +53,17 @@ def binary_loss(logits, targets, positive_weight=1.0, focal_gamma=0.0, weights=N
 class ComputeLoss:
     """Loss of a detection model: callable as (maps, targets) -> (loss, items).
 
-    Reads model.hyp (box, obj, cls, obj_pw, cls_pw, anchor_t; fl_gamma, label_smoothing and assigner if there) and the
-    model's Detect head at every call, so that changed anchors or gains count at once. With autobalance, `balance` (the
-    weight of each level's objectness, finest first) follows the losses while gradients are enabled.
+    Args:
+        model: a model that ends in a Detect head, whose anchors are read at every call.
+        hyp: box, obj, cls, obj_pw, cls_pw, anchor_t, and if there fl_gamma, label_smoothing, assigner; by default
+            model.hyp, as in YOLOv5. Read at every call, so that changed gains count at once.
     """
 
-    def __init__(self, model, autobalance=False):
-        if getattr(model, "hyp", None) is None:
+    def __init__(self, model, hyp: dict | None = None):
+        self.hyp = getattr(model, "hyp", None) if hyp is None else hyp
+        if self.hyp is None:
             raise ValueError("the loss needs model.hyp, a mapping of hyperparameters; the model has none")
-        self.model = model
         self.head = model.model[-1]
-        self.autobalance = autobalance
         levels = self.head.nl
         self.balance = [4.0, 1.0, 0.4] if levels == 3 else [4.0, 1.0, 0.25, 0.06, 0.02][:levels]
         if len(self.balance) != levels:
@@ -76,7 +75,7 @@ class ComputeLoss:
         Returns the weighted sum of the terms times B (a scalar), and the weighted terms [3], detached: box, objectness,
         class.
         """
-        hyp = self.model.hyp
+        hyp = self.hyp
         terms = self.terms(p, assign(p, targets, self.head, hyp))
         weighted = torch.stack([terms[name] * hyp[name] for name in ("box", "obj", "cls")])
         return weighted.sum() * p[0].shape[0], weighted.detach()
@@ -103,7 +102,7 @@ class ComputeLoss:
     def weights(self, matches):
         """[m] the part of each match in the box and class losses; sums up to the number of levels that have some."""
         device = matches[0].boxes.device
-        if self.model.hyp.get("assigner", "ratio") == "ratio":
+        if self.hyp.get("assigner", "ratio") == "ratio":
             return torch.cat([torch.full((len(found),), 1 / max(len(found), 1), device=device) for found in matches])
         scores = scores_of(matches)
         return scores * (self.head.nl / scores.sum().clamp(min=1))
@@ -114,21 +113,18 @@ class ComputeLoss:
         The target is the quality [m] at the matches and 0 elsewhere. The mean over a level's places, weighted with
         `balance`.
         """
-        hyp = self.model.hyp
+        hyp = self.hyp
         numbers = place_numbers(maps, matches)
         winners = last_of_each(numbers)
         wanted = torch.zeros(sum(level.numel() for level in maps), device=quality.device)
         wanted[numbers[winners]] = quality[winners].clamp(min=0)
         pairs = zip(maps, wanted.split([level.numel() for level in maps]))
         losses = [binary_loss(level.flatten(), w, hyp["obj_pw"], hyp.get("fl_gamma", 0.0)) for level, w in pairs]
-        loss = sum(loss * weight for loss, weight in zip(losses, self.balance))
-        if self.autobalance and torch.is_grad_enabled():
-            self.rebalance(losses)
-        return loss
+        return sum(loss * weight for loss, weight in zip(losses, self.balance))
 
     def class_loss(self, rows, classes, weights):
         """Weighted sum of the losses of the class logits of matched rows [m, no]; zero for a model of one class."""
-        hyp, nc = self.model.hyp, self.head.nc
+        hyp, nc = self.hyp, self.head.nc
         if nc == 1:
             return rows.new_zeros(())
         smoothing = hyp.get("label_smoothing", 0.0)
@@ -136,11 +132,3 @@ class ComputeLoss:
         wanted.scatter_(1, classes[:, None], 1 - 0.5 * smoothing)
         logits = rows[:, 5 : 5 + nc]
         return binary_loss(logits, wanted, hyp["cls_pw"], hyp.get("fl_gamma", 0.0), weights[:, None] / nc)
-
-    def rebalance(self, obj_losses):
-        """Move `balance` towards the inverse of each level's objectness loss, with the level of stride 16 kept at 1."""
-        rate = AUTOBALANCE_RATE
-        inverse = [1 / max(loss.item(), 1e-9) for loss in obj_losses]
-        moved = [old * (1 - rate) + rate * new for old, new in zip(self.balance, inverse)]
-        reference = min(range(len(moved)), key=lambda i: abs(float(self.head.stride[i]) - 16))
-        self.balance = [value / moved[reference] for value in moved]

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import torch
+from engine.train.trainer import Trainer
 
 from bench.harness import Call, Comparison
 from bench.inputs import DATASETS, shared_file
@@ -16,7 +17,6 @@ from bench.rows.detector import contiguous, with_plain_backbone
 from engine import options
 from engine.train import build
 from engine.train.schedule import scaled_weight_decay
-from engine.train.trainer import Trainer
 from utils.loss import ComputeLoss
 
 SIZE_PX, BATCH, WORKERS = 320, 16, 2

@@ -1,57 +1,18 @@
-"""What a training needs before its first step: model, frozen layers, precision and data loaders."""
-
-from __future__ import annotations
+"""The model of a training and its optimizer: starting weights, frozen layers, stochastic depth."""
 
 import argparse
-import math
-from contextlib import contextmanager
 from difflib import get_close_matches
-from importlib.util import find_spec
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
+from engine.train.schedule import scaled_weight_decay
 from models.backbone.pretrained import backbones, load_backbone_weights
 from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.general import check_yaml
 from utils.logger import LOGGER
-from utils.torch_utils import select_device
-
-AMP_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-def choose_device(opt: argparse.Namespace) -> torch.device:
-    """The device of this process: under torchrun the GPU of its local rank (or the CPU), else that of --device."""
-    if dist.world_size() > 1:
-        cuda = torch.cuda.is_available() and opt.device != "cpu"
-        return torch.device("cuda", dist.local_rank()) if cuda else torch.device("cpu")
-    if "," in str(opt.device):
-        count = len(opt.device.split(","))
-        raise ValueError(
-            f"--device {opt.device}: start one process per GPU: torchrun --nproc_per_node {count} train.py ..."
-        )
-    return select_device(opt.device, opt.batch_size)
-
-
-def check_options(opt: argparse.Namespace, device: torch.device) -> None:
-    """ValueError for options that cannot work here, or not together."""
-    ranks = dist.world_size()
-    if opt.epochs < 1:
-        raise ValueError(f"--epochs: expected at least 1, found {opt.epochs}")
-    if opt.batch_size < 1 and opt.batch_size != -1:
-        raise ValueError(f"--batch-size: expected at least 1, or -1 to measure it, found {opt.batch_size}")
-    if opt.sync_bn and (ranks == 1 or device.type != "cuda"):
-        raise ValueError("--sync-bn needs several GPUs: torchrun --nproc_per_node N train.py ...")
-    if ranks == 1:
-        return
-    if opt.batch_size % ranks:
-        raise ValueError(f"--batch-size {opt.batch_size} must be a positive multiple of the {ranks} processes")
-    if opt.evolve:
-        raise ValueError("--evolve runs in one process, not under torchrun")
+from utils.torch_utils import smart_optimizer
 
 
 def load_start(opt: argparse.Namespace) -> Checkpoint | None:
@@ -136,6 +97,20 @@ def output_parameters(model: nn.Module) -> list:
     return list(last.parameters())
 
 
+def make_optimizer(model: nn.Module, opt: argparse.Namespace, hyp: dict) -> torch.optim.Optimizer:
+    """Return the optimizer of --optimizer, with its own learning rate for the backbone and none for frozen layers."""
+    return smart_optimizer(
+        model,
+        opt.optimizer,
+        hyp["lr0"],
+        hyp["momentum"],
+        scaled_weight_decay(hyp, opt.batch_size),
+        slow=backbone_parameters(model),
+        slow_part=hyp.get("lr_backbone", 1.0),
+        outputs=output_parameters(model),
+    )
+
+
 def set_drop_path(model: nn.Module, rate: float) -> None:
     """Stochastic depth for the model's backbones; 0 leaves them as they are. ValueError if none has any."""
     if rate == 0:
@@ -157,19 +132,6 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[: i + 1]) for i in range(len(parts))] + [part for part in parts if not part.isdigit()]
 
 
-def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
-    """The type of --amp's mixed precision on this device, None for plain float32. ValueError if the device cannot."""
-    if choice == "auto":
-        choice = "fp16" if device.type == "cuda" else "off"
-    if choice == "off":
-        return None
-    if choice == "fp16" and device.type != "cuda":
-        raise ValueError(f"--amp fp16 needs a CUDA device, found {device.type}; bf16 and off work there")
-    if choice == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ValueError("--amp bf16: this GPU has no bfloat16; use fp16")
-    return AMP_DTYPES[choice]
-
-
 def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
     """The model itself in a single process, else wrapped so that the ranks' gradients are averaged."""
     if not dist.is_distributed():
@@ -177,47 +139,8 @@ def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
     return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
 
 
-@contextmanager
-def repeatable():
-    """Inside, torch uses only algorithms that give the same result each time; afterwards its settings are as before."""
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    benchmark, fill = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.backends.cudnn.benchmark = benchmark
-        torch.utils.deterministic.fill_uninitialized_memory = fill
-
-
 def use_fused_steps(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
     """Let the optimizer update a whole group in one kernel: about three times as fast as a loop, also on a CPU."""
     for group in optimizer.param_groups:
         if "fused" in group and device.type in ("cpu", "cuda"):
             group["fused"] = True
-
-
-def resize_batch(images: torch.Tensor, size: int, stride: int) -> torch.Tensor:
-    """Scale [B, 3, H, W] so that the longer side is `size` px and both are multiples of `stride`."""
-    gain = size / max(images.shape[2:])
-    if gain == 1:
-        return images
-    shape_hw = [math.ceil(side * gain / stride) * stride for side in images.shape[2:]]
-    return F.interpolate(images, size=shape_hw, mode="bilinear", align_corners=False)
-
-
-def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """The seed of everything random that has no generator of its own (stochastic depth, dropout) in one epoch."""
-    return int(np.random.SeedSequence([seed, epoch, max(rank, 0)]).generate_state(1)[0])
-
-
-def tensorboard(folder: Path, columns: tuple):
-    """A TensorBoard writer for a run folder, None where the package is not installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    from utils.loggers.tensorboard import TensorBoardLogger
-
-    LOGGER.info(f"TensorBoard: tensorboard --logdir {folder.parent}")
-    return TensorBoardLogger(folder, columns)

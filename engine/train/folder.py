@@ -1,13 +1,13 @@
 """The folder of one training run: checkpoints, results.csv, option files and pictures."""
 
-from __future__ import annotations
-
 import argparse
 import csv
+from importlib.util import find_spec
 from pathlib import Path
 
 from utils import dist
 from utils.general import increment_path, write_atomic
+from utils.logger import LOGGER
 from utils.yaml_files import save_yaml
 
 LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")
@@ -71,3 +71,13 @@ def _plain(value):
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def tensorboard(run: RunFolder):
+    """Return a TensorBoard writer for a run folder, None where the package is not installed."""
+    if find_spec("tensorboard") is None:
+        return None
+    from utils.loggers.tensorboard import TensorBoardLogger
+
+    LOGGER.info(f"TensorBoard: tensorboard --logdir {run.folder.parent}")
+    return TensorBoardLogger(run.folder, run.columns)

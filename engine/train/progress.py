@@ -1,8 +1,7 @@
 """The table that training prints, a header and a progress bar for each epoch, and the mean losses in it."""
 
-from __future__ import annotations
-
 import math
+import time
 
 import torch
 from tqdm import tqdm
@@ -15,6 +14,28 @@ BAR_FORMAT = "{desc} {percentage:3.0f}% {bar:10} {n_fmt}/{total_fmt} {elapsed}<{
 
 class NonFiniteLossError(ValueError):
     """A loss term became infinite or not a number."""
+
+
+class RunClock:
+    """The time of a run in seconds, that of earlier processes included, and the ends of its epochs."""
+
+    def __init__(self):
+        self._started = time.perf_counter()
+        self.epoch_ends: list[float] = []
+        self.val_seconds = 0.0  # the newest validation took
+
+    def seconds(self) -> float:
+        """Return the seconds since the run began."""
+        return time.perf_counter() - self._started
+
+    def go_on(self, epoch_ends: list[float]) -> None:
+        """Count on from the last of the epochs that earlier processes finished."""
+        self.epoch_ends = epoch_ends
+        self._started -= epoch_ends[-1] if epoch_ends else 0
+
+    def end_epoch(self) -> None:
+        """Note that an epoch ends now."""
+        self.epoch_ends.append(self.seconds())
 
 
 class MeanLosses:

@@ -39,7 +39,7 @@ def resume(opt: argparse.Namespace, task) -> tuple[argparse.Namespace, Checkpoin
 
 
 def default_options(task) -> dict:
-    return vars(options.from_kwargs(f"{task.scripts}train", {}))
+    return vars(options.from_kwargs(task.script.removesuffix(".py"), {}))
 
 
 def given_options(opt: argparse.Namespace, task) -> dict:

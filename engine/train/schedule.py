@@ -1,10 +1,12 @@
 """Learning rate, momentum and gradient accumulation as pure functions of the iteration, so resume needs no state."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.nn import functional as F
 
 from utils.general import one_cycle
 
@@ -93,3 +95,23 @@ def multi_scale_size(imgsz: int, stride: int, rng) -> int:
     least = max(math.ceil(imgsz * 0.5 / stride), 1)
     most = max(math.floor(imgsz * 1.5 / stride), least)
     return int(rng.integers(least, most + 1)) * stride
+
+
+def resize_batch(images: torch.Tensor, size: int, stride: int) -> torch.Tensor:
+    """Scale [B, 3, H, W] so that the longer side is `size` px and both are multiples of `stride`."""
+    gain = size / max(images.shape[2:])
+    if gain == 1:
+        return images
+    shape_hw = [math.ceil(side * gain / stride) * stride for side in images.shape[2:]]
+    return F.interpolate(images, size=shape_hw, mode="bilinear", align_corners=False)
+
+
+def multi_scaled(images: torch.Tensor, iteration: int, imgsz: int, stride: int, seed: int) -> torch.Tensor:
+    """Scale a batch to the random size of --multi-scale, which is the same in every process."""
+    rng = np.random.default_rng([seed, iteration])
+    return resize_batch(images, multi_scale_size(imgsz, stride, rng), stride)
+
+
+def epoch_seed(seed: int, epoch: int, rank: int) -> int:
+    """The seed of everything random that has no generator of its own (stochastic depth, dropout) in one epoch."""
+    return int(np.random.SeedSequence([seed, epoch, max(rank, 0)]).generate_state(1)[0])

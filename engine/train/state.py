@@ -1,13 +1,11 @@
 """What a training run must remember to go on exactly where it was, and its way into a checkpoint and back."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
 from engine.train.folder import plain_options
-from utils import dist
+from engine.train.loop import Learner
 from utils.checkpoint import Checkpoint
 from utils.general import VERSION
 from utils.logger import LOGGER
@@ -33,12 +31,12 @@ class TrainState:
     plan: dict = field(default_factory=dict)  # of --budget, a extras.budget.plan.Plan
 
 
-def pack(trainer) -> Checkpoint:
-    """The checkpoint of a run between two epochs: averaged weights for use, everything else in train_state.
+def pack(learner: Learner, state: TrainState, stopper, opt, hyp: dict, task, data: dict) -> Checkpoint:
+    """Return the checkpoint of a run between two epochs: averaged weights for use, everything else in train_state.
 
     ValueError if a weight is not finite: such a checkpoint is of no use, and the one before it is.
     """
-    model, ema = de_parallel(trainer.model), trainer.ema.ema
+    model, ema = de_parallel(learner.model), learner.ema.ema
     broken = [name for name, value in ema.state_dict().items() if not torch.isfinite(value).all()]
     if broken:
         raise ValueError(
@@ -46,56 +44,49 @@ def pack(trainer) -> Checkpoint:
         )
     return Checkpoint(
         yaml=model.yaml,
-        names=trainer.names,
-        nc=len(trainer.names),
+        names=data["names"],
+        nc=len(data["names"]),
         stride=[float(stride) for stride in model.stride],
         state_dict=ema.state_dict(),
-        imgsz=trainer.opt.imgsz,
-        hyp=trainer.hyp,
-        opt=plain_options(trainer.opt),
-        task=trainer.task.name,
-        epoch=trainer.state.epoch - 1,
-        best_fitness=trainer.state.best_fitness,
+        imgsz=opt.imgsz,
+        hyp=hyp,
+        opt=plain_options(opt),
+        task=task.name,
+        epoch=state.epoch - 1,
+        best_fitness=state.best_fitness,
         train_state={
-            **asdict(trainer.state),
+            **asdict(state),
             "model": model.state_dict(),
-            "ema_updates": trainer.ema.updates,
-            "optimizer": trainer.optimizer.state_dict(),
-            "scaler": trainer.scaler.state_dict(),
-            "balance": list(getattr(trainer.criterion, "balance", ())),  # of a detection loss
-            "stopper": trainer.stopper.state_dict(),
-            **({"distiller": trainer.distiller.state_dict()} if trainer.distiller else {}),
+            "ema_updates": learner.ema.updates,
+            "optimizer": learner.optimizer.state_dict(),
+            "scaler": learner.scaler.state_dict(),
+            "stopper": stopper.state_dict(),
+            **{hook.name: hook.state_dict() for hook in learner.hooks},
         },
-        meta={"version": VERSION, "licence": "Apache-2.0", "data": str(trainer.data.get("yaml_file") or "")},
+        meta={"version": VERSION, "licence": "Apache-2.0", "data": str(data.get("yaml_file") or "")},
     )
 
 
-def restore(trainer, checkpoint: Checkpoint) -> None:
-    """Put a packed run back into a trainer that was built from the checkpoint's options."""
+def restore(checkpoint: Checkpoint, learner: Learner, stopper, fresh: TrainState) -> TrainState:
+    """Put a packed run back into a learner built from its options; return its state. `fresh` is that of a new run."""
     saved = checkpoint.train_state
-    trainer.model.load_state_dict(saved["model"])
-    trainer.ema.ema.load_state_dict(checkpoint.state_dict)
-    trainer.ema.updates = saved["ema_updates"]
-    trainer.optimizer.load_state_dict(saved["optimizer"])
-    match_memory_formats(trainer.optimizer)
-    trainer.scaler.load_state_dict(saved["scaler"])
-    if saved["balance"]:
-        trainer.criterion.balance = list(saved["balance"])
-    trainer.stopper.load_state_dict(saved["stopper"])
-    if trainer.distiller:
-        trainer.distiller.load_state_dict(saved["distiller"])
-    images = trainer.state.images
-    trainer.state = TrainState(**{f.name: saved[f.name] for f in fields(TrainState) if f.name in saved})
-    if trainer.state.images != images:
-        LOGGER.warning(
-            f"the training set had {trainer.state.images} images and has {images} now, "
-            "so the result will not be exactly that of an uninterrupted run"
-        )
-    if trainer.state.ranks != dist.world_size():
-        LOGGER.warning(
-            f"started with {trainer.state.ranks} processes, resumed with {dist.world_size()}, "
-            "so the result will not be exactly that of an uninterrupted run"
-        )
+    learner.model.load_state_dict(saved["model"])
+    learner.ema.ema.load_state_dict(checkpoint.state_dict)
+    learner.ema.updates = saved["ema_updates"]
+    learner.optimizer.load_state_dict(saved["optimizer"])
+    match_memory_formats(learner.optimizer)
+    learner.scaler.load_state_dict(saved["scaler"])
+    stopper.load_state_dict(saved["stopper"])
+    for hook in learner.hooks:
+        hook.load_state_dict(saved[hook.name])
+    state = TrainState(**{f.name: saved[f.name] for f in fields(TrainState) if f.name in saved})
+    for what, before, now in (("images", state.images, fresh.images), ("processes", state.ranks, fresh.ranks)):
+        if before != now:
+            LOGGER.warning(
+                f"this training began with {before} {what} and goes on with {now}, "
+                "so the result will not be exactly that of an uninterrupted run"
+            )
+    return state
 
 
 def match_memory_formats(optimizer: torch.optim.Optimizer) -> None:

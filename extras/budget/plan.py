@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from engine.train.device import Precision, to_input
 from utils.logger import LOGGER
 
 TARGET = 0.98  # of the budget: late is worse than early
@@ -65,21 +66,20 @@ class Budget:
     """
 
     def __init__(self, text, seconds_used):
-        self.seconds = parse_duration(text)
+        self.text, self.seconds = text, parse_duration(text)
         self.seconds_used = seconds_used
         self.planned_at = []  # the seconds used when the first epoch began, unless it was in an earlier process
 
     def left(self) -> float:
         return self.seconds * TARGET - self.seconds_used()
 
-    def plan(self, trainer) -> Plan:
+    def plan(self, model: nn.Module, loader, val_images: int, precision: Precision, batch_size: int) -> Plan:
         """Time some batches, then plan."""
-        batch_seconds = seconds_per_batch(trainer, self.seconds * MEASURED_PART)
-        val_images = len(trainer.val_loader.dataset)
-        plan = first_plan(self.left(), batch_seconds, len(trainer.loader), trainer.opt.batch_size, val_images)
+        batch_seconds = seconds_per_batch(model, loader, precision, self.seconds * MEASURED_PART)
+        plan = first_plan(self.left(), batch_seconds, len(loader), batch_size, val_images)
         images = f"{plan.images} images" if plan.images else "all images"
         LOGGER.info(
-            f"budget {trainer.opt.budget}: {batch_seconds:.3g} s a batch, so {plan.epochs} epochs of {images}, "
+            f"budget {self.text}: {batch_seconds:.3g} s a batch, so {plan.epochs} epochs of {images}, "
             f"validation after every {plan.val_period}"
         )
         self.planned_at = [self.seconds_used()]
@@ -95,15 +95,17 @@ class Budget:
         return done + max(int((self.left() - 2 * val_seconds) / durations.mean()), 0)
 
 
-def seconds_per_batch(trainer, at_least: float) -> float:
-    """The time of a batch of training, its loading included, over `at_least` seconds. Leaves the model as it was."""
-    model = trainer.model.train()
+def seconds_per_batch(model: nn.Module, loader, precision: Precision, at_least: float) -> float:
+    """Return the time of a batch of training with its loading, from `at_least` seconds. Leaves the model as it was."""
+    model.train()
+    device, amp, memory_format = precision
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    trainer.loader.sampler.set_epoch(0)
+    loader.sampler.set_epoch(0)
     ends = []
-    for images, *_ in chain.from_iterable(repeat(trainer.loader)):
-        with torch.autocast(trainer.device.type, dtype=trainer.amp, enabled=trainer.amp is not None):
-            outputs = model(trainer.to_input(images, 0))
+    for images, *_ in chain.from_iterable(repeat(loader)):
+        inputs = to_input(images, device, memory_format)
+        with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
+            outputs = model(inputs)
         sum(tensor.float().mean() for tensor in _tensors(outputs)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()  # which waits for a GPU
         ends.append(time.perf_counter())

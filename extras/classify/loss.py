@@ -6,14 +6,13 @@ from torch.nn import functional as F
 class ClassificationLoss:
     """Mean cross-entropy, callable as (logits, targets) -> (loss, items [1], detached).
 
-    Reads label_smoothing, if it is there, of model.hyp at every call.
+    hyp: has label_smoothing, 0 by default.
     """
 
-    def __init__(self, model):
-        self.model = model
+    def __init__(self, hyp: dict):
+        self.label_smoothing = hyp.get("label_smoothing", 0.0)
 
     def __call__(self, logits, targets):
         """logits [B, nc]; targets: class numbers int64 [B], or a share of each class, float [B, nc]."""
-        smoothing = (self.model.hyp or {}).get("label_smoothing", 0.0)
-        loss = F.cross_entropy(logits.float(), targets, label_smoothing=smoothing)
+        loss = F.cross_entropy(logits.float(), targets, label_smoothing=self.label_smoothing)
         return loss, loss.detach()[None]

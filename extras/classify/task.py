@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-import torch
+import numpy as np
 
 from engine.options.flags import CLASSIFY_DEFAULTS
 from engine.task import Task
@@ -78,7 +78,7 @@ class ClassificationEvaluator(Evaluator):
 
 class Classification(Task):
     name = "classify"
-    scripts = "classify/"
+    script = "classify/train.py"
     model_class = ClassificationModel
     evaluator = ClassificationEvaluator
     metric_names = ("accuracy_top1", "accuracy_top5")
@@ -118,13 +118,12 @@ class Classification(Task):
         loader, _ = create_classification_dataloader(data[split], opt.imgsz, batch_size, **shared, **options)
         return loader
 
-    def prepare(self, trainer) -> None:
-        trainer.model.hyp = trainer.hyp
-        classes = torch.as_tensor(trainer.loader.dataset.classes)
-        trainer.callbacks.run("on_pretrain_routine_end", classes.numpy()[:, None], trainer.names)
+    def labels(self, dataset) -> np.ndarray:
+        """Return the class numbers [n, 1]."""
+        return np.asarray(dataset.classes)[:, None]
 
-    def criterion(self, model):
-        return ClassificationLoss(model)
+    def criterion(self, model, hyp, imgsz):
+        return ClassificationLoss(hyp)
 
     def figures(self, result) -> list:
         return [float(result.top1), float(result.top5)]

@@ -14,7 +14,7 @@ from engine.options import from_kwargs
 from engine.task import DETECT, apply_defaults
 from engine.train.folder import create_run_folder
 from engine.train.progress import NonFiniteLossError
-from engine.train.trainer import Trainer
+from engine.train.run import fit, summary
 from utils.general import ROOT, write_atomic
 from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from utils.logger import LOGGER, colorize
@@ -65,7 +65,7 @@ def search_options(opt: argparse.Namespace, task=DETECT) -> argparse.Namespace:
         raise ValueError(f"--evolve: expected at least 1 training, found {opt.evolve}")
     if opt.resume:
         raise ValueError("--evolve cannot be combined with --resume; --resume_evolve evolve.csv goes on with a search")
-    if opt.project == from_kwargs(f"{task.scripts}train", {}).project:
+    if opt.project == from_kwargs(task.script.removesuffix(".py"), {}).project:
         opt.project = "runs/evolve"
     apply_defaults(opt, task.read_data(opt), task)
     opt.noval = opt.nosave = opt.noplots = True
@@ -93,8 +93,7 @@ def columns(task) -> tuple:
 def train_once(opt: argparse.Namespace, hyp: dict, callbacks, folder: Path, task) -> list[float]:
     """The figures (of columns()) of one training; the metrics are 0 if it diverged."""
     try:
-        trainer = Trainer(opt, callbacks, hyp=hyp, folder=folder, task=task)
-        return trainer.summary(trainer.fit())
+        return summary(task, fit(opt, callbacks, hyp=hyp, folder=folder, task=task).result)
     except NonFiniteLossError as error:
         LOGGER.warning(f"this trial counts as 0: {error}")
         return [0.0] * len(task.metric_names) + [float("nan")] * len(task.loss_names)

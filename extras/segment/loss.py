@@ -24,7 +24,7 @@ class ComputeSegmentLoss(ComputeLoss):
         objectness, class. The mask loss has the gain of the box loss.
         """
         maps, protos = outputs
-        hyp = self.model.hyp
+        hyp = self.hyp
         matches = assign(maps, targets.boxes, self.head, hyp)
         terms = self.terms(maps, matches)
         terms["seg"] = self.mask_loss(maps, protos, targets, matches)
@@ -60,7 +60,7 @@ class ComputeSegmentLoss(ComputeLoss):
         those of the same image, times the number of levels.
         """
         if matches is None:
-            matches = assign(maps, targets.boxes, self.head, self.model.hyp)
+            matches = assign(maps, targets.boxes, self.head, self.hyp)
         matches = [found.take(targets.has_mask[found.targets], found.scores) for found in matches]
         coefficients, shares = [], []
         for raw, found in zip(maps, matches):
@@ -68,7 +68,7 @@ class ComputeSegmentLoss(ComputeLoss):
             image = found.place[0]
             shares.append(1 / torch.bincount(image, minlength=len(raw))[image])
         share, image = torch.cat(shares), torch.cat([found.place[0] for found in matches])
-        if self.model.hyp.get("assigner", "ratio") != "ratio":
+        if self.hyp.get("assigner", "ratio") != "ratio":
             scores = scores_of(matches)
             of_image = torch.zeros(len(maps[0]), device=scores.device).index_add_(0, image, scores)
             share = scores * len(maps) / of_image.clamp(min=1)[image]

@@ -134,7 +134,8 @@ def predictions_as_targets(found, protos, shape_hw) -> MaskTargets:
 
 class Segmentation(Detection):
     name = "segment"
-    scripts = "segment/"
+    script = "segment/train.py"
+    has_teacher = False
     model_class = SegmentationModel
     evaluator = SegmentEvaluator
     metric_names = tuple(f"{name}({kind})" for kind in "BM" for name in Detection.metric_names)  # boxes, masks

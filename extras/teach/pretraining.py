@@ -5,7 +5,6 @@ import io
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from engine.options.flags import PRETRAIN_DEFAULTS
@@ -80,7 +79,7 @@ class Pretraining(Task):
     """One for each run, as it holds the teacher."""
 
     name = "pretrain"
-    scripts, script = "pre", "pretrain.py"
+    script = "pretrain.py"
     model_class = Student
     evaluator = PretrainEvaluator
     defaults = PRETRAIN_DEFAULTS
@@ -126,11 +125,7 @@ class Pretraining(Task):
         seen = PretrainDataset(files[::every], sizes_wh[::every], **shared)
         return loader, epoch_loader(seen, per_rank * 2, **options)
 
-    def prepare(self, trainer) -> None:
-        trainer.model.hyp = trainer.hyp
-        trainer.callbacks.run("on_pretrain_routine_end", np.zeros((0, 5)), trainer.names)
-
-    def criterion(self, model):
+    def criterion(self, model, hyp, imgsz):
         return PretrainLoss(self.teacher.to(next(model.parameters()).device))
 
     def figures(self, result) -> list:

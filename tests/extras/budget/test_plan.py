@@ -8,7 +8,9 @@ import torch
 from kill_driver import MODEL
 
 from engine.options import from_kwargs
-from engine.train.trainer import Trainer
+from engine.train.device import choose_precision
+from engine.train.run import fit
+from engine.train.setup import set_up
 from extras.budget.plan import Budget, first_plan, parse_duration, seconds_per_batch
 
 
@@ -77,8 +79,7 @@ def options(tiny_dataset, tmp_path):
 
 def test_the_training_ends_in_time(options, tmp_path):
     start = time.perf_counter()
-    trainer = Trainer(from_kwargs("train", {**options, "budget": "20s"}))
-    trainer.fit()
+    trainer = fit(from_kwargs("train", {**options, "budget": "20s"}))
     assert time.perf_counter() - start < 40  # a machine may stall; what counts is that no 100 epochs were trained
     rows = list(csv.DictReader((tmp_path / "exp" / "results.csv").open()))
     assert len(rows) == trainer.opt.epochs == trainer.state.epoch
@@ -89,16 +90,13 @@ def test_the_training_ends_in_time(options, tmp_path):
 
 def test_epochs_and_budget_exclude_each_other(options):
     with pytest.raises(ValueError, match="leave --epochs away"):
-        Trainer(from_kwargs("train", {**options, "budget": "20s", "epochs": 3})).fit()
+        fit(from_kwargs("train", {**options, "budget": "20s", "epochs": 3}))
 
 
 def test_measuring_leaves_the_model_alone(options):
-    trainer = Trainer(from_kwargs("train", {**options, "epochs": 1}))
-    trainer.read_options()
-    trainer.build_model()
-    trainer.run = trainer.open_run_folder()
-    trainer.load_data()
-    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
-    assert seconds_per_batch(trainer, 0.1) > 0
-    assert all(torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
+    training = set_up(from_kwargs("train", {**options, "epochs": 1}))
+    model = training.learner.model
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert seconds_per_batch(model, training.loader, choose_precision(training.opt), 0.1) > 0
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -15,8 +15,10 @@ from kill_driver import MODEL
 from tiny_detector import write_tiny_weights
 
 from engine.options import from_kwargs
-from engine.train import build
-from engine.train.trainer import Trainer
+from engine.train.device import repeatable
+from engine.train.run import finish, fit, train_epochs
+from engine.train.setup import Training, set_up
+from engine.train.state import pack
 from extras.teach.answers import Answers
 from extras.teach.distillation import NOT_OF_PICTURES, WITHOUT_MOSAIC
 from models.yolo import DetectionModel, SegmentationModel
@@ -43,14 +45,15 @@ def teacher_file(tmp_path):
 
 @pytest.fixture
 def make(tiny_dataset, teacher_file, tmp_path, caplog):
-    """Function (callbacks=None, **options) -> a Trainer with the tiny teacher, by default of 3 epochs of 2 batches."""
+    """Function (callbacks=None, **options) -> a Training with the tiny teacher, by default of 3 epochs of 2 batches."""
     caplog.set_level("INFO", "yolov5_edgevit")
 
     def build_trainer(callbacks=None, hyp=None, **options):
         base = {"cfg": MODEL, "data": str(tiny_dataset), "epochs": 3, "batch_size": 4, "imgsz": 64, "workers": 0}
         base.update(noplots=True, project=str(tmp_path / "runs"), teacher=str(teacher_file))
         hyp = {"distill_views": 2, **(hyp or {})}
-        return Trainer(from_kwargs("train", {**base, **options}), callbacks, hyp=hyp)
+        with repeatable():
+            return set_up(from_kwargs("train", {**base, **options}), callbacks, hyp=hyp)
 
     return build_trainer
 
@@ -58,27 +61,41 @@ def make(tiny_dataset, teacher_file, tmp_path, caplog):
 @pytest.fixture
 def train(make):
     def run(callbacks=None, hyp=None, **options):
-        trainer = make(callbacks, hyp, **options)
-        trainer.fit()
-        return trainer
+        return complete(make(callbacks, hyp, **options))
 
     return run
 
 
-def prepared(trainer) -> Trainer:
+def complete(trainer) -> Training:
+    """Train to the end."""
+    with repeatable():
+        train_epochs(trainer)
+        trainer.result = finish(trainer)
+    return trainer
+
+
+def distiller(trainer):
+    return trainer.learner.hooks[0]
+
+
+def first_checkpoint(trainer) -> Checkpoint:
+    """The checkpoint of a training before its first step."""
+    parts = trainer.learner, trainer.state, trainer.stopper, trainer.opt, trainer.hyp, trainer.task, trainer.data
+    return pack(*parts)
+
+
+def prepared(trainer) -> Training:
     """The trainer before its first step, with the first batch as trainer.images and the teacher's answers for it."""
-    with build.repeatable():
-        trainer.prepare()
-    trainer.loader.sampler.set_epoch(0, None, trainer.distiller.before_epoch(0))
+    trainer.loader.sampler.set_epoch(0, None, distiller(trainer).before_epoch(0))
     trainer.images = next(iter(trainer.loader))[0]
-    trainer.distiller.before_batch(trainer.images, 0)
+    distiller(trainer).before_batch(trainer.images, 0)
     return trainer
 
 
 def own_loss(trainer) -> torch.Tensor:
     """The distiller's loss of the model in eval mode, where it is the same function as the teacher."""
-    maps = trainer.model.eval()(trainer.to_input(trainer.images, 0))[1]
-    return trainer.distiller.loss(maps)
+    maps = trainer.learner.model.eval()(trainer.learner.to_input(trainer.images, 0))[1]
+    return distiller(trainer).loss(maps)
 
 
 def cache_folders(trainer) -> list:
@@ -134,14 +151,14 @@ def test_other_strides_and_channels(teacher_file):
 
 def test_a_teacher_that_is_equal_has_nothing_to_teach(make, teacher_file):
     trainer = prepared(make(weights=str(teacher_file), cfg="", noautoanchor=True))
-    assert trainer.distiller.records["scores"][..., 0].any()
+    assert distiller(trainer).records["scores"][..., 0].any()
     losses = [own_loss(trainer).item()]
-    state = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    state = {name: value.clone() for name, value in trainer.learner.model.state_dict().items()}
     for size in (0.02, 0.2, 1.0):
         torch.manual_seed(0)
-        trainer.model.load_state_dict(state)
+        trainer.learner.model.load_state_dict(state)
         with torch.no_grad():
-            for parameter in trainer.model.head.parameters():
+            for parameter in trainer.learner.model.head.parameters():
                 parameter += size * parameter.std() * torch.randn_like(parameter)
         losses.append(own_loss(trainer).item())
     assert losses == sorted(losses)
@@ -150,18 +167,18 @@ def test_a_teacher_that_is_equal_has_nothing_to_teach(make, teacher_file):
 
 def test_gradients_reach_the_student_and_the_adapters_alone(make):
     trainer = prepared(make())
-    before = state_sha256(trainer.distiller.teacher.detector.state_dict())
-    trainer.distiller.loss(trainer.train_model.train()(trainer.to_input(trainer.images, 0))).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in trainer.model.parameters())
-    assert all(p.grad.abs().sum() > 0 for p in trainer.distiller.adapters.parameters())
-    assert all(p.grad is None and not p.requires_grad for p in trainer.distiller.teacher.detector.parameters())
-    adapters = [p.clone() for p in trainer.distiller.adapters.parameters()]
-    trainer.optimizer_step()
-    assert not any(map(torch.equal, adapters, trainer.distiller.adapters.parameters()))
-    assert all(p.grad is None for p in trainer.distiller.adapters.parameters())
+    before = state_sha256(distiller(trainer).teacher.detector.state_dict())
+    distiller(trainer).loss(trainer.learner.train_model.train()(trainer.learner.to_input(trainer.images, 0))).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in trainer.learner.model.parameters())
+    assert all(p.grad.abs().sum() > 0 for p in distiller(trainer).adapters.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in distiller(trainer).teacher.detector.parameters())
+    adapters = [p.clone() for p in distiller(trainer).adapters.parameters()]
+    trainer.learner.optimizer_step()
+    assert not any(map(torch.equal, adapters, distiller(trainer).adapters.parameters()))
+    assert all(p.grad is None for p in distiller(trainer).adapters.parameters())
     assert (
-        state_sha256(trainer.distiller.teacher.detector.state_dict()) == before
-        and not trainer.distiller.teacher.detector.training
+        state_sha256(distiller(trainer).teacher.detector.state_dict()) == before
+        and not distiller(trainer).teacher.detector.training
     )
 
 
@@ -186,16 +203,14 @@ def test_the_teacher_leaves_nothing_in_the_model(train, tiny_dataset):
 
 def test_without_a_teacher_nothing_of_it_is_stored(make):
     trainer = make(teacher="")
-    trainer.prepare()
-    assert trainer.distiller is None
-    assert "distiller" not in load_checkpoint(trainer.run.last).train_state
+    assert not trainer.learner.hooks
+    assert "distiller" not in first_checkpoint(trainer).train_state
     assert not (trainer.run.folder.parent / "teacher-cache").exists()
 
 
 def test_pictures_come_again_and_the_order_does_not(make):
     trainer = make(epochs=9, close_mosaic=4)
-    trainer.prepare()
-    views = [trainer.distiller.before_epoch(epoch) for epoch in range(9)]
+    views = [distiller(trainer).before_epoch(epoch) for epoch in range(9)]
     assert views == [0, 1, 0, 1, 0, *(WITHOUT_MOSAIC + k for k in (1, 0, 1, 0))]
     keys = []
     for epoch, view in enumerate(views):
@@ -220,11 +235,11 @@ def test_answers_are_the_same_from_the_cache(make):
         trainer = make(callbacks, epochs=5)
 
         def count():
-            network = trainer.distiller.teacher.detector.network
+            network = distiller(trainer).teacher.detector.network
             network.register_forward_hook(lambda model, inputs, output: asked.append(len(inputs[0])))
 
         callbacks.register_action("on_train_start", callback=count)
-        trainer.fit()
+        complete(trainer)
         return trainer
 
     first = run()
@@ -292,13 +307,13 @@ def test_it_works_with(train, options):
     trainer = train(**options)
     assert len(trainer.state.rows) == 3 and np.isfinite(trainer.state.rows[-1][1:4]).all()
     found = next(cache_folders(trainer)[0].glob("*.bin")).stat().st_size
-    assert found <= 8 * trainer.distiller.cache.record_bytes
+    assert found <= 8 * distiller(trainer).cache.record_bytes
 
 
 def test_evolve_asks_the_teacher_each_time(train, caplog):
     trainer = train(evolve=1, nosave=True, noval=True)
     assert "every trial of --evolve makes other pictures" in caplog.text
-    assert trainer.distiller.cache is None and not (trainer.run.folder.parent / "teacher-cache").exists()
+    assert distiller(trainer).cache is None and not (trainer.run.folder.parent / "teacher-cache").exists()
 
 
 def write_segmenter(path):
@@ -355,7 +370,7 @@ def test_unlabeled_images_join_with_the_teachers_boxes(train, make, tiny_dataset
     trainer = train(epochs=1, unlabeled=str(new))
     dataset = trainer.loader.dataset
     assert len(dataset) == 8 + 4
-    teacher = Answers(teacher_file, trainer.model, GAINS, 64)
+    teacher = Answers(teacher_file, trainer.learner.model, GAINS, 64)
     for i in range(8, 12):
         image, _, path, _ = dataset[WITHOUT_MOSAIC, i]
         assert path.startswith(str(new))
@@ -367,15 +382,15 @@ def test_unlabeled_images_join_with_the_teachers_boxes(train, make, tiny_dataset
     assert weights(again) == weights(trainer)
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "more").rglob("*")} == before  # nothing written there
     with pytest.raises(ValueError, match="all 8 images are in the training or validation set already"):
-        make(unlabeled=str(tiny_dataset.parent / "images/train")).fit()
+        make(unlabeled=str(tiny_dataset.parent / "images/train"))
 
 
 def test_a_resumed_training_needs_the_same_teacher(make, teacher_file):
     trainer = make()
-    trainer.prepare()
+    checkpoint = first_checkpoint(trainer)
     write_tiny_weights(teacher_file, MODEL, seed=9)
     with pytest.raises(ValueError, match="teacher.pt: the file has other weights than when the run was started"):
-        Trainer(trainer.opt, resumed=load_checkpoint(trainer.run.last), folder=trainer.run.folder).fit()
+        fit(trainer.opt, resumed=checkpoint, folder=trainer.run.folder)
 
 
 def drive(folder, data, scenarios) -> dict:
@@ -411,7 +426,7 @@ def test_an_official_checkpoint_teaches(make, caplog):
     assert "80 of 80 classes matched: person, bicycle" in caplog.text
     equal = own_loss(trainer).item()
     with torch.no_grad():
-        for parameter in trainer.model.head.parameters():
+        for parameter in trainer.learner.model.head.parameters():
             parameter += 0.3 * parameter.std() * torch.randn_like(parameter)
     assert equal < 0.02 * own_loss(trainer).item()
     teacher = Answers(file, student(("person", "car", "nothing known")), GAINS, 320)

@@ -12,7 +12,8 @@ from kill_driver import MODEL
 from engine.options import from_kwargs
 from engine.train import build
 from engine.train.progress import NonFiniteLossError
-from engine.train.trainer import Trainer
+from engine.train.run import fit
+from engine.train.schedule import epoch_seed
 from models.yolo import DetectionModel
 from utils.callbacks import HOOKS, Callbacks
 from utils.checkpoint import load_checkpoint
@@ -28,15 +29,13 @@ COLUMNS = (
 
 @pytest.fixture
 def train(tiny_dataset, tmp_path, caplog):
-    """Function (callbacks=None, **options) -> Trainer after its training, 2 epochs of 2 batches by default."""
+    """Function (callbacks=None, **options) -> the Training as it ended, 2 epochs of 2 batches by default."""
     caplog.set_level("INFO", "yolov5_edgevit")
 
     def run(callbacks=None, hyp=None, **options):
         base = {"cfg": MODEL, "data": str(tiny_dataset), "epochs": 2, "batch_size": 4, "imgsz": 64, "workers": 0}
         base.update(noplots=True, project=str(tmp_path / "runs"))
-        trainer = Trainer(from_kwargs("train", {**base, **options}), callbacks, hyp=hyp)
-        trainer.fit()
-        return trainer
+        return fit(from_kwargs("train", {**base, **options}), callbacks, hyp=hyp)
 
     return run
 
@@ -124,7 +123,7 @@ def test_defaults_of_the_data_file_are_used_and_printed(train, tiny_dataset, cap
     trainer = train(imgsz=None, epochs=None, batch_size=None, hyp={"lr0": 0.001})
     opt = trainer.opt
     assert (opt.imgsz, opt.epochs, opt.batch_size, opt.optimizer) == (96, 1, 8, "AdamW")
-    assert isinstance(trainer.optimizer, torch.optim.AdamW)
+    assert isinstance(trainer.learner.optimizer, torch.optim.AdamW)
     assert "data default: epochs 1 (from" in caplog.text
     assert train(imgsz=None, epochs=1, batch_size=None).hyp == load_hyp("hyp.shapes.yaml")
     other = train(imgsz=None, epochs=1, batch_size=None, optimizer="SGD")
@@ -137,9 +136,9 @@ def test_gradients_left_at_the_end_of_an_epoch_are_stepped(train):
     callbacks.register_action("on_train_epoch_start", callback=lambda: steps.append(0))
     callbacks.register_action("optimizer_step", callback=lambda: steps.append(steps.pop() + 1))
     trainer = train(callbacks, hyp={"nominal_batch": 6}, batch_size=3, epochs=4)
-    assert len(trainer.loader) == 3 and trainer.schedule.accumulate == 2
+    assert len(trainer.loader) == 3 and trainer.learner.schedule.accumulate == 2
     assert steps[2:] == [2, 2]  # after the warm-up: two batches together, then the third alone
-    assert trainer.ema.updates == sum(steps)
+    assert trainer.learner.ema.updates == sum(steps)
 
 
 @pytest.mark.parametrize(
@@ -151,15 +150,15 @@ def test_gradients_left_at_the_end_of_an_epoch_are_stepped(train):
         ),
         ({"nosave": True}, lambda t: {f.name for f in t.run.weights.iterdir()} <= {"best.pt", "last.pt"}),
         ({"single_cls": True}, lambda t: load_checkpoint(t.run.last).names == {0: "item"}),
-        ({"label_smoothing": 0.1}, lambda t: t.model.hyp["label_smoothing"] == 0.1),
+        ({"label_smoothing": 0.1}, lambda t: t.learner.criterion.hyp["label_smoothing"] == 0.1),
         (
             {"cos_lr": True, "optimizer": "Adam"},
-            lambda t: t.schedule.cosine and isinstance(t.optimizer, torch.optim.Adam),
+            lambda t: t.learner.schedule.cosine and isinstance(t.learner.optimizer, torch.optim.Adam),
         ),
         ({"rect": True}, lambda t: t.loader.dataset.rect),
         ({"quad": True}, lambda t: len(rows(t)) == 2),
         ({"multi_scale": True, "image_weights": True}, lambda t: len(rows(t)) == 2),
-        ({"amp": "bf16"}, lambda t: t.amp is torch.bfloat16),
+        ({"amp": "bf16"}, lambda t: t.learner.amp is torch.bfloat16),
         ({"cache": "ram", "workers": 2}, lambda t: t.loader.num_workers == 2),
         ({"close_mosaic": 1}, lambda t: t.loader.dataset.mosaic_until == 1),
         ({"patience": 1, "epochs": 9, "hyp": {"lr0": 1e-9}}, lambda t: len(rows(t)) < 9),
@@ -197,10 +196,10 @@ def test_quad_and_multi_scale_change_the_size_of_batches(train):
 
 def test_image_weights_prefer_weak_classes(train):
     trainer = train(image_weights=True)
-    trainer.state.maps = [1.0, 0.0]
-    weights = trainer.task.image_weights(trainer)
-    trainer.state.maps = [0.0, 0.0]
-    assert (weights < trainer.task.image_weights(trainer)).all()  # the weight of the mastered class is gone
+    weights = trainer.task.image_chances(trainer.loader.dataset, [1.0, 0.0])
+    assert (
+        weights < trainer.task.image_chances(trainer.loader.dataset, [0.0, 0.0])
+    ).all()  # the weight of the mastered class is gone
     assert (weights > 0).all()
 
 
@@ -258,9 +257,9 @@ def test_freeze_by_number_and_by_name(tiny_model_cfg):
 
 def test_frozen_layers_keep_their_weights(train):
     trainer = train(freeze=[1], hyp={"warmup_epochs": 0})
-    first, second = (trainer.model.model[i].conv.weight for i in (0, 1))
-    assert not first.requires_grad and first not in trainer.optimizer.state
-    assert second.requires_grad and second in trainer.optimizer.state
+    first, second = (trainer.learner.model.model[i].conv.weight for i in (0, 1))
+    assert not first.requires_grad and first not in trainer.learner.optimizer.state
+    assert second.requires_grad and second in trainer.learner.optimizer.state
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_terms(train, tmp_path):
@@ -312,9 +311,9 @@ def test_wrong_options_stop_before_a_run_folder_is_made(train, tmp_path, options
 
 
 def test_the_seed_of_an_epoch_differs_by_seed_epoch_and_rank():
-    seeds = {build.epoch_seed(*key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
+    seeds = {epoch_seed(*key) for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]}
     assert len(seeds) == 4
-    assert build.epoch_seed(0, 0, -1) == build.epoch_seed(0, 0, 0)
+    assert epoch_seed(0, 0, -1) == epoch_seed(0, 0, 0)
 
 
 def test_a_tiny_model_learns_the_tiny_data_set(train):
