@@ -6,7 +6,6 @@ import io
 from pathlib import Path
 
 import torch
-from engine.train.trainer import Trainer
 
 from bench.harness import Call, Comparison
 from bench.inputs import DATASETS, shared_file
@@ -15,8 +14,10 @@ from bench.plain.trainer import PlainTrainer
 from bench.rows.backbone_train import SHARED
 from bench.rows.detector import contiguous, with_plain_backbone
 from engine import options
-from engine.train import build
+from engine.train.device import repeatable
+from engine.train.loop import train_one_epoch
 from engine.train.schedule import scaled_weight_decay
+from engine.train.setup import Training, set_up
 from utils.loss import ComputeLoss
 
 SIZE_PX, BATCH, WORKERS = 320, 16, 2
@@ -58,39 +59,37 @@ def bccd(settings) -> Path:
     return part
 
 
-def product_trainer(cfg, data, settings, size_px: int = SIZE_PX, batch: int = BATCH) -> Trainer:
-    """A Trainer just before its first epoch."""
+def product_trainer(cfg, data, settings, size_px: int = SIZE_PX, batch: int = BATCH) -> Training:
+    """A Training just before its first epoch."""
     kwargs = {"cfg": cfg, "data": str(data), "imgsz": size_px, "batch_size": batch, "epochs": EPOCHS, "device": "cpu"}
     kwargs |= {"workers": min(WORKERS, settings.threads), "noplots": True, "nosave": True, "noautoanchor": True}
     kwargs |= {"project": settings.folder, "hyp": "hyp.scratch-low.yaml", "optimizer": "SGD"}
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        trainer = Trainer(options.from_kwargs("train", kwargs))
-        trainer.prepare()
-    return trainer
+        return set_up(options.from_kwargs("train", kwargs))
 
 
-def product_epoch(trainer: Trainer):
+def product_epoch(trainer: Training):
     """A function that trains one epoch and returns the mean losses [3]."""
 
     def run():
-        with build.repeatable(), contextlib.redirect_stderr(io.StringIO()):
-            trainer.train_one_epoch()
+        epoch = trainer.state.epoch
+        with repeatable(), contextlib.redirect_stderr(io.StringIO()):
+            losses = train_one_epoch(trainer.learner, trainer.loader, epoch, trainer.opt.seed)
             trainer.state.epoch += 1
-        return torch.as_tensor(trainer.train_losses)
+        return torch.as_tensor(losses)
 
     return run
 
 
-def plain_epoch(trainer: Trainer, make):
+def plain_epoch(trainer: Training, make):
     """The same by a PlainTrainer that starts with the model of `trainer`, brought into a plain form by `make`."""
-    model = make(copy.deepcopy(trainer.model).to(memory_format=torch.contiguous_format))
-    model.hyp = trainer.model.hyp
+    model = make(copy.deepcopy(trainer.learner.model).to(memory_format=torch.contiguous_format))
     dataset = PlainDataset(trainer.loader.dataset.im_files, trainer.opt.imgsz, trainer.hyp)
     decay = scaled_weight_decay(trainer.hyp, trainer.opt.batch_size)
     return PlainTrainer(
         model,
-        ComputeLoss(model),
-        trainer.schedule,
+        ComputeLoss(model, trainer.learner.criterion.hyp),
+        trainer.learner.schedule,
         dataset,
         trainer.opt.batch_size,
         trainer.hyp,

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import torch
 
-from engine.train import recipe
 from utils import dist
 from utils.torch_utils import select_device
 
@@ -21,11 +20,8 @@ class Precision(NamedTuple):
     memory_format: torch.memory_format
 
 
-def choose_precision(opt: argparse.Namespace) -> Precision:
-    """Return the device and precision of this process, and put the chosen value into opt.amp."""
-    device = choose_device(opt)
-    check_options(opt, device)
-    opt.amp = recipe.precision(opt, device)
+def choose_precision(opt: argparse.Namespace, device: torch.device) -> Precision:
+    """Return what opt.amp means on the device. ValueError if the device cannot."""
     # Convolutions are a sixth faster with channels-last maps on a CPU, and EdgeViT is not slower.
     memory_format = torch.contiguous_format if device.type == "mps" else torch.channels_last
     return Precision(device, amp_dtype(opt.amp, device), memory_format)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from engine.task import DETECT, Task, apply_defaults
 from engine.train import build, recipe
-from engine.train.device import Precision, choose_precision
+from engine.train.device import Precision, check_options, choose_device, choose_precision
 from engine.train.folder import RunFolder, create_run_folder, tensorboard
 from engine.train.loop import Learner
 from engine.train.progress import RunClock
@@ -111,8 +111,6 @@ def set_up(
     callbacks.run("on_pretrain_routine_end", task.labels(loader.dataset), data["names"])
     learner = _learner(opt, values, task, model, loader, precision)
     learner.callbacks, learner.times = callbacks, _attach_clocks(times, precision.device, loader, val_loader)
-    if opt.multi_scale:
-        learner.resize = partial(multi_scaled, imgsz=opt.imgsz, stride=stride, seed=opt.seed)
     if teacher is not None:
         distiller = load_extra("teach.distillation").Distiller
         learner.hooks.append(distiller(teacher, model, loader, learner.criterion.hyp, opt, precision.device))
@@ -167,7 +165,10 @@ def _read_inputs(opt, callbacks: Callbacks, given_hyp, resumed: Checkpoint | Non
         hyp = task.read_hyp(opt, source)
         if opt.single_cls and data["nc"] > 1:
             data |= {"nc": 1, "names": {0: "item"}}
-        precision = choose_precision(opt)
+        device = choose_device(opt)
+        check_options(opt, device)
+        opt.amp = recipe.precision(opt, device)
+        precision = choose_precision(opt, device)
         init_seeds(opt.seed + 1 + dist.rank(), deterministic=True)
     return start, data, hyp, precision
 
@@ -235,7 +236,7 @@ def _prepare_files(run: RunFolder, task: Task, model: nn.Module, dataset, opt, h
 
 
 def _learner(opt, hyp: dict, task: Task, model: nn.Module, loader: DataLoader, precision: Precision) -> Learner:
-    optimizer = build.make_optimizer(model, opt, hyp)
+    optimizer, stride = build.make_optimizer(model, opt, hyp), max(int(model.stride.max()), 32)
     build.set_drop_path(model, hyp.get("drop_path", 0.0))
     build.use_fused_steps(optimizer, precision.device)
     return Learner(
@@ -247,6 +248,7 @@ def _learner(opt, hyp: dict, task: Task, model: nn.Module, loader: DataLoader, p
         schedule=Schedule(opt.epochs, len(loader), opt.batch_size, hyp, cosine=opt.cos_lr),
         scaler=torch.amp.GradScaler(precision.device.type, enabled=precision.amp is torch.float16),
         ema=ModelEMA(model, hyp["ema_decay"], hyp["ema_tau"]),
+        resize=partial(multi_scaled, imgsz=opt.imgsz, stride=stride, seed=opt.seed) if opt.multi_scale else None,
         loss_factor=4 if opt.quad else 1,
         **precision._asdict(),
     )

@@ -128,10 +128,10 @@ def test_training_equals_the_plain_trainer(tmp_path, tiny_model_cfg):
         assert train.losses_differ(ours, theirs, tolerance=1e-4) == ""
     assert torch.are_deterministic_algorithms_enabled() == deterministic
     others = plain.__self__.model.state_dict()
-    for name, tensor in trainer.model.state_dict().items():
+    for name, tensor in trainer.learner.model.state_dict().items():
         torch.testing.assert_close(tensor.contiguous(), others[name], rtol=1e-3, atol=1e-4, msg=name)
     averages = plain.__self__.average.state_dict()
-    for name, tensor in trainer.ema.ema.state_dict().items():
+    for name, tensor in trainer.learner.ema.ema.state_dict().items():
         torch.testing.assert_close(tensor.contiguous(), averages[name], rtol=1e-3, atol=1e-4, msg=name)
     assert train.losses_differ(ours, theirs * 1.1).startswith("mean losses")
 

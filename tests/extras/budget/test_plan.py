@@ -97,6 +97,6 @@ def test_measuring_leaves_the_model_alone(options):
     training = set_up(from_kwargs("train", {**options, "epochs": 1}))
     model = training.learner.model
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert seconds_per_batch(model, training.loader, choose_precision(training.opt), 0.1) > 0
+    assert seconds_per_batch(model, training.loader, choose_precision(training.opt, torch.device("cpu")), 0.1) > 0
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -1,7 +1,5 @@
 """extras/classify/loss.py: cross-entropy by hand, for class numbers and for shares."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -26,7 +24,7 @@ def by_hand(shares) -> float:
 )
 def test_by_hand(hyp, targets, shares):
     logits = LOGITS.clone().requires_grad_()
-    loss, items = ClassificationLoss(SimpleNamespace(hyp=hyp))(logits, targets)
+    loss, items = ClassificationLoss(hyp)(logits, targets)
     assert loss.item() == pytest.approx(by_hand(shares), abs=1e-6)
     assert items.shape == (1,) and items[0] == loss and not items.requires_grad
     loss.backward()
@@ -34,5 +32,5 @@ def test_by_hand(hyp, targets, shares):
 
 
 def test_half_precision_is_summed_in_float32():
-    loss, _ = ClassificationLoss(SimpleNamespace(hyp={}))(LOGITS.bfloat16(), torch.tensor([0, 2]))
+    loss, _ = ClassificationLoss({})(LOGITS.bfloat16(), torch.tensor([0, 2]))
     assert loss.dtype == torch.float32

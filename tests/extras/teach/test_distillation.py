@@ -344,7 +344,7 @@ def test_what_cannot_work_is_said_before_a_run_folder_is_made(make, tmp_path, mo
     rows = [[-1, 1, "Conv", [8, 3, 4]], [-1, 1, "Conv", [8, 3, 2]], [[3, 5], 1, "Detect", ["nc", "anchors"]]]
     write_tiny_weights(tmp_path / "coarse.pt", {**MODEL, "head": rows})  # strides 8 and 64
     with pytest.raises((ValueError, FileNotFoundError), match=words):
-        make(**options).fit()
+        make(**options)
     assert not (tmp_path / "runs").exists()
 
 
