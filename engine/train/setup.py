@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -88,7 +87,7 @@ def set_up(
 
     ValueError, TypeError or OSError for wrong options, files or data.
     """
-    clock, opt, callbacks = RunClock(), copy(opt), callbacks or Callbacks()
+    clock, opt, callbacks = RunClock(), argparse.Namespace(**vars(opt)), callbacks or Callbacks()
     callbacks.run("on_pretrain_routine_start")
     budget = _budget(opt, clock, is_new=resumed is None)
     times = StageTimes() if opt.profile else UNTIMED

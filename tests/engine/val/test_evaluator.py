@@ -119,10 +119,10 @@ def test_mode_is_restored_after_an_error(model):
 
 def test_losses_are_the_mean_over_batches(folder, model):
     loader = make_loader(folder)
-    result = evaluate(model, loader, names=NAMES, device="cpu", compute_loss=DETECT.criterion(model))
+    result = evaluate(model, loader, names=NAMES, device="cpu", compute_loss=DETECT.criterion(model, model.hyp, 640))
     model.eval()
     with torch.no_grad():
-        items = [DETECT.criterion(model)(model(x / 255)[1], targets)[1] for x, targets, _, _ in loader]
+        items = [DETECT.criterion(model, model.hyp, 640)(model(x / 255)[1], targets)[1] for x, targets, _, _ in loader]
     assert result.losses == pytest.approx(torch.stack(items).mean(0).tolist(), rel=1e-5)
     assert len(result.losses) == len(DETECT.loss_names)
 
