@@ -20,6 +20,7 @@ from models.common import BATCH_NORM
 from models.config import ModelSettings, load_cfg
 from models.heads import Detect, Segment
 from models.onednn import use_pointwise
+from utils.extras import lazy
 from utils.general import check_yaml
 from utils.logger import LOGGER
 from utils.torch_utils import evaluating, initialize_weights, model_info, scale_img, time_sync
@@ -272,6 +273,7 @@ class DetectionModel(BaseModel):
 
 
 Model = DetectionModel  # YOLOv5's older name
+__getattr__ = lazy({"ClassificationModel": "extras.classify.model"}, __name__)  # YOLOv5 has it here
 
 
 class SegmentationModel(DetectionModel):
