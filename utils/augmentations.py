@@ -6,9 +6,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from utils.boxes import bbox_ioa, clip_boxes, xyn2xy, xywh2xyxy
+from utils.boxes import bbox_ioa
+from utils.data.images import GREY
+from utils.data.mosaic import Tile, paste
+from utils.data.polygons import Polygons, visible_boxes
 
-GREY = 114  # level of what lies outside an image
 FILL = (GREY, GREY, GREY)
 
 
@@ -54,167 +56,6 @@ def letterboxed_rgb(image_bgr: np.ndarray, new_shape_hw, auto: bool = False, str
     """
     padded, ratio_wh, pad_wh = letterbox(image_bgr, new_shape_hw, auto=auto, stride=stride)
     return cv2.cvtColor(padded, cv2.COLOR_BGR2RGB), (ratio_wh[::-1], pad_wh)
-
-
-class Polygons(NamedTuple):
-    """The polygons of n label rows: points [P, 2] one polygon after the other, counts [n]; 0 for a row without one."""
-
-    points: np.ndarray
-    counts: np.ndarray
-
-    @classmethod
-    def none(cls, n: int) -> "Polygons":
-        return cls(np.zeros((0, 2), np.float32), np.zeros(n, np.int32))
-
-    @classmethod
-    def from_list(cls, segments, n: int) -> "Polygons":
-        """From a list of n arrays [k, 2]; an empty list means that no row has a polygon."""
-        if len(segments) == 0:
-            return cls.none(n)
-        return cls(np.concatenate(segments).reshape(-1, 2), np.array([len(s) for s in segments], np.int32))
-
-    @classmethod
-    def join(cls, parts: list) -> "Polygons":
-        return cls(np.concatenate([p.points for p in parts]), np.concatenate([p.counts for p in parts]))
-
-    def take(self, rows: np.ndarray) -> "Polygons":
-        """The rows where the bool array [n] is True."""
-        return Polygons(self.points[np.repeat(rows, self.counts)], self.counts[rows])
-
-    def to_list(self) -> list:
-        return np.split(self.points, np.cumsum(self.counts)[:-1]) if len(self.counts) else []
-
-    def moved(self, points: np.ndarray) -> "Polygons":
-        return Polygons(points, self.counts)
-
-    def mirrored(self, axis: int, size: float) -> "Polygons":
-        """Up-down (axis 0) or left-right (axis 1) in an image of `size` pixels along that axis."""
-        points = self.points.copy()
-        points[:, 1 - axis] = size - points[:, 1 - axis]
-        return self.moved(points)
-
-    def next_points(self) -> np.ndarray:
-        """For each point the index [P] of the one after it; the last of a polygon is followed by its first."""
-        counts = self.counts[self.counts > 0]
-        starts = np.cumsum(counts) - counts
-        following = np.arange(1, len(self.points) + 1)
-        following[starts + counts - 1] = starts
-        return following
-
-
-class Tile(NamedTuple):
-    """Where an image lies on a canvas, in pixels: its size, its corner, and the rectangle of it that is not cut off."""
-
-    w: int
-    h: int
-    left: int
-    top: int
-    x1: int
-    y1: int
-    x2: int
-    y2: int
-
-    def seen_in(self, part) -> tuple:
-        """x1, y1, x2, y2 of what a rectangle of the canvas shows of the image; zeros if that is nothing."""
-        x1, y1 = max(self.x1, part[0]), max(self.y1, part[1])
-        x2, y2 = min(self.x2, part[2]), min(self.y2, part[3])
-        return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else (0, 0, 0, 0)
-
-    def is_in(self, part) -> bool:
-        return any(self.seen_in(part))
-
-
-def mosaic_tiles(sizes_wh, imgsz: int, rng: np.random.Generator) -> list:
-    """The Tiles of 4 or 9 images (no side longer than `imgsz`) around a random point of a canvas of twice that size.
-
-    Source of the mosaic of four: YOLOv4, arXiv 2004.10934.
-    """
-    cuts_x, cuts_y = _mosaic_cuts(sizes_wh, imgsz, rng)
-    tiles = []
-    for k, (w, h) in enumerate(sizes_wh):
-        row, column = divmod(k, len(cuts_x) - 1)
-        x1, y1, x2, y2 = cuts_x[column], cuts_y[row], cuts_x[column + 1], cuts_y[row + 1]
-        # the first column's images end at its right edge, the others start at their cell's left edge; rows likewise
-        left = x2 - w if column == 0 else x1
-        top = y2 - h if row == 0 else y1
-        tiles.append(Tile(w, h, left, top, max(left, x1), max(top, y1), min(left + w, x2), min(top + h, y2)))
-    return tiles
-
-
-def paste(images, tiles, part) -> np.ndarray:
-    """The rectangle `part` (x1, y1, x2, y2) of the canvas with these images on it, uint8 [y2 - y1, x2 - x1, 3] BGR."""
-    left, top, right, bottom = part
-    rectangles = [tile.seen_in(part) for tile in tiles]
-    covered = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in rectangles)
-    canvas = np.empty((bottom - top, right - left, 3), np.uint8)
-    if covered < canvas.size // 3:
-        canvas.fill(GREY)
-    for image, tile, (x1, y1, x2, y2) in zip(images, tiles, rectangles):
-        seen = image[y1 - tile.top : y2 - tile.top, x1 - tile.left : x2 - tile.left]
-        canvas[y1 - top : y2 - top, x1 - left : x2 - left] = seen
-    return canvas
-
-
-def place_labels(tiles, labels, polygons, exact: bool = False):
-    """Labels and polygons of the images of a mosaic, in pixels of its canvas and cut to what is not cut off.
-
-    labels: for each image [n, 5] class, xywhn. polygons: for each its `Polygons`, normalised. exact: cut polygons along
-    the edges of their tiles, and drop the rows of those that are outside; without it their points are moved to the
-    edges one by one, which is faster and enough for boxes. Returns ([m, 5] class, xyxy, `Polygons`).
-    """
-    rows = np.concatenate([np.zeros((0, 5), np.float32), *labels])
-    of_row = np.repeat(np.array(tiles, np.float32).reshape(-1, 8), [len(x) for x in labels], axis=0)
-    boxes = xywh2xyxy(rows[:, 1:]) * of_row[:, [0, 1, 0, 1]] + of_row[:, [2, 3, 2, 3]]
-    rows[:, 1:] = np.minimum(np.maximum(boxes, of_row[:, [4, 5, 4, 5]]), of_row[:, [6, 7, 6, 7]])
-    if not any(len(p.points) for p in polygons):
-        return rows, Polygons.none(len(rows))
-    placed = Polygons.join([_place_polygons(*pair, exact) for pair in zip(tiles, polygons)])
-    if not exact:
-        return rows, placed
-    was_box = np.concatenate([p.counts for p in polygons]) == 0
-    keep = was_box | (placed.counts > 0)  # or a polygon without points would pass for a box
-    return rows[keep], placed.take(keep)
-
-
-def _place_polygons(tile: Tile, polygons: Polygons, exact: bool) -> Polygons:
-    moved = polygons.moved(xyn2xy(polygons.points, tile.w, tile.h, tile.left, tile.top))
-    low, high = np.float32([tile.x1, tile.y1]), np.float32([tile.x2, tile.y2])
-    return clip_polygons(moved, low, high) if exact else moved.moved(moved.points.clip(low, high))
-
-
-def _mosaic_cuts(sizes_wh, imgsz: int, rng) -> tuple[list, list]:
-    """Column and row limits in pixels of the 2 x 2 or 3 x 3 cells. Of 3 x 3, the middle image fills the middle one."""
-    side = 2 * imgsz
-    if len(sizes_wh) == 4:
-        x, y = (int(v) for v in rng.uniform(imgsz / 2, imgsz * 3 / 2, 2))
-        return [0, x, side], [0, y, side]
-    w, h = sizes_wh[4]
-    x, y = (int(v) for v in rng.uniform(0, imgsz, 2))
-    return [0, x, x + w, side], [0, y, y + h, side]
-
-
-def clip_polygons(polygons: Polygons, low, high) -> Polygons:
-    """What of the polygons is inside the rectangle from `low` to `high` (x, y); count 0 where nothing is.
-
-    Where a concave polygon falls apart, its parts stay joined along the rectangle's side. Source: Sutherland and
-    Hodgman, 1974.
-    """
-    if ((polygons.points >= low) & (polygons.points <= high)).all():
-        return polygons
-    rows = np.repeat(np.arange(len(polygons.counts)), polygons.counts)
-    for axis, limit, sign in ((0, low[0], 1), (0, high[0], -1), (1, low[1], 1), (1, high[1], -1)):
-        points, following = polygons.points, polygons.next_points()
-        depth = (points[:, axis] - limit) * sign
-        inside = depth >= 0
-        crosses = inside != inside[following]
-        share = depth / np.where(crosses, depth - depth[following], 1)
-        cuts = points + share[:, None] * (points[following] - points)
-        cuts[:, axis] = limit
-        kept = np.stack([inside, crosses], 1)  # of each point and of the cut after it
-        rows = np.stack([rows, rows], 1)[kept]
-        counts = np.bincount(rows, minlength=len(polygons.counts)).astype(np.int32)
-        polygons = Polygons(np.stack([points, cuts], 1)[kept], counts)
-    return polygons
 
 
 def fit_wh(w: int, h: int, size_px: int) -> tuple[int, int]:
@@ -347,39 +188,6 @@ def _moved_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray, w: int, h: int) -> 
         corners = _apply(matrix, boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2))
         moved = np.concatenate([corners.min(1), corners.max(1)], 1)
     return np.minimum(np.maximum(moved, 0), np.float32([w, h, w, h]))
-
-
-def visible_boxes(polygons: Polygons, w: int, h: int) -> np.ndarray:
-    """Boxes [n, 4] xyxy around the parts of the polygons inside a w x h image; zeros where nothing is inside.
-
-    Exact: every edge is cut at the image's sides (Liang and Barsky, 1984), and image corners inside the polygon count.
-    """
-    points = polygons.points.astype(np.float64)
-    starts = np.concatenate([[0], np.cumsum(polygons.counts)[:-1]])
-    step = points[polygons.next_points()] - points
-    slope = np.where(step == 0, 1e-12, step)
-    at_low, at_high = -points / slope, (np.array([w, h]) - points) / slope
-    enter = np.minimum(at_low, at_high).max(1).clip(0)[:, None]
-    leave = np.maximum(at_low, at_high).min(1).clip(None, 1)[:, None]
-    ends = np.stack([points + enter * step, points + leave * step])  # [2, P, 2] of the visible part of each edge
-    visible = enter <= leave
-    low = np.minimum.reduceat(np.where(visible, ends, np.inf).min(0), starts)
-    high = np.maximum.reduceat(np.where(visible, ends, -np.inf).max(0), starts)
-    for corner in ((0, 0), (w, 0), (w, h), (0, h)):
-        inside = _contains(points, step, starts, corner)[:, None]
-        low, high = np.where(inside, np.minimum(low, corner), low), np.where(inside, np.maximum(high, corner), high)
-    boxes = np.concatenate([low, high], 1)
-    boxes[~np.isfinite(boxes).all(1)] = 0
-    return clip_boxes(boxes, (h, w)).astype(np.float32)
-
-
-def _contains(points, step, starts, corner) -> np.ndarray:
-    """Which polygons [n] contain the point `corner`: an odd number of edges lies to the right of it."""
-    x, y = points.T
-    crosses = (y > corner[1]) != (y + step[:, 1] > corner[1])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        to_the_right = x + (corner[1] - y) / step[:, 1] * step[:, 0] > corner[0]
-    return np.add.reduceat(crosses & to_the_right, starts, dtype=np.int64) % 2 == 1
 
 
 def box_candidates(box1, box2, wh_thr=2, ar_thr=100, area_thr=0.1, eps=1e-16) -> np.ndarray:

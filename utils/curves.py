@@ -1,8 +1,10 @@
-"""Precision, recall and F1 over confidence, and AP from them, after YOLOv5's recipe."""
+"""True positives, precision, recall and F1 over confidence, and AP from them, after YOLOv5's recipe."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from utils.boxes import box_iou
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 CURVE_POINTS = 1000  # confidences (and recalls) at which curves are sampled
@@ -23,6 +25,31 @@ class Curves:
     f1: np.ndarray = field(default_factory=_no_curves)
     precision_at_recall: np.ndarray = field(default_factory=_no_curves)
     ap: np.ndarray = field(default_factory=lambda: np.zeros((0, len(IOU_THRESHOLDS))))  # [k, 10] YOLOv5's recipe
+
+
+def match_predictions(predictions, targets) -> np.ndarray:
+    """Return which predictions of an image are true positives: bool [n, 10], a column for each of IOU_THRESHOLDS.
+
+    YOLOv5's rule: a prediction claims the target of its class that it overlaps most, and where several claim one
+    target (with enough overlap), the first of them counts. Predictions are sorted by falling confidence.
+    """
+    iou = box_iou(predictions[:, :4], targets[:, 1:])
+    iou[predictions[:, 5:6] != targets[None, :, 0]] = 0
+    return match_by_iou(iou)
+
+
+def match_by_iou(iou) -> np.ndarray:
+    """Return match_predictions() for an IoU [n, m] of predictions with targets, 0 where the classes differ."""
+    correct = np.zeros((len(iou), len(IOU_THRESHOLDS)), dtype=bool)
+    if iou.size == 0:
+        return correct
+    target, overlap = iou.argmax(1), iou.max(1)
+    row, column = np.nonzero(overlap[:, None] >= IOU_THRESHOLDS)
+    first = np.full((iou.shape[1], len(IOU_THRESHOLDS)), -1)
+    first[target[row[::-1]], column[::-1]] = row[::-1]  # of several rows for one target the last written stays
+    where = np.nonzero(first >= 0)
+    correct[first[where], where[1]] = True
+    return correct
 
 
 def precision_recall_curves(correct, confidence, predicted_class, classes, n_targets) -> Curves:

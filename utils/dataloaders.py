@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset, default_collate
 
 from utils import augmentations as aug
-from utils.augmentations import Polygons
 from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
+from utils.data import mosaic
 from utils.data.cache import CachedImages
-from utils.data.images import IMG_FORMATS, chw_rgb, find_images  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
+from utils.data.images import GREY, IMG_FORMATS, chw_rgb, find_images  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
 from utils.data.labels import image_to_label_path, label_cache_path, scan_labels
 from utils.data.loader import epoch_loader
+from utils.data.polygons import Polygons
 from utils.data.store import Paths, join_scans
 from utils.extras import lazy, load_extra
 from utils.logger import LOGGER
@@ -171,14 +172,14 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         count = 9 if self._happens("mosaic9", rng) else 4
         chosen = [index, *rng.integers(self.n, size=count - 1).tolist()]
         chosen = [chosen[k] for k in rng.permutation(count).tolist()]
-        tiles = aug.mosaic_tiles([self.kept_wh(i) for i in chosen], self.img_size, rng)
+        tiles = mosaic.mosaic_tiles([self.kept_wh(i) for i in chosen], self.img_size, rng)
         warp = self._random_warp((2 * self.img_size,) * 2, (self.img_size,) * 2, rng)
         # what is not seen is not read, and has no labels that are seen
         seen = [k for k, tile in enumerate(tiles) if tile.is_in(warp.part)]
         tiles = [tiles[k] for k in seen]
         raws = [self._raw(chosen[k]) for k in seen]
-        canvas = aug.paste([raw[0] for raw in raws], tiles, warp.part)
-        labels, polygons = aug.place_labels(
+        canvas = mosaic.paste([raw[0] for raw in raws], tiles, warp.part)
+        labels, polygons = mosaic.place_labels(
             tiles, [raw[1] for raw in raws], [raw[2] for raw in raws], self.exact_polygons
         )
         return self._warped(canvas, labels, polygons, warp, rng)
@@ -246,7 +247,7 @@ def merge_quad(items):
     if is_enlarged(paths):
         image = F.interpolate(images[0][None].float(), scale_factor=2.0, mode="bilinear", align_corners=False)
         return image[0].round().to(torch.uint8), targets[0], paths[0], shapes[0]
-    square = torch.full((3, 2 * h, 2 * w), aug.GREY, dtype=torch.uint8)
+    square = torch.full((3, 2 * h, 2 * w), GREY, dtype=torch.uint8)
     for k, (image, rows) in enumerate(zip(images, targets)):
         top, left = divmod(k, 2)
         square[:, top * h : (top + 1) * h, left * w : (left + 1) * w] = image

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.boxes import bbox_ioa, bbox_iou, box_iou, wh_iou  # noqa: F401  YOLOv5 users import them from here
-from utils.curves import IOU_THRESHOLDS, SMOOTHING, Curves, precision_recall_curves, smooth
+from utils.curves import IOU_THRESHOLDS, SMOOTHING, Curves, match_predictions, precision_recall_curves, smooth
 
 RECALLS = np.linspace(0, 1, 101)  # at which COCO samples precision
 AREAS_PX2 = np.array([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])  # COCO's: all, small, medium, large
@@ -140,31 +140,6 @@ def _mean_or(values, otherwise) -> float:
     """Return the mean of the values that are not nan, or `otherwise` if there are none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else otherwise
-
-
-def match_predictions(predictions, targets) -> np.ndarray:
-    """Return which predictions of an image are true positives: bool [n, 10], a column for each of IOU_THRESHOLDS.
-
-    YOLOv5's rule: a prediction claims the target of its class that it overlaps most, and where several claim one
-    target (with enough overlap), the first of them counts. Predictions are sorted by falling confidence.
-    """
-    iou = box_iou(predictions[:, :4], targets[:, 1:])
-    iou[predictions[:, 5:6] != targets[None, :, 0]] = 0
-    return match_by_iou(iou)
-
-
-def match_by_iou(iou) -> np.ndarray:
-    """Return match_predictions() for an IoU [n, m] of predictions with targets, 0 where the classes differ."""
-    correct = np.zeros((len(iou), len(IOU_THRESHOLDS)), dtype=bool)
-    if iou.size == 0:
-        return correct
-    target, overlap = iou.argmax(1), iou.max(1)
-    row, column = np.nonzero(overlap[:, None] >= IOU_THRESHOLDS)
-    first = np.full((iou.shape[1], len(IOU_THRESHOLDS)), -1)
-    first[target[row[::-1]], column[::-1]] = row[::-1]  # of several rows for one target the last written stays
-    where = np.nonzero(first >= 0)
-    correct[first[where], where[1]] = True
-    return correct
 
 
 def greedy_pairs(scores, threshold: float) -> tuple[np.ndarray, np.ndarray]:

@@ -17,16 +17,9 @@ SMALLEST = np.finfo(np.float32).tiny  # instead of a division by 0
 
 
 def non_max_suppression(
-    prediction,
-    conf_thres=0.25,
-    iou_thres=0.45,
-    classes=None,
-    agnostic=False,
-    multi_label=False,
-    labels=(),
-    max_det=300,
-    nm=0,
-):
+    prediction, conf_thres=0.25, iou_thres=0.45, classes=None, agnostic=False, multi_label=False, labels=(),
+    max_det=300, nm=0,
+) -> list:  # fmt: skip
     """Greedy NMS: take boxes by confidence, dropping every later one whose IoU with a taken one is over iou_thres.
 
     prediction: [B, N, 5 + nc + nm] xywh in pixels, objectness, nc class scores, nm mask coefficients, an array or a
@@ -45,13 +38,13 @@ def non_max_suppression(
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
     if isinstance(prediction, (list, tuple)):
         prediction = prediction[0]
+    classes = None if classes is None else list(classes)
     boxes_per_image = []
     for index, rows in enumerate(prediction):
-        chosen = _confident_rows(rows, conf_thres)
         true = _true_boxes(as_float32(labels[index]), nm) if len(labels) else np.zeros((0, 6 + nm), np.float32)
         if classes is not None:
-            chosen = _of_classes(chosen, list(classes), multi_label, nm)
-            true = true[np.isin(true[:, 5], list(classes))]
+            true = true[np.isin(true[:, 5], classes)]
+        chosen = _chosen_rows(rows, conf_thres, classes, multi_label, nm)
         for limit in (min(FIRST_CANDIDATES * max(max_det, 1), MAX_CANDIDATES), MAX_CANDIDATES):
             found = np.concatenate([true, _candidates(chosen, limit, conf_thres, multi_label, nm)])[:limit]
             kept = found[_survivors(found, iou_thres, agnostic, max_det)]
@@ -88,20 +81,19 @@ def as_tensor(x: np.ndarray, device):
     return sys.modules["torch"].from_numpy(x).to(device)
 
 
-def _confident_rows(rows, conf_thres) -> np.ndarray:
-    """Float32 rows [n, 5 + nc + nm] of one image whose objectness is above conf_thres."""
+def _chosen_rows(rows, conf_thres, classes, multi_label, nm) -> np.ndarray:
+    """Return the float32 rows [n, 5 + nc + nm] of one image whose objectness is above conf_thres, and their class one
+    of `classes`; with multi_label all rows, their scores for other classes set to 0. classes None: all classes.
+    """
     if not isinstance(rows, np.ndarray) and rows.device.type != "cpu":
         rows = rows[rows[:, 4] > conf_thres]  # so that little is moved from the device
     rows = as_float32(rows)
-    return rows.take(np.flatnonzero(rows[:, 4] > np.float32(conf_thres)), axis=0)
-
-
-def _of_classes(rows: np.ndarray, classes: list, multi_label, nm) -> np.ndarray:
-    """The rows whose best class is among `classes`; with multi_label all rows, their other scores set to 0."""
+    rows = rows.take(np.flatnonzero(rows[:, 4] > np.float32(conf_thres)), axis=0)
+    if classes is None or not len(rows):
+        return rows
     scores = rows[:, 5 : rows.shape[1] - nm]
     if not multi_label:
-        return rows[np.isin((scores * rows[:, 4:5]).argmax(1), classes)] if len(rows) else rows
-    rows = rows.copy()
+        return rows[np.isin((scores * rows[:, 4:5]).argmax(1), classes)]
     rows[:, 5 : rows.shape[1] - nm] = np.where(np.isin(np.arange(scores.shape[1]), classes), scores, 0)
     return rows
 

@@ -284,7 +284,8 @@ class Drawer:
         self.hide_conf = hide_conf
 
     def __call__(self, result) -> np.ndarray:
-        from utils.plots.pictures import Annotator, colors
+        from utils.plots.palette import colors
+        from utils.plots.pictures import Annotator
 
         picture = result.image.copy()
         for mask, (*_, cls) in zip(result.masks or (), result.boxes.tolist()):

@@ -375,7 +375,7 @@ def plot_batch(batch_i, images, targets, found, paths, names, save_dir) -> None:
 
 def plot_curves(result: DetectionResult, names, save_dir, prefix: str = "") -> None:
     """The curves PR, F1, P and R over all images, as PREFIX..._curve.png."""
-    from utils.plots.pictures import plot_mc_curve, plot_pr_curve
+    from utils.plots.charts import plot_mc_curve, plot_pr_curve
 
     folder, curves = Path(save_dir), result.curves
     if len(result.classes) == 0:

@@ -69,7 +69,7 @@ def study(opt, callbacks=None) -> list:
 
 def save_study(rows, stem: Path, label: str) -> None:
     """STEM.txt, a table with STUDY_COLUMNS, and STEM.png."""
-    from utils.plots.pictures import plot_val_study
+    from utils.plots.charts import plot_val_study
 
     lines = ["%14s" * len(STUDY_COLUMNS) % STUDY_COLUMNS, *("%14.5g" * len(row) % row for row in rows)]
     Path(f"{stem}.txt").write_text("\n".join(lines) + "\n")

@@ -9,7 +9,8 @@ import numpy as np
 
 from extras.classify.transforms import center_crop
 from utils.data.images import read_image, write_image
-from utils.plots.pictures import Annotator, plot_confusion_matrix, to_numpy
+from utils.plots.charts import plot_confusion_matrix
+from utils.plots.pictures import Annotator, to_numpy
 
 TILE_PX = 192  # least side of an image in a picture
 CAPTION_PX = 18  # height of a line below an image

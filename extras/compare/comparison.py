@@ -175,7 +175,8 @@ def sentence(d: Difference, first: str) -> str:
 
 def draw(runs: list, folder: Path) -> None:
     """error_split.png, and learning_curves.png of the runs that have a results.csv."""
-    from utils.plots.charts import plot_error_split, plot_learning_curves, read_results
+    from extras.compare.charts import plot_error_split, plot_learning_curves
+    from utils.plots.charts import read_results
 
     plot_error_split({run.name: run.errors.gains for run in runs}, folder / CHART)
     tables = {run.name: Path(run.name) / "results.csv" for run in runs}

@@ -22,7 +22,7 @@ def conclude(evidence: Evidence, folder, verbose: bool = False, plots: bool = Fa
     if verbose:
         LOGGER.info("\n".join(error_lines(split)))
     if plots:
-        from utils.plots.charts import plot_error_split
+        from extras.compare.charts import plot_error_split
 
         plot_error_split({"": split.gains}, Path(folder) / CHART)
 

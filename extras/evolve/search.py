@@ -51,7 +51,7 @@ def evolve(opt: argparse.Namespace, callbacks=None, task=DETECT) -> argparse.Nam
         write_trials(folder, trials, task)
         report(trials, opt.evolve, time.perf_counter() - start, task)
     if plots:
-        from utils.plots.pictures import plot_evolve
+        from utils.plots.charts import plot_evolve
 
         plot_evolve(folder / "evolve.csv")
     LOGGER.info(f"evolve: best values in {colorize(str(folder / 'hyp_evolve.yaml'), 'good')}")

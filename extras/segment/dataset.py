@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from extras.segment.targets import MaskTargets
-from utils.augmentations import Polygons
+from utils.data.polygons import Polygons
 from utils.dataloaders import LoadImagesAndLabels, is_enlarged, merge_quad
 
 

@@ -201,13 +201,3 @@ def polygons_to_rle(polygons, shape_hw) -> list:
     flat = [np.asarray(polygon, np.float64).ravel().tolist() for polygon in polygons]
     codes = frPyObjects(flat, h, w) if flat else []
     return [{"size": [h, w], "counts": code["counts"].decode("ascii")} for code in codes]
-
-
-def decode_rle(codes, shape_hw) -> np.ndarray:
-    """The masks bool [n, *shape_hw] of run lengths in the form of encode_rle()."""
-    from faster_coco_eval.core.mask import decode
-
-    masks = np.zeros((len(codes), *shape_hw), bool)
-    for mask, code in zip(masks, codes):
-        mask[:] = decode(code)
-    return masks

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from extras.segment.masks import encode_rle, polygons_to_rle
-from utils.metrics import IOU_THRESHOLDS, DetectionMetrics, DetectionResult, match_by_iou
+from utils.curves import IOU_THRESHOLDS, match_by_iou
+from utils.metrics import DetectionMetrics, DetectionResult
 
 
 @dataclass

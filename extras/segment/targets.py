@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from utils.augmentations import Polygons
+from utils.data.polygons import Polygons
 
 FINE = 4  # polygons are drawn at this many times the masks' size, the input's own with the usual --mask-ratio 4
 OUTLINE, INSIDE = 127, 254  # levels of pixels on the outline, which is half inside, and within it

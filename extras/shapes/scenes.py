@@ -93,7 +93,7 @@ def draw_scene(rng: np.random.Generator, width: int, height: int, masks: bool = 
     With `masks` the labels are a list of n arrays [1 + 2k]: kind, x, y, x, y ..., normalised.
     """
     image = draw_background(rng, width, height)
-    objects = _draw_objects(rng, image)
+    objects = draw_objects(rng, image)
     draw_curves(rng, image, count=int(rng.integers(0, 3)))
     image = degrade(rng, image)
     size = np.float32([width, height])
@@ -133,16 +133,8 @@ class DrawnObject(NamedTuple):
     silhouette: np.ndarray  # the same with what a hollow object encloses
 
 
-def draw_objects(rng, image: np.ndarray) -> tuple[list[int], list[np.ndarray]]:
-    """Paint a random number of objects over `image` (float32 BGR, in place); returns the kind and the pixels of each.
-
-    The pixels are a bool mask [H, W]: where the object covers at least half of one.
-    """
-    objects = _draw_objects(rng, image)
-    return [o.kind for o in objects], [o.mask for o in objects]
-
-
-def _draw_objects(rng, image: np.ndarray) -> list[DrawnObject]:
+def draw_objects(rng, image: np.ndarray) -> list[DrawnObject]:
+    """Paint a random number of objects over `image` (float32 BGR, in place); return what was painted."""
     height, width = image.shape[:2]
     count = 0 if rng.random() < EMPTY_SHARE else int(rng.integers(1, MAX_OBJECTS + 1))
     ranges = rng.choice(len(SIZE_RANGES), size=count, p=SIZE_SHARES)

@@ -9,7 +9,7 @@ import numpy as np
 
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
-from utils.augmentations import GREY
+from utils.data.images import GREY
 
 SIGNATURE = (
     "letterbox (uint8[height, width, 3] image) => "

@@ -5,29 +5,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.augmentations import (
-    GREY,
-    Polygons,
-    Tile,
     Warp,
     augment_hsv,
     box_candidates,
-    clip_polygons,
     copy_paste,
     fit_wh,
     flip,
     letterbox,
     mixup,
-    mosaic_tiles,
     part_of,
-    paste,
-    place_labels,
     random_perspective,
     random_warp,
-    visible_boxes,
     warp_image,
     warp_labels,
 )
 from utils.boxes import resample_segments, scale_boxes, xywhn2xyxy
+from utils.data.images import GREY
+from utils.data.mosaic import Tile, mosaic_tiles, paste, place_labels
+from utils.data.polygons import Polygons, clip_polygons, visible_boxes
 
 SHAPES = [
     # ((h, w), kwargs, (h, w) expected, ratio (w, h), pad (w, h), what the row proves)

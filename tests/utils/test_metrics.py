@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.boxes import box_iou
+from utils.curves import IOU_THRESHOLDS, match_predictions
 from utils.metrics import (
-    IOU_THRESHOLDS,
     ConfusionMatrix,
     DetectionMetrics,
     coco_ap,
     fitness,
     greedy_pairs,
-    match_predictions,
 )
 
 

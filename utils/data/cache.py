@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.augmentations import GREY
 from utils.data.folder import is_writable, user_cache_dir
-from utils.data.images import read_image
+from utils.data.images import GREY, read_image
 from utils.data.scan import map_files
 from utils.general import write_cache
 from utils.logger import LOGGER

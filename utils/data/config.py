@@ -1,7 +1,5 @@
 """Dataset YAML files: read, check, find the folders, and draw or download the data where they are missing."""
 
-from __future__ import annotations
-
 import difflib
 import inspect
 import os
@@ -42,11 +40,8 @@ def check_dataset(data: str | Path | dict, download: bool = True, required: tupl
     Raises:
         ValueError: a wrong entry, or a `download:` script (scripts are never run). FileNotFoundError: missing data.
     """
-    if isinstance(data, dict):
-        config, yaml_file = dict(data), data.get("yaml_file")
-    else:
-        yaml_file = check_yaml(data)
-        config = load_yaml(yaml_file)
+    yaml_file = data.get("yaml_file") if isinstance(data, dict) else check_yaml(data)
+    config = dict(data) if isinstance(data, dict) else load_yaml(yaml_file)
     where = str(yaml_file) if yaml_file else "dataset"
     _check_keys(config, where)
     config["names"] = check_names(config, where)
@@ -55,10 +50,8 @@ def check_dataset(data: str | Path | dict, download: bool = True, required: tupl
     folders = _candidate_folders(config.get("path"), yaml_file)
 
     config["path"] = _choose_folder(folders, splits)
-    if download and config.get("draw") is not None:
-        _draw(config["path"], config["draw"], where)
-    elif download and config.get("download") and _missing(config["path"], splits, required):
-        load_extra("download.dataset").download_dataset(config["download"], config["path"], where)
+    if download:
+        _fetch(config, bool(_missing(config["path"], splits, required)), where)
     missing = _missing(config["path"], splits, required)
     if missing:
         raise FileNotFoundError(_missing_message(missing, folders, config["path"], where))
@@ -169,6 +162,14 @@ def _missing_message(missing: list, folders: list[Path], folder: Path, where: st
         lines.append("The downloads are done: the rest is to be done by hand, see the comments in the file.")
     lines.append("Put the data there, or correct 'path' (an absolute one always works) and the splits in the file.")
     return "\n".join(lines)
+
+
+def _fetch(config: dict, is_missing: bool, where: str) -> None:
+    """Draw the data by the file's `draw:`, or download by its `download:` if some are missing."""
+    if config.get("draw") is not None:
+        _draw(config["path"], config["draw"], where)
+    elif config.get("download") and is_missing:
+        load_extra("download.dataset").download_dataset(config["download"], config["path"], where)
 
 
 def _draw(folder: Path, options: dict, where: str) -> None:

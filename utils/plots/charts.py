@@ -18,7 +18,7 @@ RESULT_COLUMNS = (  # of results.csv, as the chart shows them: training above, v
 )  # fmt: skip
 
 
-def _figure(rows: int = 1, columns: int = 1, size=(9, 6)):
+def new_figure(rows: int = 1, columns: int = 1, size=(9, 6)):
     """A figure and its axes, an array [rows, columns]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -28,7 +28,7 @@ def _figure(rows: int = 1, columns: int = 1, size=(9, 6)):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _plain(text) -> str:
+def plain_text(text) -> str:
     """Text that matplotlib takes literally: a dollar sign would start a formula."""
     return str(text).replace("$", r"\$")
 
@@ -36,7 +36,7 @@ def _plain(text) -> str:
 def _name_list(names, count: int) -> list[str]:
     """The names (list, or mapping from 0) of `count` classes; numbers where there is none."""
     names = dict(names if isinstance(names, dict) else enumerate(names or ()))
-    return [_plain(names.get(i, i)) for i in range(count)]
+    return [plain_text(names.get(i, i)) for i in range(count)]
 
 
 def plot_labels(labels, names, save_dir) -> None:
@@ -44,9 +44,9 @@ def plot_labels(labels, names, save_dir) -> None:
     labels = np.asarray(labels, dtype=np.float64).reshape(-1, 5)
     classes, boxes = labels[:, 0].astype(int), labels[:, 1:]
     nc = max(len(names or ()), classes.max(initial=-1) + 1, 1)
-    figure, axes = _figure(2, 2, size=(10, 10))
+    figure, axes = new_figure(2, 2, size=(10, 10))
     (bars, overlay), (positions, sizes) = axes
-    bars.bar(range(nc), np.bincount(classes, minlength=nc), color=[_unit(colors(i)) for i in range(nc)])
+    bars.bar(range(nc), np.bincount(classes, minlength=nc), color=[unit_rgb(colors(i)) for i in range(nc)])
     bars.set_ylabel("instances")
     if nc <= NAMED_CLASSES:
         bars.set_xticks(range(nc), _name_list(names, nc), rotation=90, fontsize=10)
@@ -62,7 +62,7 @@ def plot_labels(labels, names, save_dir) -> None:
     _plot_correlogram(boxes, Path(save_dir) / "labels_correlogram.jpg")
 
 
-def _unit(color) -> tuple:
+def unit_rgb(color) -> tuple:
     return tuple(channel / 255 for channel in color)
 
 
@@ -81,14 +81,14 @@ def _boxes_on_one_centre(classes, wh, side: int = 1000, count: int = 1000) -> np
 def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
     """Two-dimensional histograms of every pair of x, y, width, height; on the diagonal the plain ones."""
     titles = ("x", "y", "width", "height")
-    figure, axes = _figure(4, 4, size=(10, 10))
+    figure, axes = new_figure(4, 4, size=(10, 10))
     for row in range(4):
         for column in range(4):
             axis = axes[row, column]
             if column > row:
                 axis.set_axis_off()
             elif column == row:
-                axis.hist(boxes[:, row], bins=50, range=(0, 1), color=_unit(colors(1)))
+                axis.hist(boxes[:, row], bins=50, range=(0, 1), color=unit_rgb(colors(1)))
                 axis.set_yticks([])
             else:
                 axis.hist2d(boxes[:, column], boxes[:, row], bins=50, range=[[0, 1], [0, 1]], cmap="Blues")
@@ -116,7 +116,7 @@ def _number(text: str) -> float:
         return float("nan")
 
 
-def _known(x: np.ndarray, y: np.ndarray) -> tuple:
+def known_points(x: np.ndarray, y: np.ndarray) -> tuple:
     """The points whose y is finite: not every epoch has a validation."""
     return x[np.isfinite(y)], y[np.isfinite(y)]
 
@@ -134,16 +134,16 @@ def plot_results(csv_path) -> Path:
     names += [name for name in results if name not in (*names, "epoch", "time") and not name.startswith("x/")]
     epochs = results.get("epoch", np.arange(len(next(iter(results.values()), ()))))
     rows = max(-(-len(names) // 5), 1)
-    figure, axes = _figure(rows, 5, size=(15, 3 * rows))
+    figure, axes = new_figure(rows, 5, size=(15, 3 * rows))
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
     for axis, name in zip(axes.flat, names):
-        x, values = _known(epochs, results[name])
+        x, values = known_points(epochs, results[name])
         axis.plot(x, values, marker=".", markersize=5 if len(epochs) < 100 else 2, linewidth=1.5, label="epochs")
         if len(values) >= 10:
             smoothed = _moving_average(values, half=max(len(values) // 20, 2))
             axis.plot(x, smoothed, ":", linewidth=2, label="smoothed")
-        axis.set_title(_plain(name), fontsize=11)
+        axis.set_title(plain_text(name), fontsize=11)
         axis.grid(alpha=0.3)
     if len(epochs) >= 10:
         axes.flat[0].legend()
@@ -172,15 +172,15 @@ def plot_mc_curve(px, py, path="mc_curve.png", names=(), xlabel="Confidence", yl
 
 
 def _plot_curves(px, py, path, labels, mean_label, xlabel, ylabel) -> None:
-    figure, axes = _figure(size=(9, 6))
+    figure, axes = new_figure(size=(9, 6))
     axis = axes[0, 0]
     for i, (y, label) in enumerate(zip(py, labels)):
         if len(py) <= LEGEND_CLASSES:
-            axis.plot(px, y, linewidth=1, color=_unit(colors(i)), label=label)
+            axis.plot(px, y, linewidth=1, color=unit_rgb(colors(i)), label=label)
         else:
             axis.plot(px, y, linewidth=1, color="lightgrey")
     if len(py):
-        axis.plot(px, py.mean(0), linewidth=3, color="black", label=_plain(mean_label))
+        axis.plot(px, py.mean(0), linewidth=3, color="black", label=plain_text(mean_label))
     axis.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.01), title=f"{ylabel} over {xlabel.lower()}")
     axis.grid(alpha=0.3)
     if len(py):
@@ -200,7 +200,7 @@ def plot_confusion_matrix(matrix, path, names=(), normalize: bool = True, backgr
         matrix = matrix / np.maximum(matrix.sum(0, keepdims=True), 1e-9)
     labels = [*_name_list(names, nc), *["background"] * background]
     inches = min(max(6, 4 + 0.4 * nc), 20)
-    figure, axes = _figure(size=(inches + 1.5, inches))
+    figure, axes = new_figure(size=(inches + 1.5, inches))
     axis = axes[0, 0]
     largest = 1.0 if normalize else max(matrix.max(), 1.0)
     shown = np.where(matrix < 0.005, np.nan, matrix)  # zeros stay white
@@ -227,7 +227,7 @@ def plot_evolve(evolve_csv="evolve.csv") -> Path:
     fitness = 0.1 * columns["metrics/mAP_0.5"] + 0.9 * columns["metrics/mAP_0.5:0.95"]
     keys = [key for key in columns if not key.startswith(("metrics/", "val/", "train/", "x/")) and key != "generation"]
     rows = max(-(-len(keys) // 6), 1)
-    figure, axes = _figure(rows, 6, size=(15, 2.5 * rows))
+    figure, axes = new_figure(rows, 6, size=(15, 2.5 * rows))
     for axis in axes.flat[len(keys) :]:
         axis.set_axis_off()
     best = int(np.nanargmax(fitness)) if np.isfinite(fitness).any() else None
@@ -238,7 +238,7 @@ def plot_evolve(evolve_csv="evolve.csv") -> Path:
         if best is not None:
             axis.plot(columns[key][best], fitness[best], "+", markersize=15, color="red")
             title = f"{key} {columns[key][best]:.3g}"
-        axis.set_title(_plain(title), fontsize=9)
+        axis.set_title(plain_text(title), fontsize=9)
         axis.tick_params(labelsize=7)
     file = evolve_csv.with_suffix(".png")
     figure.savefig(file, dpi=150)
@@ -251,9 +251,9 @@ def plot_val_study(rows, path="study.png", label="") -> None:
     rows: [k, 4] image size in pixels, mAP50, mAP50-95 (0..1), milliseconds an image.
     """
     table = np.asarray(rows, dtype=np.float64).reshape(-1, 4)
-    figure, axes = _figure(1, 2, size=(12, 5))
+    figure, axes = new_figure(1, 2, size=(12, 5))
     for axis, column, title in ((axes[0, 0], 1, "mAP@0.5"), (axes[0, 1], 2, "mAP@0.5:0.95")):
-        axis.plot(table[:, 3], table[:, column] * 100, "o-", label=_plain(label))
+        axis.plot(table[:, 3], table[:, column] * 100, "o-", label=plain_text(label))
         for imgsz, *_, ms in table:
             value = table[table[:, 0] == imgsz][0, column] * 100
             axis.annotate(f"{imgsz:.0f}", (ms, value), textcoords="offset points", xytext=(4, -12), fontsize=9)
@@ -267,55 +267,9 @@ def plot_val_study(rows, path="study.png", label="") -> None:
 
 def plot_lr(lr_of_epoch, epochs: int, save_dir=".") -> None:
     """Write LR.png: a learning rate, or its factor, as a function of the epoch."""
-    figure, axes = _figure(size=(7, 4))
+    figure, axes = new_figure(size=(7, 4))
     axes[0, 0].plot(range(epochs), [lr_of_epoch(epoch) for epoch in range(epochs)], ".-")
     axes[0, 0].set(xlabel="epoch", ylabel="learning rate", xlim=(0, epochs))
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].grid(alpha=0.3)
     figure.savefig(Path(save_dir) / "LR.png", dpi=120)
-
-
-def plot_error_split(gains: dict, path) -> None:
-    """Bars of the AP50 that is gained when one kind of error is repaired: {run: {kind: AP50}}, a colour for each run.
-
-    The names of the runs are shown if there are several.
-    """
-    kinds = list(next(iter(gains.values()), {}))
-    figure, axes = _figure(size=(9, 5))
-    axis, width = axes[0, 0], 0.8 / max(len(gains), 1)
-    for i, (run, values) in enumerate(gains.items()):
-        left = np.arange(len(kinds)) + (i - (len(gains) - 1) / 2) * width
-        bars = axis.bar(left, [values[kind] for kind in kinds], width, color=_unit(colors(i + 1)), label=_plain(run))
-        axis.bar_label(bars, fmt="%.3f", fontsize=9 if len(gains) < 4 else 6)
-    axis.set_xticks(range(len(kinds)), kinds)
-    axis.set_axisbelow(True)
-    axis.set(ylabel="AP50 gained when repaired", title="What each kind of error costs")
-    axis.grid(axis="y", alpha=0.3)
-    if len(gains) > 1:
-        figure.legend(loc="outside lower center", fontsize=9)
-    figure.savefig(path, dpi=150)
-
-
-def plot_learning_curves(runs: dict, path) -> None:
-    """The metrics of trainings in one picture: {run: columns of read_results()}, a line for each run.
-
-    The upper row is over epochs. Where a run has a column `time` (seconds of training), a lower row is over hours.
-    """
-    names = [name for name in RESULT_COLUMNS if name.startswith("metrics/")]
-    names = [name for name in names if any(name in columns for columns in runs.values())]
-    rows = ["epoch", "time"] if any("time" in columns for columns in runs.values()) else ["epoch"]
-    figure, axes = _figure(len(rows), max(len(names), 1), size=(4 * max(len(names), 1), 3.5 * len(rows) + 0.5))
-    for row, position in enumerate(rows):
-        for column, name in enumerate(names):
-            axis = axes[row, column]
-            for i, (run, columns) in enumerate(runs.items()):
-                if position not in columns or name not in columns:
-                    continue
-                x = columns["time"] / 3600 if position == "time" else columns["epoch"]
-                label = _plain(run) if (row, column) == (0, 0) else None
-                line = {"marker": ".", "markersize": 4, "color": _unit(colors(i + 1)), "label": label}
-                axis.plot(*_known(x, columns[name]), **line)
-            axis.set(title=_plain(name), xlabel="hours of training" if position == "time" else "epoch")
-            axis.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", fontsize=9)
-    figure.savefig(path, dpi=150)

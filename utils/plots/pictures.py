@@ -1,10 +1,11 @@
-"""Boxes, masks and names on images, mosaics of a batch, crops, feature maps; the charts of charts.py, too.
+"""Boxes, masks and names on images, mosaics of a batch, crops, feature maps.
 
 Needs no torch: tensors are accepted wherever an array is.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import cv2
@@ -13,16 +14,6 @@ import numpy as np
 from utils.boxes import xywh2xyxy, xyxy2xywhn
 from utils.data.images import write_image
 from utils.general import increment_path
-from utils.plots.charts import (  # noqa: F401  one place to import drawing functions from
-    plot_confusion_matrix,
-    plot_evolve,
-    plot_labels,
-    plot_lr,
-    plot_mc_curve,
-    plot_pr_curve,
-    plot_results,
-    plot_val_study,
-)
 from utils.plots.palette import colors
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -209,8 +200,8 @@ def plot_images(
     if images.dtype != np.uint8:
         images = np.clip(images * 255, 0, 255).round().astype(np.uint8)
     count, _, h, w = images.shape
-    columns = int(np.ceil(np.sqrt(count)))
-    rows = int(np.ceil(count / columns))
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
     scale = min(MOSAIC_SIDE_PX / (columns * w), MOSAIC_SIDE_PX / (rows * h), MOSAIC_MAX_UPSCALE)
     tile_w, tile_h = round(w * scale), round(h * scale)
     canvas = np.full((rows * tile_h, columns * tile_w, 3), 255, np.uint8)
@@ -219,17 +210,8 @@ def plot_images(
         image = np.ascontiguousarray(image.transpose(1, 2, 0)[..., ::-1])
         image = cv2.resize(image, (tile_w, tile_h), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         annotator = Annotator(image, **style)
-        rows = targets[:, 0] == i
-        is_sure = targets[rows, 6] >= PREDICTION_MIN_CONF if targets.shape[1] > 6 else np.ones(rows.sum(), bool)
-        shown = targets[rows][is_sure]
-        if masks is not None:
-            annotator.masks(to_numpy(masks[i])[is_sure], [colors(cls, bgr=True) for cls in shown[:, 1]])
-        if paths is not None:
-            name = Path(paths[i]).name[:40]
-            annotator.rectangle((0, 0, *annotator.text_size(name)), fill=(60, 60, 60))
-            annotator.text((0, 0), name, (255, 255, 255))
-        _draw_targets(annotator, shown, names)
-        annotator.rectangle((0, 0, tile_w - 1, tile_h - 1), outline=(255, 255, 255), width=1)
+        name = Path(paths[i]).name[:40] if paths is not None else ""
+        _draw_targets(annotator, targets[targets[:, 0] == i], names, name, None if masks is None else masks[i])
         y, x = i // columns * tile_h, i % columns * tile_w
         canvas[y : y + tile_h, x : x + tile_w] = annotator.result()
     write_image(fname, canvas)
@@ -239,14 +221,22 @@ def _all_names(names) -> str:
     return "".join(map(str, names.values() if isinstance(names, dict) else names)) if names is not None else ""
 
 
-def _draw_targets(annotator: Annotator, targets: np.ndarray, names) -> None:
-    """The targets [n, 6 or 7] of one image."""
+def _draw_targets(annotator: Annotator, targets: np.ndarray, names, file_name: str, masks) -> None:
+    """Draw the targets [n, 6 or 7] of one image, their masks [n, h, w] or None, the file's name, and a frame."""
     w, h = annotator.width - 1, annotator.height - 1
+    is_sure = targets[:, 6] >= PREDICTION_MIN_CONF if targets.shape[1] > 6 else np.ones(len(targets), bool)
+    targets = targets[is_sure]
+    if masks is not None:
+        annotator.masks(to_numpy(masks)[is_sure], [colors(cls, bgr=True) for cls in targets[:, 1]])
+    if file_name:
+        annotator.rectangle((0, 0, *annotator.text_size(file_name)), fill=(60, 60, 60))
+        annotator.text((0, 0), file_name, (255, 255, 255))
     boxes = xywh2xyxy(targets[:, 2:6].copy()).clip(0, 1) * [w, h, w, h]
     confidences = targets[:, 6] if targets.shape[1] > 6 else [None] * len(targets)
     for cls, box, conf in zip(targets[:, 1].astype(int), boxes, confidences):
         name = str(names[cls]) if names is not None and len(names) else str(cls)
         annotator.box_label(box, name if conf is None else f"{name} {conf:.1f}", color=colors(cls, bgr=True))
+    annotator.rectangle((0, 0, w, h), outline=(255, 255, 255), width=1)
 
 
 def save_one_box(xyxy, im, file=Path("im.jpg"), gain=1.02, pad=10, square=False, BGR=False, save=True) -> np.ndarray:

@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
+from extras.compare.charts import plot_error_split, plot_learning_curves
 from extras.compare.errors import KINDS
 from extras.compare.records import Evidence
 from extras.compare.summary import conclude, interval_line
 from tests.extras.compare.test_matching import collect, random_images
-from utils.plots.charts import plot_error_split, plot_learning_curves, read_results
+from utils.plots.charts import read_results
 
 GOOD = ([[0, 0, 9, 9, 0.5, 0]], [[0, 0, 0, 9, 9]])
 LINE = r"mAP50 (.{5}) \(95 % interval (.{5}) to (.{5})\), mAP50-95 (.{5}) \((.{5}) to (.{5})\), 300 resamples of 20 im"

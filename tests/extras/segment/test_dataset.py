@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from extras.segment.dataset import LoadImagesAndMasks
 from extras.segment.targets import polygons_to_masks
 from tests.conftest import SHARED, needs_shared
-from utils.augmentations import Polygons
 from utils.boxes import xywhn2xyxy
+from utils.data.polygons import Polygons
 from utils.dataloaders import create_dataloader
 
 PLAIN = dict.fromkeys(

@@ -247,15 +247,16 @@ def test_run_lengths_are_those_of_pycocotools(seed, h, w, share):
     codes = M.encode_rle(masks)
     expected = pycoco.encode(np.asfortranarray(masks.transpose(1, 2, 0).astype(np.uint8)))
     assert codes == [{"size": [h, w], "counts": code["counts"].decode()} for code in expected]
-    assert (M.decode_rle(codes, (h, w)) == masks).all()
     assert (pycoco.decode(codes).transpose(2, 0, 1) == masks).all()
-    assert M.encode_rle(masks[:0]) == [] and M.decode_rle([], (h, w)).shape == (0, h, w)
+    assert M.encode_rle(masks[:0]) == []
 
 
 def test_run_lengths_of_polygons():
+    from faster_coco_eval.core.mask import decode
+
     square, triangle = [[2, 1], [6, 1], [6, 5], [2, 5]], [[0, 0], [8, 0], [0, 8]]
-    masks = M.decode_rle(M.polygons_to_rle([square, triangle], (8, 9)), (8, 9))
-    assert masks[0].sum() == 16 and masks[0, 1:5, 2:6].all()
+    masks = [decode(code).astype(bool) for code in M.polygons_to_rle([square, triangle], (8, 9))]
+    assert masks[0].sum() == 16 and masks[0][1:5, 2:6].all()
     assert abs(masks[1].sum() - 32) <= 4
     assert M.polygons_to_rle([], (8, 9)) == []
     with pytest.raises(ValueError, match="polygon 1: expected at least 3 points, found 2"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extras.segment.targets import MaskTargets, polygons_to_index_map, polygons_to_masks
-from utils.augmentations import Polygons
+from utils.data.polygons import Polygons
 
 
 def box(x1, y1, x2, y2):

@@ -23,8 +23,8 @@ from extras.shapes.scenes import (
     object_stencil,
     outline,
 )
-from utils.augmentations import Polygons
 from utils.data.labels import parse_labels
+from utils.data.polygons import Polygons
 from utils.general import ROOT
 
 SMALL = {"seed": 3, "train": 5, "val": 3, "test": 2, "imgsz": 64}
@@ -95,8 +95,8 @@ def test_boxes_are_tight_around_the_changed_pixels():
     for seed in range(200):
         rng = np.random.default_rng(seed)
         image = np.zeros((96, 128, 3), np.float32)  # on black a shadow changes nothing
-        kinds, masks = draw_objects(rng, image)
-        if len(kinds) != 1:
+        masks = [o.mask for o in draw_objects(rng, image)]
+        if len(masks) != 1:
             continue
         change = np.linalg.norm(image, axis=2)
         x1, y1, x2, y2 = mask_to_box(masks[0])
@@ -115,7 +115,7 @@ def test_masks_decide_the_labels_and_cover_what_was_painted():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         image = np.zeros((96, 128, 3), np.float32)  # on black a shadow changes nothing
-        _, masks = draw_objects(rng, image)
+        masks = [o.mask for o in draw_objects(rng, image)]
         drawn = (image > 1).any(2)
         union = np.any(masks, axis=0) if masks else np.zeros(drawn.shape, bool)
         rim = cv2.dilate(union.astype(np.uint8), np.ones((7, 7), np.uint8)).astype(bool)  # thin tips
@@ -140,7 +140,7 @@ def test_objects_stay_visible():
     """No object is hidden by the later ones for more than 1 - VISIBLE_MIN, and no two boxes overlap too much."""
     for seed in range(60):
         image = np.zeros((144, 192, 3), np.float32)
-        _, masks = draw_objects(np.random.default_rng(seed), image)
+        masks = [o.mask for o in draw_objects(np.random.default_rng(seed), image)]
         for i, mask in enumerate(masks):
             later = np.any(masks[i + 1 :], axis=0) if masks[i + 1 :] else np.zeros_like(mask)
             assert (mask & ~later).sum() >= shapes.VISIBLE_MIN * mask.sum()
@@ -265,7 +265,7 @@ def test_polygons_hold_the_pixels_of_their_object(size):
     compared = hollow = 0
     for i in range(40):
         image = np.zeros((height, width, 3), np.float32)
-        for _, mask, silhouette in shapes._draw_objects(np.random.default_rng([8, i]), image):
+        for _, mask, silhouette in shapes.draw_objects(np.random.default_rng([8, i]), image):
             x1, y1, x2, y2 = mask_to_box(mask)
             if min(x1, y1, width - x2, height - y2) > 0:  # else the edge of the picture may have opened a hole
                 np.testing.assert_array_equal(silhouette, without_holes(mask))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from extras.teach.pretrain_data import PretrainDataset, load_pretrain_hyp, read_source, scan_images
-from utils.augmentations import GREY
+from utils.data.images import GREY
 from utils.data.loader import epoch_loader
 from utils.general import ROOT
 from utils.yaml_files import load_yaml

@@ -11,12 +11,11 @@ import pytest
 import torch
 
 from extras.segment.targets import MaskTargets
-from utils.augmentations import Polygons
+from utils.data.polygons import Polygons
 from utils.general import ROOT
-from utils.plots import charts
-from utils.plots.palette import PALETTE_RGB
-from utils.plots.pictures import (
+from utils.plots import (
     Annotator,
+    charts,
     colors,
     feature_visualization,
     output_to_targets,
@@ -31,6 +30,7 @@ from utils.plots.pictures import (
     plot_val_study,
     save_one_box,
 )
+from utils.plots.palette import PALETTE_RGB
 
 RED_BGR = (0, 0, 255)
 
@@ -359,7 +359,7 @@ def test_results_without_heading_are_an_error(tmp_path):
 
 
 def test_lines_join_the_epochs_that_were_validated():
-    x, y = charts._known(np.arange(5), np.array([1.0, np.nan, np.inf, 3.0, 5.0]))
+    x, y = charts.known_points(np.arange(5), np.array([1.0, np.nan, np.inf, 3.0, 5.0]))
     assert (x.tolist(), y.tolist()) == ([0, 3, 4], [1, 3, 5])
     np.testing.assert_allclose(charts._moving_average(y, 1), [2, 3, 4])
 
@@ -416,7 +416,7 @@ def test_charts_can_be_drawn_in_several_threads(tmp_path):
 
 def test_pyplot_is_not_used_and_matplotlib_comes_late(tmp_path):
     code = (
-        "import sys; from utils.plots.pictures import plot_lr; assert 'matplotlib' not in sys.modules; "
+        "import sys; from utils.plots import plot_lr; assert 'matplotlib' not in sys.modules; "
         f"plot_lr(lambda e: 1.0, 3, {str(tmp_path)!r}); assert 'matplotlib.pyplot' not in sys.modules; "
         "assert 'torch' not in sys.modules"
     )
