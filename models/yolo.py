@@ -23,7 +23,8 @@ from models.onednn import use_pointwise
 from utils.extras import lazy
 from utils.general import check_yaml
 from utils.logger import LOGGER
-from utils.torch_utils import evaluating, initialize_weights, model_info, scale_img, time_sync
+from utils.timing import Profile
+from utils.torch_utils import evaluating, initialize_weights, model_info, scale_img
 from utils.yaml_files import load_yaml
 
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest stride, 128
@@ -144,10 +145,10 @@ class BaseModel(nn.Module):
             LOGGER.info(f"{'row':>4}{'time (ms)':>12}{'parameters':>12}  module")
             self.row_ms = {}
         output = row(inputs)
-        start = time_sync()
-        for _ in range(runs):
-            row(inputs)
-        self.row_ms[row.i] = (time_sync() - start) / runs * 1e3
+        with Profile(device=next(self.parameters()).device) as profile:
+            for _ in range(runs):
+                row(inputs)
+        self.row_ms[row.i] = profile.t / runs * 1e3
         LOGGER.info(f"{row.i:>4}{self.row_ms[row.i]:>12.2f}{row.np:>12}  {row.type}")
         if row is self.model[-1]:
             LOGGER.info(f"{'all':>4}{sum(self.row_ms.values()):>12.2f}{sum(r.np for r in self.model):>12}")

@@ -6,7 +6,6 @@ import os
 import random
 import re
 import sys
-import time
 import traceback
 from collections import Counter
 from contextlib import contextmanager, suppress
@@ -35,6 +34,7 @@ MOVED = {
     "check_dataset": "utils.data.config",
     "intersect_dicts": "utils.checkpoint",
     "strip_optimizer": "utils.checkpoint",
+    "Profile": "utils.timing",
     **dict.fromkeys(BOX_FUNCTIONS, "utils.boxes"),
 }
 
@@ -243,28 +243,6 @@ def print_args(opt, prefix: str = "") -> None:
     items = opt if isinstance(opt, dict) else vars(opt)
     prefix = prefix or Path(sys.argv[0]).stem
     LOGGER.info(colorstr(f"{prefix}: ") + ", ".join(f"{key}={value}" for key, value in items.items()))
-
-
-class Profile:
-    """`with profile:` adds the seconds of the block to `.t`; `.dt` has the last block's. Waits for a CUDA `device`."""
-
-    def __init__(self, t: float = 0.0, device=None):
-        self.t = t
-        self.dt = 0.0
-        self.cuda = getattr(device, "type", None) == "cuda"
-
-    def __enter__(self):
-        self.start = self._now()
-        return self
-
-    def __exit__(self, *exc_info):
-        self.dt = self._now() - self.start
-        self.t += self.dt
-
-    def _now(self) -> float:
-        if self.cuda:
-            sys.modules["torch"].cuda.synchronize()
-        return time.perf_counter()
 
 
 def file_size(path) -> float:

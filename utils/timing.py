@@ -1,4 +1,4 @@
-"""Where the time of a run goes, stage by stage: what --profile measures. Free of torch.
+"""The project's clock, and where the time of a run goes, stage by stage, for --profile. Free of torch.
 
 times = StageTimes() if opt.profile else UNTIMED
 with times("forward"):
@@ -25,6 +25,44 @@ IN_WORKERS = ("loading", "augmentation")  # stages that data-loading processes m
 VAL = "val "  # prefix of the stages of a validation during a training
 NOTHING = nullcontext()
 END = object()  # the mark after the last item
+
+
+def time_sync(cuda: bool | None = None) -> float:
+    """Return seconds from an arbitrary start, once all work given to the GPU is done.
+
+    cuda: whether there is a GPU to wait for; None finds out.
+    """
+    torch = sys.modules.get("torch")  # without it no work can have been given to a GPU
+    if cuda is None:
+        cuda = torch is not None and torch.cuda.is_available()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def is_cuda(device: object) -> bool:
+    """Tell whether a device, torch's or a name of another runtime's, is an NVIDIA GPU of torch."""
+    return getattr(device, "type", None) == "cuda"
+
+
+class Profile:
+    """A stopwatch: `with profile:` adds the seconds of the block to `.t`; `.dt` has the last block's.
+
+    It waits for a CUDA `device` where the block starts and ends.
+    """
+
+    def __init__(self, t: float = 0.0, device: object = None):
+        self.t = t
+        self.dt = 0.0
+        self.cuda = is_cuda(device)
+
+    def __enter__(self) -> "Profile":
+        self.start = time_sync(self.cuda)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.dt = time_sync(self.cuda) - self.start
+        self.t += self.dt
 
 
 class Untimed:
@@ -74,18 +112,19 @@ class StageTimes(Untimed):
         self.started = self._now()
 
     @contextmanager
-    def __call__(self, stage: str):
+    def __call__(self, stage: str, stopwatch: Profile | None = None):
         stack = self.stacks.setdefault(self._place(), [0.0])
         self._charge(stack)
         stack.append(self.prefix + stage)
         try:
-            yield
+            with stopwatch or NOTHING:
+                yield stopwatch
         finally:
             self._charge(stack)
             stack.pop()
 
     def on(self, device):
-        self.cuda = getattr(device, "type", None) == "cuda"
+        self.cuda = is_cuda(device)
         return self
 
     def each(self, stage, items):
@@ -147,9 +186,7 @@ class StageTimes(Untimed):
         return os.getpid(), threading.get_ident()
 
     def _now(self) -> float:
-        if self.cuda and os.getpid() == self.home[0]:
-            sys.modules["torch"].cuda.synchronize()
-        return time.perf_counter()
+        return time_sync(self.cuda and os.getpid() == self.home[0])
 
 
 def table(rows: list) -> list:

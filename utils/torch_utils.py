@@ -4,7 +4,6 @@ import copy
 import ctypes
 import math
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from functools import wraps
@@ -16,6 +15,8 @@ from torch import nn
 
 from utils.logger import LOGGER
 from utils.muon import Muon
+from utils.timing import Profile
+from utils.timing import time_sync as time_sync  # YOLOv5 users import it from here.
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
@@ -84,13 +85,6 @@ def smart_inference_mode():
         return wrapper
 
     return decorate
-
-
-def time_sync() -> float:
-    """Seconds from an arbitrary start, after all work given to the GPU is done."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def de_parallel(model: nn.Module) -> nn.Module:
@@ -257,22 +251,20 @@ def _profile_one(op, x: torch.Tensor, n: int) -> dict:
 
     with FlopCounterMode(display=False) as counter:
         y = op(x)
-    forward = backward = 0.0
+    forward, backward = Profile(device=x.device), Profile(device=x.device)
     for _ in range(n):
-        start = time_sync()
-        y = op(x)
-        forward += time_sync() - start
+        with forward:
+            y = op(x)
         tensors = [t for t in _tensors(y) if t.requires_grad]
-        start = time_sync()
         if tensors:
-            sum(t.sum() for t in tensors).backward()
-            backward += time_sync() - start
+            with backward:
+                sum(t.sum() for t in tensors).backward()
     shapes = [tuple(t.shape) for t in _tensors(y)]
     return {
         "parameters": sum(p.numel() for p in op.parameters()) if isinstance(op, nn.Module) else 0,
         "flops": counter.get_total_flops(),
-        "forward_ms": forward / n * 1e3,
-        "backward_ms": backward / n * 1e3 if tensors else math.nan,
+        "forward_ms": forward.t / n * 1e3,
+        "backward_ms": backward.t / n * 1e3 if tensors else math.nan,
         "input": tuple(x.shape),
         "output": shapes[0] if len(shapes) == 1 else shapes,
     }

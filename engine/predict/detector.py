@@ -17,7 +17,6 @@ from utils.augmentations import letterboxed_rgb
 from utils.boxes import scale_boxes
 from utils.data.ahead import prefetch
 from utils.general import (
-    Profile,
     check_img_size,
     collecting_later,
     counted,
@@ -29,7 +28,7 @@ from utils.logger import LOGGER, setup_logging
 from utils.nms import as_float32, final_boxes
 from utils.sources.files import open_source
 from utils.sources.frame import Frame
-from utils.timing import UNTIMED, StageTimes, Untimed
+from utils.timing import UNTIMED, Profile, StageTimes, Untimed
 
 DEFAULT_IMGSZ = 640  # where neither the flag nor the checkpoint says
 WINDOW_BATCHES = 4  # batches' worth of pictures that are looked through for equal shapes
@@ -119,7 +118,7 @@ class Detector:
         """Batches (lists of Prepared) from the lists of frames of a source. A thread that reads ahead runs this."""
         stems, number = Stems(), 0
         for frames in self.times.each("loading", source):
-            with self.times("letterbox"), Profile() as letterboxing:
+            with self.times("letterbox", Profile()) as letterboxing:
                 window = []
                 for frame in frames:
                     frame.stem = stems(frame)
@@ -139,9 +138,9 @@ class Detector:
             lines = [f"{p.frame.kind} {p.frame.item}/{p.frame.items} {p.frame.error}" for p in batch]
             return [(p.number, self._result(p.frame), line) for p, line in zip(batch, lines)]
         pictures = np.stack([prepared.picture for prepared in batch])
-        with self.times(self.steps[0]), Profile(device=self.model.device) as inference:
+        with self.times(self.steps[0], Profile(device=self.model.device)) as inference:
             prediction = self.model.predict(pictures, self.augment, self._feature_folder(batch[0].frame))
-        with self.times(self.steps[1]), Profile(device=self.model.device) as finishing:
+        with self.times(self.steps[1], Profile(device=self.model.device)) as finishing:
             results = self.results(prediction, batch)
         h, w = pictures.shape[1:3]
         self._count(dict(zip(self.steps, (inference.t, finishing.t))), shape=(len(batch), 3, h, w))

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from utils.boxes import scale_boxes, xywh2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.extras import load_extra
-from utils.general import Profile, coco80_to_coco91_class
+from utils.general import coco80_to_coco91_class
 from utils.logger import LOGGER
 from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
 from utils.nms import final_boxes
-from utils.timing import UNTIMED, Untimed
+from utils.timing import UNTIMED, Profile, Untimed
 
 PLOTTED_BATCHES = 3
 HEADER = ("%22s" + "%11s" * 6) % ("Class", "Images", "Instances", "P", "R", "mAP50", "mAP50-95")
@@ -186,13 +186,13 @@ class DetectionEvaluator(Evaluator):
 
     def step(self, batch_i, images, targets, paths, shapes) -> None:
         options, (pre_process, inference, suppression) = self.options, self.timers
-        with pre_process, self.times("inference"):
+        with self.times("inference", pre_process):
             inputs = self.to_input(images)
             targets = targets.to(self.device)
             if options.single_cls:
                 targets = self.one_class(targets)
             true_boxes = self.true_boxes(targets)
-        with inference, self.times("inference"), self.precision():
+        with self.times("inference", inference), self.precision():
             output = self.model(inputs, augment=options.augment)
         predictions, trainable = self.split(output)
         with self.times("loss"):
@@ -200,7 +200,7 @@ class DetectionEvaluator(Evaluator):
 
         height, width = images.shape[2:]
         targets_px = true_boxes * true_boxes.new_tensor([1, 1, width, height, width, height])
-        with suppression, self.times("NMS"):
+        with self.times("NMS", suppression):
             found = self.suppress(predictions, targets_px)
         targets_px = targets_px.cpu()
         for i, boxes in enumerate(found):

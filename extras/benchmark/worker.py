@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.general import Profile, write_atomic
+from utils.general import write_atomic
 from utils.logger import setup_logging
+from utils.timing import Profile
 
 TIMED_IMAGES = 50
 WARMUP_PASSES = 3

@@ -11,9 +11,10 @@ from extras.hub.detections import Detections
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.data.images import read_image
-from utils.general import Profile, make_divisible
+from utils.general import make_divisible
 from utils.nms import final_boxes
 from utils.sources.files import local_file
+from utils.timing import Profile
 
 DEFAULT_IMGSZ_PX = 640
 MIN_STRIDE_PX = 32  # a backbone may go deeper than the coarsest head

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from utils.timing import COLUMNS, FILE_NAME, UNTIMED, VAL, StageTimes
+from utils.timing import COLUMNS, FILE_NAME, UNTIMED, VAL, Profile, StageTimes
 
 PAUSE = 0.05  # seconds
 
@@ -98,3 +98,10 @@ def test_without_the_flag_there_is_nothing(tmp_path):
         UNTIMED.count(3)
     UNTIMED.on("cuda").report(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("times", [UNTIMED, StageTimes()])
+def test_a_stopwatch_measures_a_stage_with_and_without_the_flag(times):
+    with times("inference", Profile()) as stopwatch:
+        time.sleep(PAUSE)
+    assert stopwatch.t == stopwatch.dt >= PAUSE
