@@ -68,9 +68,9 @@ class Profile:
 class Untimed:
     """The stand-in for StageTimes in a run without --profile."""
 
-    def __call__(self, stage: str):
-        """Return a context whose seconds belong to the stage."""
-        return NOTHING
+    def __call__(self, stage: str, stopwatch: Profile | None = None):
+        """Return a context whose seconds belong to the stage; they are added to the stopwatch too, if there is one."""
+        return stopwatch or NOTHING
 
     def on(self, device):
         """The same object, which from now on waits for this device, if it is a GPU, where a stage starts or ends."""
