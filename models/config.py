@@ -3,13 +3,13 @@
 import ast
 import copy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
 from utils.general import check_yaml, make_divisible
 from utils.logger import LOGGER
+from utils.text import did_you_mean
 from utils.yaml_files import load_yaml
 
 MODEL_KEYS = (
@@ -30,9 +30,7 @@ def load_cfg(cfg) -> dict:
     content = copy.deepcopy(cfg) if isinstance(cfg, dict) else load_yaml(check_yaml(cfg))
     for key in content:
         if key not in MODEL_KEYS:
-            nearest = get_close_matches(str(key), MODEL_KEYS, n=1)
-            hint = f", did you mean {nearest[0]}?" if nearest else ""
-            LOGGER.warning(f"{source}: unknown key '{key}' is not used{hint}")
+            LOGGER.warning(f"{source}: unknown key '{key}' is not used{did_you_mean(key, MODEL_KEYS)}")
     for key in ("nc", "backbone", "head"):
         if key not in content:
             raise ValueError(f"{source}: key '{key}' is missing; found {', '.join(map(str, content))}")
@@ -86,8 +84,8 @@ def parse_activation(text) -> nn.Module:
     except (AttributeError, SyntaxError, ValueError):
         raise ValueError(f"activation: expected a call such as nn.LeakyReLU(0.1), found {text!r}") from None
     if name not in ACTIVATIONS:
-        nearest = get_close_matches(name, ACTIVATIONS, n=3) or ACTIVATIONS
-        raise ValueError(f"unknown activation '{name}' in {text!r}, did you mean {' or '.join(nearest)}?")
+        hint = did_you_mean(name, ACTIVATIONS, n=3) or f"; known are {', '.join(ACTIVATIONS)}"
+        raise ValueError(f"unknown activation '{name}' in {text!r}{hint}")
     try:
         return getattr(nn, name)(*args, **kwargs)
     except TypeError as error:

@@ -8,7 +8,6 @@ import ast
 import inspect
 import re
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -16,6 +15,7 @@ from torch import nn
 from models import common, experimental, heads
 from models.backbone import BACKBONES, is_backbone
 from models.config import ACTIVATIONS, ModelSettings, parse_activation
+from utils.text import did_you_mean
 
 
 class Layer(NamedTuple):
@@ -157,9 +157,8 @@ def find_layer(name) -> Layer:
         raise ValueError(f"expected a module name, found {name!r}")
     known = name if name in LAYERS else _PLAIN_BACKBONES.get(_plain(name))
     if known is None:
-        nearest = get_close_matches(name, LAYERS, n=3, cutoff=0.5) or get_close_matches(f"nn.{name}", LAYERS, n=3)
-        hint = f", did you mean {' or '.join(nearest)}?" if nearest else f"; known names: {', '.join(sorted(LAYERS))}"
-        raise ValueError(f"unknown module '{name}'{hint}")
+        hint = did_you_mean(name, LAYERS, n=3, cutoff=0.5) or did_you_mean(f"nn.{name}", LAYERS, n=3)
+        raise ValueError(f"unknown module '{name}'{hint or '; known names: ' + ', '.join(sorted(LAYERS))}")
     return LAYERS[known]
 
 

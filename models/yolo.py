@@ -23,6 +23,7 @@ from models.onednn import use_pointwise
 from utils.extras import lazy
 from utils.general import check_yaml
 from utils.logger import LOGGER
+from utils.text import aligned
 from utils.timing import Profile
 from utils.torch_utils import evaluating, initialize_weights, model_info, scale_img
 from utils.yaml_files import load_yaml
@@ -177,10 +178,8 @@ class BaseModel(nn.Module):
 
     def layer_table(self) -> str:
         """Return a line for each row: index, from, number of modules, parameters, module, arguments."""
-        lines = [f"{'':>4}{'from':>18}{'n':>4}{'params':>12}  {'module':<28}arguments"]
-        for row in self.model:
-            lines.append(f"{row.i:>4}{row.f!s:>18}{row.repeats:>4}{row.np:>12}  {row.type:<28}{row.args}")
-        return "\n".join(lines)
+        rows = [(row.i, row.f, row.repeats, row.np, row.type, row.args) for row in self.model]
+        return aligned([("", "from", "n", "params", "module", "arguments"), *rows], left=(4, 5))
 
     def info(self, verbose=False, img_size=640) -> str:
         """Log and return layers, parameters, gradients and GFLOPs at `img_size` px."""

@@ -16,8 +16,8 @@ LAYERS = ["utils", "models", "engine", "extras", "scripts"]  # each may import f
 PACKAGES = ["utils", "models", "engine", "extras"]
 SCRIPT_FOLDERS = ["segment", "classify", "bench"]
 # modules at the bottom -> what of utils they may import when they are imported themselves
-LEAVES = {"utils.logger": set(), "utils.dist": set(), "utils.boxes": set(), "utils.extras": set()}
-LEAVES["utils.general"] = {"utils.logger", "utils.extras"}
+LEAVES = {"utils.logger": set(), "utils.dist": set(), "utils.boxes": set(), "utils.extras": set(), "utils.text": set()}
+LEAVES["utils.general"] = {"utils.logger", "utils.extras", "utils.text"}
 # the path of `python detect.py --weights best.onnx`, which needs numpy, OpenCV and the runtime alone
 TORCH_FREE = [
     "engine.options",

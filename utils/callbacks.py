@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from difflib import get_close_matches
+
+from utils.text import did_you_mean
 
 # hook -> positional arguments that it is fired with
 HOOKS = {
@@ -62,5 +63,4 @@ class Callbacks:
     @staticmethod
     def _check(hook: str) -> None:
         if hook not in HOOKS:
-            match = get_close_matches(str(hook), HOOKS, n=1)
-            raise ValueError(f"unknown callback hook '{hook}'" + (f" (did you mean {match[0]}?)" if match else ""))
+            raise ValueError(f"unknown callback hook '{hook}'{did_you_mean(hook, HOOKS, ' ({})')}")

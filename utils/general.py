@@ -4,18 +4,16 @@ import gc
 import math
 import os
 import random
-import re
 import sys
 import traceback
-from collections import Counter
 from contextlib import contextmanager, suppress
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
 
 from utils.extras import lazy
 from utils.logger import LOGGER, colorstr
+from utils.text import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.1.0"
@@ -106,8 +104,7 @@ def find_file(name, folders=("models", "data")) -> Path:
         return matches[0]
     if matches:
         raise FileNotFoundError(f"'{name}' is ambiguous: {', '.join(str(m.relative_to(ROOT)) for m in matches)}")
-    nearest = get_close_matches(path.name, [file.name for file in files], n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    hint = did_you_mean(path.name, [file.name for file in files], "; {}")
     places = f", in {ROOT} or below its {' and '.join(folders)}" if folders else ""
     raise FileNotFoundError(f"file '{name}' not found here{places}{hint}")
 
@@ -203,13 +200,6 @@ def default_weights(project: str = "runs/train") -> Path:
     return newest or EMBEDDED_WEIGHTS
 
 
-def aligned(rows: list, left=()) -> str:
-    """Return rows of texts as a table; columns whose number is in `left` begin at the left, others end at the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    cells = [[f"{text:{'<' if i in left else '>'}{widths[i]}}" for i, text in enumerate(row)] for row in rows]
-    return "\n".join("  ".join(row).rstrip() for row in cells)
-
-
 def chosen_weights(weights, project: str = "runs/train") -> list:
     """Return --weights as a list of files; where it is not given, the default of `project`, which is logged."""
     if weights:
@@ -255,19 +245,6 @@ def file_size(path) -> float:
 def usable_cores() -> int:
     """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def counted(number: int, name: str) -> str:
-    """'1 bus', '2 buses', '3 persons', '4 scissors'."""
-    if number == 1 or re.search("[^su]s$", name):  # scissors, skis: a plural already
-        return f"{number} {name}"
-    return f"{number} {name}{'es' if name.endswith(('s', 'x', 'ch', 'sh')) else 's'}"
-
-
-def describe_classes(classes, names: dict) -> str:
-    """'2 persons, 1 bus' for the class numbers [n] of an image's boxes, or '(no detections)'."""
-    counts = sorted(Counter(int(cls) for cls in classes).items())
-    return ", ".join(counted(n, str(names.get(cls, cls))) for cls, n in counts) or "(no detections)"
 
 
 @contextmanager

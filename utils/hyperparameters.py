@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.general import find_file
+from utils.text import did_you_mean
 from utils.yaml_files import load_yaml
 
 
@@ -96,10 +97,7 @@ def load_hyp(source: str | Path | dict, table: dict = TABLE) -> dict:
 
 def _check(where: str, key: str, value, table: dict) -> None:
     if key not in table:
-        from difflib import get_close_matches
-
-        match = get_close_matches(str(key), table, n=1)
-        raise ValueError(f"{where}: unknown hyperparameter '{key}'" + (f" (did you mean {match[0]}?)" if match else ""))
+        raise ValueError(f"{where}: unknown hyperparameter '{key}'{did_you_mean(key, table, ' ({})')}")
     choices = table[key].choices
     if choices:
         if value not in choices:

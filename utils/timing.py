@@ -18,6 +18,7 @@ from pathlib import Path
 
 from utils.general import write_atomic
 from utils.logger import LOGGER
+from utils.text import aligned
 
 FILE_NAME = "profile.csv"
 COLUMNS = ("stage", "where", "seconds", "share", "ms_per_image")
@@ -147,7 +148,7 @@ class StageTimes(Untimed):
 
     def report(self, folder):
         rows = self.rows()
-        LOGGER.info("\n" + "\n".join(table(rows)))
+        LOGGER.info("\n" + table(rows))
         lines = [f"{stage},{where},{seconds:.6g},{share:.6g},{ms:.6g}" for stage, where, seconds, share, ms in rows]
         write_atomic(Path(folder) / FILE_NAME, "\n".join([",".join(COLUMNS), *lines, ""]).encode())
 
@@ -189,13 +190,11 @@ class StageTimes(Untimed):
         return time_sync(self.cuda and os.getpid() == self.home[0])
 
 
-def table(rows: list) -> list:
-    """Lines of text for StageTimes.rows(), the longest stages first."""
-    lines = [f"{'Stage':<24}{'Seconds':>10}{'Share':>10}{'ms/image':>12}"]
-    for where in ("main", "beside"):
-        chosen = sorted((row for row in rows if row[1] == where), key=lambda row: -row[2])
-        if chosen and where == "beside":
-            lines.append("beside these, in other threads and processes:")
-        for stage, _, seconds, share, milliseconds in chosen:
-            lines.append(f"{stage:<24}{seconds:>10.2f}{share:>10.1%}{milliseconds:>12.2f}")
-    return lines
+def table(rows: list[tuple[str, str, float, float, float]]) -> str:
+    """Return the text for StageTimes.rows(), the longest stages first; "beside" marks other threads and processes."""
+    ordered = sorted(rows, key=lambda row: (row[1] != "main", -row[2]))
+    cells = [
+        (stage, f"{seconds:.2f}", f"{share:.1%}", f"{ms:.2f}", where if where == "beside" else "")
+        for stage, where, seconds, share, ms in ordered
+    ]
+    return aligned([("Stage", "Seconds", "Share", "ms/image", ""), *cells], left=(0, 4))

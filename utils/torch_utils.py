@@ -15,6 +15,7 @@ from torch import nn
 
 from utils.logger import LOGGER
 from utils.muon import Muon
+from utils.text import aligned
 from utils.timing import Profile
 from utils.timing import time_sync as time_sync  # YOLOv5 users import it from here.
 
@@ -200,10 +201,11 @@ def model_info(model: nn.Module, verbose: bool = False, imgsz=640) -> str:
     """
     parameters = list(model.named_parameters())
     if verbose:
-        LOGGER.info(f"{'':>5} {'name':<48} {'gradient':>8} {'parameters':>12} {'shape':<20} {'mean':>10} {'std':>10}")
+        rows = [("", "name", "gradient", "parameters", "shape", "mean", "std")]
         for i, (name, p) in enumerate(parameters):
-            statistics = f"{p.mean():>10.3g} {p.std(correction=0):>10.3g}"
-            LOGGER.info(f"{i:>5} {name:<48} {p.requires_grad!s:>8} {p.numel():>12} {list(p.shape)!s:<20} {statistics}")
+            mean, std = f"{p.mean():.3g}", f"{p.std(correction=0):.3g}"
+            rows.append((i, name, p.requires_grad, p.numel(), list(p.shape), mean, std))
+        LOGGER.info(aligned(rows, left=(1, 4)))
     ch = getattr(model, "yaml", {}).get("ch", 3)
     rows = len(model.model) if hasattr(model, "model") else len(list(model.modules()))
     total = sum(p.numel() for _, p in parameters)
@@ -232,17 +234,15 @@ def profile(inputs, ops, n: int = 10, device=None) -> list:
     The last two are shapes. Also logged as a table. backward_ms is nan where there is nothing to differentiate.
     """
     device = select_device("") if device is None else torch.device(device)
-    LOGGER.info(f"{'parameters':>12}{'GFLOPs':>10}{'forward (ms)':>14}{'backward (ms)':>15}{'input':>24}{'output':>24}")
-    results = []
+    results, rows = [], [("parameters", "GFLOPs", "forward (ms)", "backward (ms)", "input", "output")]
     for x in inputs if isinstance(inputs, (list, tuple)) else [inputs]:
         for op in ops if isinstance(ops, (list, tuple)) else [ops]:
             x = x.to(device).requires_grad_()
             result = _profile_one(op.to(device) if isinstance(op, nn.Module) else op, x, n)
             results.append(result)
-            LOGGER.info(
-                f"{result['parameters']:>12}{result['flops'] / 1e9:>10.2f}{result['forward_ms']:>14.2f}"
-                f"{result['backward_ms']:>15.2f}{result['input']!s:>24}{result['output']!s:>24}"
-            )
+            figures = [f"{result['flops'] / 1e9:.2f}", f"{result['forward_ms']:.2f}", f"{result['backward_ms']:.2f}"]
+            rows.append((result["parameters"], *figures, result["input"], result["output"]))
+    LOGGER.info(aligned(rows))
     return results
 
 

@@ -6,7 +6,7 @@ An option in DATA_DEFAULTS is None until `apply_data_defaults` takes it from the
 
 import argparse
 
-from engine.options.flags import DATA_DEFAULTS, nearest
+from engine.options.flags import DATA_DEFAULTS
 from engine.options.inference import (
     classify_predict_parser,
     classify_val_parser,
@@ -17,6 +17,7 @@ from engine.options.inference import (
 )
 from engine.options.tools import benchmark_parser, compare_parser, export_parser
 from engine.options.training import classify_train_parser, pretrain_parser, segment_train_parser, train_parser
+from utils.text import did_you_mean
 
 PARSERS = {
     "train": train_parser,
@@ -51,7 +52,7 @@ def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
     actions = {s.lstrip("-").replace("-", "_"): action for s, action in parser._option_string_actions.items()}
     for key, value in kwargs.items():
         if key not in actions:
-            raise TypeError(f"{name}.run() has no option '{key}'{nearest(key, actions)}")
+            raise TypeError(f"{name}.run() has no option '{key}'{did_you_mean(key, actions, ' ({})')}")
         action = actions[key]
         if action.choices is not None and value is not None and value not in action.choices:
             raise ValueError(f"{name}.run(): {key}={value!r} is not one of {list(action.choices)}")

@@ -1,8 +1,9 @@
 """The parts that several command lines share: the parser itself, defaults, and groups of flags."""
 
 import argparse
-import difflib
 import sys
+
+from utils.text import did_you_mean
 
 # option -> (key in a dataset YAML, value where neither the flag nor the data file gives one)
 DATA_DEFAULTS = {
@@ -52,15 +53,9 @@ class Parser(argparse.ArgumentParser):
                 self.error(f"{flag} does not exist here: {reason}")
         opt, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            hint = nearest(unknown[0].split("=")[0], self._option_string_actions)
+            hint = did_you_mean(unknown[0].split("=")[0], self._option_string_actions, " ({})")
             self.error(f"unknown argument {' '.join(unknown)}{hint}")
         return opt
-
-
-def nearest(name, known) -> str:
-    """Return ' (did you mean X?)' for the entry of `known` most like `name`, or ''."""
-    match = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {match[0]}?)" if match else ""
 
 
 def data_default(option: str, fallbacks=None) -> str:

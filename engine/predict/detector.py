@@ -16,18 +16,12 @@ from engine.predict.sinks import Sinks, Stems, frame_stem
 from utils.augmentations import letterboxed_rgb
 from utils.boxes import scale_boxes
 from utils.data.ahead import prefetch
-from utils.general import (
-    check_img_size,
-    collecting_later,
-    counted,
-    default_weights,
-    describe_classes,
-    increment_path,
-)
+from utils.general import check_img_size, collecting_later, default_weights, increment_path
 from utils.logger import LOGGER, setup_logging
 from utils.nms import as_float32, final_boxes
 from utils.sources.files import open_source
 from utils.sources.frame import Frame
+from utils.text import counted, describe_classes
 from utils.timing import UNTIMED, Profile, StageTimes, Untimed
 
 DEFAULT_IMGSZ = 640  # where neither the flag nor the checkpoint says

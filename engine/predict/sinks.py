@@ -20,9 +20,9 @@ import numpy as np
 
 from utils.boxes import xyxy2xywhn
 from utils.data.images import write_image
-from utils.general import counted
 from utils.logger import LOGGER
 from utils.sources.files import is_url, suffix_of
+from utils.text import counted
 from utils.timing import UNTIMED, Untimed
 
 WRITABLE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # others are saved as .jpg

@@ -1,7 +1,6 @@
 """The model of a training and its optimizer: starting weights, frozen layers, stochastic depth."""
 
 import argparse
-from difflib import get_close_matches
 
 import torch
 from torch import nn
@@ -12,6 +11,7 @@ from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.general import check_yaml
 from utils.logger import LOGGER
+from utils.text import did_you_mean
 from utils.torch_utils import smart_optimizer
 
 
@@ -73,10 +73,8 @@ def freeze_layers(model: nn.Module, specs: list) -> list[str]:
         if isinstance(spec, int) and spec >= len(rows):
             raise ValueError(f"--freeze: the model's last row is {len(rows) - 1}, found {spec}")
         if isinstance(spec, str) and not any(_has_parts(name, part) for name in names):
-            match = get_close_matches(part, {part for name in names for part in _prefixes(name)}, n=1)
-            raise ValueError(
-                f"--freeze: no parameter has '{spec}' in its name{f' (did you mean {match[0]}?)' if match else ''}"
-            )
+            hint = did_you_mean(part, {part for name in names for part in _prefixes(name)}, " ({})")
+            raise ValueError(f"--freeze: no parameter has '{spec}' in its name{hint}")
     frozen = [name for name in names if any(_has_parts(name, part) for part in parts)]
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)

@@ -8,7 +8,6 @@ Nothing is random but by (seed, epoch, index): any number of workers, and a run 
 import hashlib
 import os
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,7 @@ from utils.data.loader import epoch_loader
 from utils.data.scan import Problem, check_size, log_problems, map_files
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
+from utils.text import did_you_mean
 from utils.yaml_files import load_yaml
 
 VAL_FOLDERS = ("val", "valid", "validation", "test")  # the first that is there is the val split of a folder
@@ -121,8 +121,7 @@ def class_folders(path) -> set:
 
 def _check_classes(folders: list, found: set, split: str, path, where: str) -> None:
     for name in sorted(found - set(folders)):
-        nearest = get_close_matches(name, folders, n=1)
-        hint = f", did you mean {nearest[0]}?" if nearest else ""
+        hint = did_you_mean(name, folders)
         raise ValueError(f"{where}: {Path(_roots(path)[0], name)} is no class of the data set ({_some(folders)}){hint}")
     missing = [name for name in folders if name not in found]
     if missing and split == "train":

@@ -7,7 +7,6 @@ import argparse
 import copy
 import io
 import re
-from difflib import get_close_matches
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from models.yolo import BaseModel, load_cfg, parse_model
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.general import find_file, write_atomic
 from utils.logger import LOGGER, setup_logging
+from utils.text import aligned, did_you_mean
 from utils.torch_utils import initialize_weights, model_info
 
 STRIDE_PX = 32
@@ -129,10 +129,10 @@ class ClassificationModel(BaseModel):
         """A line for each row as in a detector's table, or for each part of a network without rows."""
         if self.has_rows:
             return super().layer_table()
-        lines = [f"{'':>4}{'params':>12}  {'part':<20}module"]
+        rows = [("", "params", "part", "module")]
         for i, (name, part) in enumerate(self.model.named_children()):
-            lines.append(f"{i:>4}{sum(p.numel() for p in part.parameters()):>12}  {name:<20}{type(part).__name__}")
-        return "\n".join(lines)
+            rows.append((i, sum(p.numel() for p in part.parameters()), name, type(part).__name__))
+        return aligned(rows, left=(2, 3))
 
     def export_state_dict(self) -> dict:
         """The network's tensors, float32, under its own names: those of published EdgeViT, torchvision or timm.
@@ -192,9 +192,10 @@ def find_network(name: str) -> str:
         if short.split(".")[0] in known.get(found, ()):
             return f"{found}/{short}"
     everything = [*VARIANTS, *known["torchvision"], *known["timm"]]
-    nearest = get_close_matches(short, everything, n=3) or [*VARIANTS, "resnet18"]
+    nearest = did_you_mean(short, dict.fromkeys(everything), n=3)
+    nearest = nearest or f", did you mean {' or '.join([*VARIANTS, 'resnet18'])}?"
     hint = "" if known["timm"] else " (timm's names need timm: pip install timm)"
-    raise ValueError(f"no classifier '{name}', did you mean {' or '.join(dict.fromkeys(nearest))}?{hint}")
+    raise ValueError(f"no classifier '{name}'{nearest}{hint}")
 
 
 def _timm_names() -> list:

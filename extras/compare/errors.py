@@ -16,6 +16,7 @@ import numpy as np
 
 from extras.compare.matching import class_ap
 from utils.boxes import box_iou
+from utils.text import aligned
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU
 KINDS = ("class", "location", "both", "duplicate", "background", "missed")
@@ -127,5 +128,5 @@ def _map50(rows: _Rows, not_asked=()) -> float:
 
 def error_lines(split: ErrorSplit) -> list:
     """A table with a row for each kind: how many, and the AP50 that they cost."""
-    rows = [f"{kind:>22}{split.counts[kind]:>11}{split.gains[kind]:>13.3f}" for kind in KINDS]
-    return [f"{'Error':>22}{'Number':>11}{'AP50 gained':>13}", *rows]
+    rows = [(kind, split.counts[kind], f"{split.gains[kind]:.3f}") for kind in KINDS]
+    return aligned([("Error", "Number", "AP50 gained"), *rows]).splitlines()

@@ -11,13 +11,13 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
-from difflib import get_close_matches
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
 from utils.logger import LOGGER
+from utils.text import did_you_mean
 
 RELEASE_URL = "https://github.com/ultralytics/yolov5/releases/download/v7.0/"
 RELEASE_NAMES = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg", "-cls"))
@@ -175,9 +175,8 @@ def attempt_download(name) -> Path:
     if path.is_file():
         return path
     if path.name not in RELEASE_NAMES:
-        nearest = get_close_matches(path.name, RELEASE_NAMES, n=1, cutoff=0.8)
-        hint = f"; did you mean {nearest[0]}, which is downloaded?" if nearest else ""
-        raise FileNotFoundError(f"weights '{name}' not found{hint}")
+        hint = did_you_mean(path.name, RELEASE_NAMES, "; {}", cutoff=0.8)
+        raise FileNotFoundError(f"weights '{name}' not found{hint}" + " That file is downloaded." * bool(hint))
     url = RELEASE_URL + path.name
     LOGGER.info(f"Downloading {url} to {path}")
     return download(url, path, min_bytes=1_000_000)

@@ -23,6 +23,7 @@ from models.exportable import exportable
 from utils.data.images import find_images, read_image
 from utils.general import ROOT, VERSION, file_size
 from utils.logger import LOGGER, colorize
+from utils.text import aligned
 
 PARITY_IMAGES = 32
 CALIBRATION_IMAGES = 128
@@ -272,14 +273,13 @@ def replace(source: Path, target: Path) -> Path:
 
 def summary(results: list) -> str:
     """Return a table over all formats."""
-    lines = [f"{'format':<14}{'MB':>8}{'seconds':>9}{'box px':>10}{'score':>10}{'unmatched':>11}  file"]
+    rows = [("format", "MB", "seconds", "box px", "score", "unmatched", "file")]
     for result in results:
         size = "failed" if result.error else f"{file_size(result.file):.1f}"
         p = None if result.error else result.parity
         figures = [f"{p['box_px']:.2g}", f"{p['score']:.2g}", p["unmatched"]] if p else ["-"] * 3
-        cells = "{:>10}{:>10}{:>11}".format(*figures)
-        lines.append(f"{result.format.title:<14}{size:>8}{result.seconds:>9.1f}{cells}  {result.file or '-'}")
-    return "\n".join(lines)
+        rows.append((result.format.title, size, f"{result.seconds:.1f}", *figures, result.file or "-"))
+    return aligned(rows, left=(0, 6))
 
 
 def report(results: list) -> None:

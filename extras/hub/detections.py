@@ -7,9 +7,10 @@ from PIL import Image
 
 from utils.boxes import xyxy2xywh
 from utils.data.images import write_image
-from utils.general import counted, describe_classes, increment_path
+from utils.general import increment_path
 from utils.logger import LOGGER
 from utils.plots.pictures import Annotator, colors, save_one_box
+from utils.text import counted, describe_classes
 
 
 class Detections:

@@ -1,7 +1,5 @@
 """A backbone that learns to reproduce a teacher's maps."""
 
-from difflib import get_close_matches
-
 import torch
 from torch import nn
 
@@ -9,6 +7,7 @@ from models.backbone import BACKBONES
 from models.backbone.Edgevit import VARIANTS
 from models.yolo import BaseModel
 from utils.checkpoint import Checkpoint
+from utils.text import did_you_mean
 from utils.torch_utils import model_info
 
 BACKBONE = "model."  # prefix of the backbone's tensors in the state dict
@@ -28,8 +27,7 @@ class Student(BaseModel):
         super().__init__()
         self.yaml, name = dict(yaml), yaml["backbone"]
         if name not in VARIANTS:
-            nearest = get_close_matches(str(name), VARIANTS, n=1, cutoff=0)[0]
-            raise ValueError(f"--backbone: no backbone '{name}', did you mean {nearest}?")
+            raise ValueError(f"--backbone: no backbone '{name}'{did_you_mean(name, VARIANTS, cutoff=0)}")
         self.model = BACKBONES[name]()
         own = dict(zip(self.model.out_strides, self.model.out_channels))
         self.levels = [self.model.out_strides.index(stride) for stride in yaml["strides"]]

@@ -1,7 +1,6 @@
 """Frozen networks that another network learns from: detectors, and networks of timm and torchvision."""
 
 import os
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlparse
@@ -16,6 +15,7 @@ from models.load import attempt_load, class_for
 from models.yolo import BaseModel
 from utils.checkpoint import load_checkpoint, load_state_dict_file, state_sha256
 from utils.general import find_file
+from utils.text import did_you_mean
 
 STRIDES = (4, 8, 16, 32)  # px, of the maps that a backbone learns
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest one, 128
@@ -209,9 +209,7 @@ def _from_torchvision(name: str, weights: str, download: bool) -> Teacher:
 
     known = vision.list_models(module=vision)
     if name not in known:
-        nearest = get_close_matches(name, known, n=3)
-        hint = f", did you mean {' or '.join(nearest)}?" if nearest else ""
-        raise ValueError(f"torchvision has no model '{name}'{hint}")
+        raise ValueError(f"torchvision has no model '{name}'{did_you_mean(name, known, n=3)}")
     network, published = vision.get_model(name, weights=None), vision.get_model_weights(name).DEFAULT
     file = weights or _torch_cache(published.url)
     if file:

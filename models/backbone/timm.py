@@ -3,12 +3,11 @@
 timm is an extra: pip install timm. In a model file: [-1, 1, timm, [resnet18]].
 """
 
-from difflib import get_close_matches
-
 from torch import fx, nn
 
 from models.backbone.pretrained import load_backbone_weights
 from utils.logger import LOGGER
+from utils.text import did_you_mean
 from utils.torch_utils import BATCH_NORMS, fuse_conv_and_bn
 
 STRIDES = (2, 4, 8, 16, 32)
@@ -63,8 +62,7 @@ def _create(name: str, in_chans: int, **kwargs) -> nn.Module:
     except ImportError:
         raise ImportError(f"the backbone 'timm {name}' needs timm: pip install timm") from None
     if not timm.is_model(name):
-        nearest = get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(f"timm has no model '{name}'" + (f", did you mean {' or '.join(nearest)}?" if nearest else ""))
+        raise ValueError(f"timm has no model '{name}'{did_you_mean(name, timm.list_models(), n=3)}")
     return timm.create_model(name, features_only=True, in_chans=in_chans, **kwargs)
 
 

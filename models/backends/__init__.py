@@ -13,6 +13,7 @@ from types import ModuleType
 from models.backends.base import Backend
 from utils.general import chosen_weights
 from utils.logger import LOGGER
+from utils.text import did_you_mean
 
 __all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of", "one_checkpoint"]
 
@@ -94,16 +95,12 @@ REPLACED = {
 
 def find_format(name: str) -> Format:
     """Return the row of FORMATS for a name of --include; ValueError, with what replaces it or is nearest, if none."""
-    from difflib import get_close_matches
-
     known = {key: row for row in FORMATS if row.exports for key in (row.key, *row.aliases)}
     if name in known:
         return known[name]
     if name in REPLACED:
         raise ValueError(f"--include {name}: this format is not written here; {REPLACED[name]}")
-    nearest = get_close_matches(name, known, n=1)
-    hint = f" (did you mean {nearest[0]}?)" if nearest else ""
-    raise ValueError(f"--include {name}: expected one of {', '.join(known)}{hint}")
+    raise ValueError(f"--include {name}: expected one of {', '.join(known)}{did_you_mean(name, known, ' ({})')}")
 
 
 def format_of(weights) -> Format:

@@ -1,6 +1,5 @@
 """Dataset YAML files: read, check, find the folders, and draw or download the data where they are missing."""
 
-import difflib
 import inspect
 import os
 import shutil
@@ -10,6 +9,7 @@ from utils.data.folder import check_own_folder, working_folder
 from utils.extras import load_extra
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
+from utils.text import did_you_mean
 from utils.yaml_files import load_yaml
 
 SPLITS = ("train", "val", "test")
@@ -71,8 +71,7 @@ def _is_int(value) -> bool:
 def _check_keys(config: dict, where: str) -> None:
     for key in config:
         if key not in KNOWN_KEYS | FOREIGN_KEYS:
-            match = difflib.get_close_matches(str(key), KNOWN_KEYS, n=1)
-            LOGGER.warning(f"{where}: unknown key '{key}' is ignored{f' (did you mean {match[0]}?)' if match else ''}")
+            LOGGER.warning(f"{where}: unknown key '{key}' is ignored{did_you_mean(key, KNOWN_KEYS, ' ({})')}")
     for key, (expected, is_valid) in DEFAULTS.items():
         if key in config and not is_valid(config[key]):
             raise ValueError(f"{where}: '{key}' must be {expected}, found {config[key]!r}")
