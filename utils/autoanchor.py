@@ -2,9 +2,9 @@
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from utils.logger import LOGGER
+from utils.text import progress_bar
 
 GOOD_RECALL = 0.98  # share of boxes that some anchor must fit for the anchors to be kept
 MAX_BOXES = 50_000  # enough for a stable search; more are sampled
@@ -121,7 +121,7 @@ def _kmeans(wh: np.ndarray, n: int, rng) -> np.ndarray:
 def _evolve(wh: np.ndarray, anchors: np.ndarray, thr: float, generations: int, rng, verbose: bool) -> np.ndarray:
     """Hill climbing: each candidate has a few of the sides changed by some per cent."""
     best = _fitness(wh, anchors, thr)
-    bar = tqdm(range(generations), desc=f"{PREFIX}mutating anchors")
+    bar = progress_bar(range(generations), f"{PREFIX}mutating anchors")
     for _ in bar:
         changed = rng.random(anchors.shape) < CHANGED_SHARE
         candidate = (anchors * np.exp(changed * rng.normal(0, MUTATION, anchors.shape))).clip(MIN_SIDE_PX)

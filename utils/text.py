@@ -37,8 +37,11 @@ def aligned(rows: Iterable[Sequence[object]], left: Collection[int] = ()) -> str
     return "\n".join("  ".join(line).rstrip() for line in lines)
 
 
-def progress(items: Iterable[Any] | None, description: str, show: bool = True, **kwargs: Any):
-    """Return a tqdm bar over the items (None: to be updated by hand), drawn on a terminal alone and then wiped away."""
+def progress_bar(items: Iterable[Any] | None, description: str, show: bool = True, **kwargs: Any):
+    """Return a tqdm bar over the items (None: to be updated by hand), drawn on a terminal alone and then wiped away.
+
+    Elsewhere, as in a log file, and where not to `show`, the items pass without a word.
+    """
     from tqdm import tqdm  # The command lines' --help takes its suggestions from here and needs no bars.
 
     return tqdm(items, description, disable=None if show else True, **{"leave": False, **kwargs})

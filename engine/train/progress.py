@@ -2,11 +2,12 @@
 
 import math
 import time
+from collections.abc import Iterator
 
 import torch
-from tqdm import tqdm
 
 from utils.logger import LOGGER
+from utils.text import progress_bar
 
 COLUMN = 11  # characters
 BAR_FORMAT = "{desc} {percentage:3.0f}% {bar:10} {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}"
@@ -63,7 +64,10 @@ class MeanLosses:
 
 
 class EpochProgress:
-    """Iterate over an epoch's batches behind a bar with columns Epoch, GPU_mem, the losses, Instances, Size."""
+    """Iterate over an epoch's batches behind a bar with columns Epoch, GPU_mem, the losses, Instances, Size.
+
+    Where there is no terminal the last state of the columns is logged at the end of the epoch instead.
+    """
 
     def __init__(
         self, batches, total: int, epoch: int, epochs: int, loss_names, device: torch.device, show: bool = True
@@ -74,13 +78,18 @@ class EpochProgress:
             names = ("Epoch", "GPU_mem", *loss_names, "Instances", "Size")
             LOGGER.info("\n" + "".join(f"{name:>{COLUMN}}" for name in names))
         width = COLUMN * (4 + len(loss_names))
-        self.bar = tqdm(batches, f"{self.epoch:>{COLUMN}}".ljust(width), total, bar_format=BAR_FORMAT, disable=not show)
+        self.columns = f"{self.epoch:>{COLUMN}}".ljust(width)
+        self.bar = progress_bar(batches, self.columns, show, total=total, bar_format=BAR_FORMAT, leave=True)
+        self.log_end = show and self.bar.disable
 
-    def __iter__(self):
-        return iter(self.bar)
+    def __iter__(self) -> Iterator:
+        yield from self.bar
+        if self.log_end:
+            LOGGER.info(self.columns)
 
     def update(self, losses: list[float], instances: int, size: int) -> None:
         """Show the epoch's mean losses, the objects in the newest batch and its image size in pixels."""
         reserved = torch.cuda.memory_reserved(self.device) / 1e9 if self.device.type == "cuda" else 0
         cells = [self.epoch, f"{reserved:.3g}G", *(f"{loss:.4g}" for loss in losses), str(instances), str(size)]
-        self.bar.set_description_str("".join(f"{cell:>{COLUMN}}" for cell in cells), refresh=False)
+        self.columns = "".join(f"{cell:>{COLUMN}}" for cell in cells)
+        self.bar.set_description_str(self.columns, refresh=False)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from utils.boxes import scale_boxes, xywh2xyxy, xyxy2xywh, xyxy2xywhn
 from utils.extras import load_extra
@@ -19,6 +18,7 @@ from utils.general import coco80_to_coco91_class
 from utils.logger import LOGGER
 from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
 from utils.nms import final_boxes
+from utils.text import progress_bar
 from utils.timing import UNTIMED, Profile, Untimed
 
 PLOTTED_BATCHES = 3
@@ -116,8 +116,7 @@ class Evaluator:
     def run(self, loader):
         self.fire("on_val_start")
         LOGGER.info(self.header)
-        hide = None if self.options.progress else True  # None: only where there is no terminal
-        batches = self.times.each("waiting", tqdm(loader, desc="validating", leave=False, disable=hide))
+        batches = self.times.each("waiting", progress_bar(loader, "validating", self.options.progress))
         for i, batch in enumerate(batches):
             self.fire("on_val_batch_start")
             self.images += len(batch[0])

@@ -14,10 +14,8 @@ from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from utils.logger import LOGGER
-from utils.text import did_you_mean
+from utils.text import did_you_mean, progress_bar
 
 RELEASE_URL = "https://github.com/ultralytics/yolov5/releases/download/v7.0/"
 RELEASE_NAMES = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg", "-cls"))
@@ -89,9 +87,7 @@ def _append(response: HTTPResponse, part: Path, start: int, url: str) -> None:
     total = start + int(length) if length else None
     with (
         open(part, "ab") as out,
-        tqdm(
-            total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024, desc=part.stem, dynamic_ncols=True
-        ) as bar,
+        progress_bar(None, part.stem, total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024) as bar,
     ):
         out.truncate(start)
         while chunk := response.read(CHUNK_BYTES):
@@ -133,7 +129,7 @@ def safe_unzip(file, folder=None, is_wanted: Callable[[str], bool] | None = None
             _check_members(file, folder, members)
             members = _choose(file, members, is_wanted)
             with tempfile.TemporaryDirectory(dir=folder, prefix=".unzip-") as temporary:
-                for member in tqdm(members, desc=f"unzip {file.name}", unit="file", dynamic_ncols=True):
+                for member in progress_bar(members, f"unzip {file.name}", unit="file"):
                     target = folder / member.filename
                     if not target.exists():
                         target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import numpy as np
 from extras.shapes.background import degrade, draw_background, draw_curves
 from extras.shapes.folder import SPLITS, check_options, keep_drawn
 from extras.shapes.scenes import KINDS, object_stencil, paint
+from utils.text import progress_bar
 
 VERSION = 1  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 DRAWN_BY = "utils/shapes_cls.py"
@@ -33,13 +34,11 @@ def draw_dataset(folder, seed: int = 0, train: int = 1600, val: int = 160, test:
 
 
 def _draw_files(folder: Path, options: dict) -> None:
-    from tqdm import tqdm
-
     for split in SPLITS:
         for kind in KINDS:
             (folder / split / kind).mkdir(parents=True)
     jobs = [(split_index, i) for split_index, split in enumerate(SPLITS) for i in range(options[split])]
-    for split_index, i in tqdm(jobs, desc=f"Drawing {len(jobs)} pictures of shapes", unit="", leave=False):
+    for split_index, i in progress_bar(jobs, f"Drawing {len(jobs)} pictures of shapes", unit=""):
         rng = np.random.default_rng([options["seed"], split_index, i])
         image = draw_picture(rng, KINDS[i % len(KINDS)], options["imgsz"])
         encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]

@@ -15,6 +15,7 @@ import numpy as np
 
 from extras.shapes.background import VIVID, degrade, draw_background, draw_curves, random_color
 from extras.shapes.folder import SPLITS, check_options, keep_drawn
+from utils.text import progress_bar
 
 VERSION = 5  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 KINDS = ("circle", "square", "triangle", "star", "cross", "arrow", "crescent", "heart")
@@ -63,13 +64,11 @@ def draw_dataset(
 
 
 def _draw_files(folder: Path, options: dict) -> None:
-    from tqdm import tqdm
-
     for split in SPLITS:
         for kind in ("images", "labels"):
             (folder / kind / split).mkdir(parents=True)
     jobs = [(split_index, i) for split_index, split in enumerate(SPLITS) for i in range(options[split])]
-    for split_index, i in tqdm(jobs, desc=f"Drawing {len(jobs)} pictures of shapes", unit="", leave=False):
+    for split_index, i in progress_bar(jobs, f"Drawing {len(jobs)} pictures of shapes", unit=""):
         rng = np.random.default_rng([options["seed"], split_index, i])
         width, height = (round(options["imgsz"] * side) for side in ASPECTS_WH[i % len(ASPECTS_WH)])
         image, labels = draw_scene(rng, width, height, "masks" in options)

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from extras.teach.cache import TeacherCache, picture_checksum
 from utils.augmentations import letterbox
@@ -16,6 +15,7 @@ from utils.data.images import chw_rgb, find_images, read_image
 from utils.data.scan import MIN_SIDE_PX, THREADS, Problem, log_problems
 from utils.data.store import LabelScan, PolygonsPerImage, RowsPerImage
 from utils.logger import LOGGER
+from utils.text import progress_bar
 
 BATCH = 16
 PREFIX = "unlabeled: "
@@ -56,7 +56,7 @@ def label_images(
         return i, mark, _read_square(files[i], imgsz) if record is None else record
 
     records, problems = {}, []  # the records by the image's number
-    bar = tqdm(total=len(files), desc=f"{PREFIX}asking the teacher", disable=not progress)
+    bar = progress_bar(None, f"{PREFIX}asking the teacher", progress, total=len(files))
     with ThreadPool(THREADS) as pool, bar:
         for start in range(0, len(files), BATCH):  # by parts: images that wait take memory
             waiting = []

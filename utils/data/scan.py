@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
 
-from tqdm import tqdm
-
 from utils.data.images import image_size
 from utils.logger import LOGGER
+from utils.text import progress_bar
 
 THREADS = 8
 MIN_SIDE_PX = 10  # Smaller images are refused where labels are read or made.
@@ -37,10 +36,9 @@ def map_files(function: Callable, files: Sequence, description: str, progress: b
 
     chunk: files that a thread takes at once; 1 for work that takes more than a few milliseconds.
     """
-    with ThreadPool(THREADS) as pool, tqdm(total=len(files), desc=description, disable=not progress) as bar:
-        for result in pool.imap(function, files, chunksize=chunk):
-            bar.update()
-            yield result
+    with ThreadPool(THREADS) as pool:
+        results = pool.imap(function, files, chunksize=chunk)
+        yield from progress_bar(results, description, progress, total=len(files))
 
 
 def check_size(file: str) -> tuple[int, int] | Problem:
