@@ -21,7 +21,7 @@ OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "Muon", "RMSProp"]
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
 SEGMENT_DATA = "data/shapes-seg.yaml"
 # options that the engine asks for, and for which classification has no flags
-NOT_FOR_CLASSIFIERS = {"classes": None, "save_format": 0, "line_thickness": 3} | dict.fromkeys(
+NOT_FOR_CLASSIFIERS = {"classes": None, "save_format": 0, "line_thickness": 3, "close_mosaic": 0} | dict.fromkeys(
     "evolve image_weights multi_scale quad single_cls augment square save_txt save_json save_hybrid save_conf "
     "save_crop visualize hide_labels hide_conf".split(),
     False,
