@@ -28,7 +28,12 @@ def load_extra(module: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name not in ("extras", f"extras.{folder}"):
             raise
-        raise ImportError(f"the folder extras/{folder} is not here: it is needed for {EXTRAS[folder]}") from None
+        raise ImportError(missing_extra(folder)) from None
+
+
+def missing_extra(folder: str) -> str:
+    """Return what is said of a folder of extras/ that is not there."""
+    return f"the folder extras/{folder} is not here: it is needed for {EXTRAS[folder]}"
 
 
 def has_extra(folder: str) -> bool:

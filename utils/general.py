@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.extras import lazy
+from utils.extras import EXTRAS, lazy, missing_extra
 from utils.logger import LOGGER, colorstr
 from utils.text import did_you_mean
 
@@ -275,9 +275,20 @@ def main_guard(main, *args, **kwargs) -> int:
     except (ValueError, TypeError, ImportError, OSError) as error:
         if os.environ.get("YOLOV5_TRACEBACK") == "1" or not _is_user_error(error):
             raise
-        hint = ": pip install -r requirements.txt" if isinstance(error, ModuleNotFoundError) else ""
-        print(f"error: {error or type(error).__name__}{hint}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 1
+
+
+def _one_line(error: Exception) -> str:
+    """Return the message of an error; for a module that is not there what brings it."""
+    if not isinstance(error, ModuleNotFoundError):
+        return str(error) or type(error).__name__
+    package, _, folder = (error.name or "").partition(".")
+    return (
+        missing_extra(folder)
+        if package == "extras" and folder in EXTRAS
+        else f"{error}: pip install -r requirements.txt"
+    )
 
 
 def _is_user_error(error: Exception) -> bool:

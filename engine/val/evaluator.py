@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from utils.boxes import scale_boxes, xywh2xyxy, xyxy2xywh, xyxy2xywhn
-from utils.extras import load_extra
+from utils.extras import has_extra, load_extra
 from utils.general import coco80_to_coco91_class
 from utils.logger import LOGGER
 from utils.metrics import ConfusionMatrix, DetectionMetrics, DetectionResult
@@ -180,7 +180,7 @@ class DetectionEvaluator(Evaluator):
         self.confusion_matrix = ConfusionMatrix(len(self.names))
         self.files = PredictionFiles(self.options, self.names)
         self.evidence = None
-        if self.options.evidence:
+        if self.options.evidence and has_extra("compare"):
             self.evidence = load_extra("compare.records").Evidence(self.names, self.options.evidence)
 
     def step(self, batch_i, images, targets, paths, shapes) -> None:
