@@ -8,9 +8,18 @@
 Reads the evidence.npz that val.py and the end of a training write. Pictures go to runs/compare/exp.
 """
 
+import argparse
 import sys
 
 from engine import options
+from utils.extras import load_extra
+from utils.logger import setup_logging
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Compare the runs of `opt`, print the figures, draw the pictures."""
+    setup_logging()
+    load_extra("compare.comparison").compare(opt)
 
 
 def run(*runs, **kwargs) -> list:
@@ -18,23 +27,10 @@ def run(*runs, **kwargs) -> list:
 
     Returns a Difference for each run but the first, metric and class, and for all classes together.
     """
-    from extras.compare.comparison import compare
-
     opt = options.from_kwargs("compare", kwargs)
     opt.runs = list(runs)
-    return compare(opt)
-
-
-def main(opt) -> None:
-    from extras.compare.comparison import compare
-    from utils.logger import setup_logging
-
-    setup_logging()
-    compare(opt)
+    return load_extra("compare.comparison").compare(opt)
 
 
 if __name__ == "__main__":
-    opt = options.parse("compare")
-    from utils.general import main_guard
-
-    sys.exit(main_guard(main, opt))
+    sys.exit(options.start("compare", main))

@@ -17,9 +17,22 @@ Without --weights the newest run of train.py is used, else the embedded weights.
 The exit code is 1 if a file could not be read; all others are done nevertheless.
 """
 
+import argparse
 import sys
 
 from engine import options
+
+
+def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:
+    """Read the options from a command line (default: sys.argv)."""
+    return options.parse("detect", argv)
+
+
+def main(opt: argparse.Namespace) -> int:
+    """Detect, print, write; return the exit code."""
+    from engine.predict.run import run_script
+
+    return run_script(opt)
 
 
 def run(**kwargs) -> list:
@@ -27,22 +40,12 @@ def run(**kwargs) -> list:
 
     Returns an engine.predict.detector.Result for every image or frame: path, boxes (float32 [n, 6]: xyxy in pixels,
     confidence, class), names, and error if the file could not be read. Pictures are not kept; to have them one at a
-    time, or for a source without end, iterate over engine.predict.detector.predict(opt) instead.
+    time, or for a source without end, iterate over engine.predict.run.predict(opt) instead.
     """
-    from engine.predict.detector import collect
+    from engine.predict.run import collect
 
     return collect(options.from_kwargs("detect", kwargs))
 
 
-def main(opt) -> int:
-    """Detect, print, write; returns the exit code."""
-    from engine.predict.detector import run_script
-
-    return run_script(opt)
-
-
 if __name__ == "__main__":
-    opt = options.parse("detect")
-    from utils.general import main_guard
-
-    sys.exit(main_guard(main, opt))
+    sys.exit(options.start("detect", main))

@@ -10,25 +10,22 @@ The result: python train.py --cfg models/yolov5_edgevit.yaml --backbone-weights 
 From Python: `import pretrain; pretrain.run(source="folder", teacher="yolov5n.pt")`; every flag: pretrain.py --help
 """
 
+import argparse
 import sys
 
 from engine import options
+from utils.extras import load_extra
 
 
-def main(opt, callbacks=None):
-    """Pretrain with `opt`; returns it with `save_dir`, the run folder."""
-    from extras.teach.pretraining import pretrain
-
-    return pretrain(opt, callbacks)
+def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
+    """Pretrain with `opt` and return it with `save_dir`, the run folder."""
+    return load_extra("teach.pretraining").pretrain(opt, callbacks)
 
 
-def run(callbacks=None, **kwargs):
-    """Pretrain from Python with options as keywords (source="folder", epochs=5); returns them, with `save_dir`."""
+def run(callbacks=None, **kwargs) -> argparse.Namespace:
+    """Pretrain from Python with options as keywords (source="folder", epochs=5) and return them with `save_dir`."""
     return main(options.from_kwargs("pretrain", kwargs), callbacks)
 
 
 if __name__ == "__main__":
-    opt = options.parse("pretrain")
-    from utils.general import main_guard  # only now, as --help needs none of it
-
-    sys.exit(main_guard(main, opt))
+    sys.exit(options.start("pretrain", main, first="torch"))

@@ -16,27 +16,22 @@ import sys
 from engine import options
 
 
-def parse_opt(argv=None) -> argparse.Namespace:
+def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:
+    """Read the options from a command line (default: sys.argv)."""
     return options.parse("train", argv)
 
 
 def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
-    """Train (or search hyperparameters) with `opt`; returns it with `save_dir`, the run folder."""
-    from utils.general import collecting_later
-
-    with collecting_later():
-        from engine.train.run import train
+    """Train (or search hyperparameters) with `opt` and return it with `save_dir`, the run folder."""
+    from engine.train.run import train
 
     return train(opt, callbacks)
 
 
 def run(**kwargs) -> argparse.Namespace:
-    """Train from Python with options as keywords (imgsz=320, batch_size=8); returns them, with `save_dir`."""
+    """Train from Python with options as keywords (imgsz=320, batch_size=8) and return them with `save_dir`."""
     return main(options.from_kwargs("train", kwargs))
 
 
 if __name__ == "__main__":
-    opt = parse_opt()
-    from utils.general import main_guard  # only now, as --help needs none of it
-
-    sys.exit(main_guard(main, opt))
+    sys.exit(options.start("train", main, first="torch"))

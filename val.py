@@ -12,39 +12,34 @@
 Results go to runs/val/exp.
 """
 
+import argparse
 import sys
 
 from engine import options
 
 
+def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:
+    """Read the options from a command line (default: sys.argv)."""
+    return options.parse("val", argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Validate with `opt`; the figures are printed and written."""
+    from engine.val.run import run_script
+
+    run_script(opt)
+
+
 def run(callbacks=None, **kwargs):
     """Validate from Python: run(weights="best.pt", data="my.yaml"); the options are those of val.py.
 
-    Returns an engine.val.evaluator.EvalResult; with task speed or study a list of one for each model (and size).
+    Returns an engine.val.detection.EvalResult; with task speed or study a list of one for each model (and size).
     callbacks: a utils.callbacks.Callbacks whose on_val_... hooks are fired.
     """
-    return _validate(options.from_kwargs("val", kwargs), callbacks)
+    from engine.val.run import validate
 
-
-def main(opt) -> None:
-    from utils.logger import setup_logging
-
-    setup_logging()
-    _validate(opt)
-
-
-def _validate(opt, callbacks=None):
-    from utils.general import collecting_later
-
-    with collecting_later():
-        from engine.val import run as validation
-
-    tasks = {"speed": validation.speed, "study": validation.study}
-    return tasks.get(opt.task, validation.validate)(opt, callbacks)
+    return validate(options.from_kwargs("val", kwargs), callbacks)
 
 
 if __name__ == "__main__":
-    opt = options.parse("val")
-    from utils.general import main_guard
-
-    sys.exit(main_guard(main, opt))
+    sys.exit(options.start("val", main, first="torch"))

@@ -8,15 +8,37 @@ Results go to runs/val-cls/exp.
 From Python: `from classify import val; val.run(weights="best.pt", data="my.yaml")`.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: only then is the project's root not on the path
+if __name__ == "__main__":  # Only a script lacks the project's root on its path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.scripts import start, val_script
+from engine import options
+from utils.extras import load_extra
 
-main, run = val_script("classify")
+
+def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:
+    """Read the options from a command line (default: sys.argv)."""
+    return options.parse("classify/val", argv)
+
+
+def main(opt: argparse.Namespace) -> None:
+    """Validate with `opt`; the figures are printed and written."""
+    task = load_extra("classify.task").CLASSIFY
+    from engine.val.run import run_script
+
+    run_script(opt, task)
+
+
+def run(callbacks=None, **kwargs):
+    """Validate from Python with options as keywords and return an extras.classify.task.ClassificationEvalResult."""
+    task = load_extra("classify.task").CLASSIFY
+    from engine.val.run import validate
+
+    return validate(options.from_kwargs("classify/val", kwargs), callbacks, task)
+
 
 if __name__ == "__main__":
-    sys.exit(start("classify/val", main))
+    sys.exit(options.start("classify/val", main, first="torch"))

@@ -9,7 +9,7 @@ from engine.options import apply_data_defaults
 from engine.train import build
 from engine.train.recipe import AUTO
 from engine.train.schedule import scaled_loss_gains
-from engine.val.evaluator import DetectionEvaluator, evaluate
+from engine.val.detection import DetectionEvaluator, evaluate
 from models.yolo import DetectionModel
 from utils import dist
 from utils.autoanchor import check_anchors
@@ -104,7 +104,7 @@ class Task:
         """What val.py prints below the table."""
 
     def evaluate(self, model, loader, **options):
-        """engine.val.evaluator.evaluate with the task's evaluator."""
+        """engine.val.detection.evaluate with the task's evaluator."""
         return evaluate(model, loader, evaluator=self.evaluator, **options)
 
 

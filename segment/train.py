@@ -10,15 +10,34 @@ Results go to runs/train-seg/exp, exp2 ...; every flag: python segment/train.py 
 From Python: `from segment import train; train.run(epochs=10, imgsz=320)` with the options as keywords.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
-if __name__ == "__main__":  # run as a script: only then is the project's root not on the path
+if __name__ == "__main__":  # Only a script lacks the project's root on its path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from engine.scripts import start, train_script
+from engine import options
+from utils.extras import load_extra
 
-main, run = train_script("segment")
+
+def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:
+    """Read the options from a command line (default: sys.argv)."""
+    return options.parse("segment/train", argv)
+
+
+def main(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
+    """Train with `opt` and return it with `save_dir`, the run folder."""
+    task = load_extra("segment.task").SEGMENT
+    from engine.train.run import train
+
+    return train(opt, callbacks, task)
+
+
+def run(callbacks=None, **kwargs) -> argparse.Namespace:
+    """Train from Python with options as keywords and return them with `save_dir`, the run folder."""
+    return main(options.from_kwargs("segment/train", kwargs), callbacks)
+
 
 if __name__ == "__main__":
-    sys.exit(start("segment/train", main))
+    sys.exit(options.start("segment/train", main, first="torch"))

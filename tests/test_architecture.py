@@ -22,6 +22,7 @@ LEAVES["utils.general"] = {"utils.logger", "utils.extras", "utils.text"}
 TORCH_FREE = [
     "engine.options",
     "engine.predict.detector",
+    "engine.predict.run",
     "engine.predict.sinks",
     "models.backends",
     "models.backends.metadata",

@@ -5,6 +5,8 @@ An option in DATA_DEFAULTS is None until `apply_data_defaults` takes it from the
 """
 
 import argparse
+from collections.abc import Callable, Sequence
+from importlib import import_module
 
 from engine.options.flags import DATA_DEFAULTS
 from engine.options.inference import (
@@ -36,9 +38,27 @@ PARSERS = {
 }
 
 
-def parse(name: str, argv=None) -> argparse.Namespace:
-    """Read a command line (default: sys.argv) with the parser called `name`."""
-    return PARSERS[name]().parse_args(argv)
+def parse(name: str, argv: Sequence[str] | bool | None = None) -> argparse.Namespace:
+    """Read a command line (default: sys.argv) with the parser called `name`.
+
+    True reads sys.argv and passes over what it does not know, as YOLOv5's parse_opt(known=True) does.
+    """
+    parser = PARSERS[name]()
+    return parser.parse_known_args()[0] if argv is True else parser.parse_args(None if argv is False else argv)
+
+
+def start(name: str, main: Callable[[argparse.Namespace], int | None], first: str = "") -> int:
+    """Run a script's main() with its command line and return the exit code.
+
+    first: a slow package that main() needs, imported beforehand without garbage collection.
+    """
+    opt = parse(name)
+    from utils.general import collecting_later, main_guard  # --help needs neither.
+
+    if first:
+        with collecting_later():
+            import_module(first)
+    return main_guard(main, opt)
 
 
 def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:

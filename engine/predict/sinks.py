@@ -1,197 +1,62 @@
-"""What prediction writes: text, CSV, JSON, crops, images, videos, and a window. One class for each.
+"""Where the results of a prediction go: records, and images, videos and a window with the boxes drawn.
 
-A sink has write(result) or, if it needs the picture with the boxes drawn, write(result, picture), and close().
-`result` is an engine.predict.detector.Result. Sinks puts them together and writes in a thread of its own.
+A sink for drawn pictures has write(result, picture) and close(). Sinks puts all of them together and writes in a thread
+of its own.
 """
 
-import csv
-import json
 import os
-import re
 import sys
-from collections import Counter, deque
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import cv2
 import numpy as np
 
-from utils.boxes import xyxy2xywhn
+from engine.predict.names import image_name
+from engine.predict.records import CropSink, CsvSink, JsonSink, TxtSink
 from utils.data.images import write_image
 from utils.logger import LOGGER
-from utils.sources.files import is_url, suffix_of
-from utils.text import counted
 from utils.timing import UNTIMED, Untimed
 
-WRITABLE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # others are saved as .jpg
 AHEAD = 8  # results that may wait for the writing thread
 
 
-def safe_name(text: str) -> str:
-    """`text` as a file or folder name: path separators and characters that some system forbids become '_'."""
-    return re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "_", text).strip(" .") or "_"
+class Drawer:
+    """Draws the masks and boxes of a result, or its most probable classes, on a copy of its image."""
 
+    def __init__(self, line_thickness: int = 3, hide_labels: bool = False, hide_conf: bool = False):
+        self.line_thickness = line_thickness
+        self.hide_labels = hide_labels
+        self.hide_conf = hide_conf
 
-class Stems:
-    """Names for output files: the source's own, and NAME_2, NAME_3 ... for further files of the same name."""
+    def __call__(self, result) -> np.ndarray:
+        from utils.plots.palette import colors
+        from utils.plots.pictures import Annotator
 
-    def __init__(self):
-        self.stems = {}  # source -> stem
-        self.used = set()  # lower case: some file systems do not tell A from a
-        self.numbers = Counter()  # wanted stem -> last number given to it
-
-    def __call__(self, frame) -> str:
-        source = frame.path, frame.item
-        if source not in self.stems:
-            wanted = stem = safe_name(plain_stem(frame))
-            while self._taken(stem.lower(), frame.kind):
-                self.numbers[wanted] += 1
-                stem = f"{wanted}_{self.numbers[wanted] + 1}"
-            self.stems[source] = stem
-            self.used.add(stem.lower())
-        return self.stems[source]
-
-    def _taken(self, stem: str, kind: str) -> bool:
-        if kind == "image":
-            return stem in self.used
-        frame_names = re.compile(re.escape(stem) + r"(_\d+)?")  # a video's labels are STEM_1.txt, STEM_2.txt ...
-        return any(frame_names.fullmatch(other) for other in self.used)
-
-
-def frame_stem(frame) -> str:
-    """The stem of a Frame or Result, and for one frame of many its number."""
-    return frame.stem if frame.kind == "image" else f"{frame.stem}_{frame.frame}"
-
-
-def plain_stem(frame) -> str:
-    if frame.kind in ("stream", "screen"):
-        address = re.sub("//[^/@]*@", "//", frame.path)  # no password in a file name
-        return Path(address).stem if Path(address).is_file() else address
-    return Path(unquote(urlsplit(frame.path).path) if is_url(frame.path) else frame.path).stem
-
-
-class TxtSink:
-    """labels/NAME.txt: one row per box; no file where there is no box.
-
-    voc=False: class, xywh normalised by the image's width and height, or with masks the polygon, x y x y ...,
-    normalised too. voc=True: class, xyxy in pixels. Then the confidence, if with_conf. Of classification: the five most
-    probable classes, each with its probability before it.
-    """
-
-    def __init__(self, folder: Path, voc: bool = False, with_conf: bool = False):
-        self.folder = folder / "labels"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.voc = voc
-        self.with_conf = with_conf
-        self.files = 0
-
-    def write(self, result) -> None:
-        rows = self._chances(result) if result.probabilities is not None else self._objects(result)
-        if rows:
-            (self.folder / f"{frame_stem(result)}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
-            self.files += 1
+        picture = result.image.copy()
+        for mask, (*_, cls) in zip(result.masks or (), result.boxes.tolist()):
+            mask.draw(picture, colors(int(cls), True))
+        annotator = Annotator(picture, line_width=self.line_thickness, example=str(result.names))
+        if result.probabilities is not None:
+            self._list_classes(annotator, result)
+        for *xyxy, conf, cls in result.boxes[::-1].tolist():  # the most confident last, so on top
+            name = result.names[int(cls)]
+            label = "" if self.hide_labels else name if self.hide_conf else f"{name} {conf:.2f}"
+            annotator.box_label(xyxy, label, color=colors(int(cls), True))
+        return annotator.result()
 
     @staticmethod
-    def _chances(result) -> list:
-        return [f"{probability:.2f} {result.names[cls]}" for cls, probability in result.top()]
-
-    def _objects(self, result) -> list:
-        h, w = result.shape
-        corners = result.boxes[:, :4]
-        places = list(corners if self.voc else xyxy2xywhn(corners.copy(), w, h))
-        if result.masks is not None and not self.voc:
-            polygons = [mask.polygon() / np.float32([w, h]) for mask in result.masks]
-            places = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, places)]
-        rows = [[cls, *place, *([conf] * self.with_conf)] for place, (conf, cls) in zip(places, result.boxes[:, 4:])]
-        return [" ".join(f"{value:g}" for value in row) for row in rows]
-
-    def close(self) -> None:
-        LOGGER.info(f"{counted(self.files, 'label file')} in {self.folder}")
-
-
-class CsvSink:
-    """predictions.csv: image name (that of the saved picture), class name, confidence; a row per box or top class."""
-
-    def __init__(self, folder: Path):
-        self.file = open(folder / "predictions.csv", "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.writer = csv.writer(self.file)
-        self.writer.writerow(["Image Name", "Prediction", "Confidence"])
-
-    def write(self, result) -> None:
-        found = [(cls, conf) for *_, conf, cls in result.boxes.tolist()]
-        found = found if result.probabilities is None else result.top()
-        self.writer.writerows([image_name(result), result.names[int(cls)], f"{conf:.2f}"] for cls, conf in found)
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class JsonSink:
-    """predictions.json: a list with a record for each picture: where it is from, its size, and what was found.
-
-    Boxes are xyxy in pixels; a mask is its polygon, x and y in pixels; of classification there are the top classes.
-    """
-
-    def __init__(self, folder: Path):
-        self.file = open(folder / "predictions.json", "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
-        self.file.write("[")
-        self.separator = "\n"
-
-    def write(self, result) -> None:
-        h, w = result.shape
-        boxes = [
-            {"class": int(cls), "name": result.names[int(cls)], "confidence": round(conf, 5), "box_xyxy": xyxy}
-            for *xyxy, conf, cls in result.boxes.tolist()
-        ]
-        record = {"image": image_name(result), "source": result.path, "frame": result.frame}
-        record |= {"width": w, "height": h}
-        if result.masks is not None:
-            for box, mask in zip(boxes, result.masks):
-                box["polygon"] = mask.polygon().tolist()
-        if result.probabilities is None:
-            record["boxes"] = boxes
-        else:
-            record["classes"] = [
-                {"class": cls, "name": result.names[cls], "probability": round(probability, 5)}
-                for cls, probability in result.top()
-            ]
-        self.file.write(self.separator + json.dumps(record, ensure_ascii=False))
-        self.separator = ",\n"
-
-    def close(self) -> None:
-        self.file.write("\n]\n")
-        self.file.close()
-
-
-class CropSink:
-    """crops/CLASS/NAME.jpg: a picture of every box. Where that file exists already, NAME2.jpg, NAME3.jpg ..."""
-
-    def __init__(self, folder: Path):
-        from utils.plots.pictures import save_one_box
-
-        self.folder = folder / "crops"
-        self.cut = save_one_box
-
-    def write(self, result) -> None:
-        count = Counter()
-        for *xyxy, _, cls in result.boxes.tolist():
-            crop = self.cut(np.array(xyxy), result.image, BGR=True, save=False)
-            folder = self.folder / safe_name(result.names[int(cls)])
-            folder.mkdir(parents=True, exist_ok=True)
-            count[cls] += 1
-            write_image(free_file(folder, frame_stem(result), count[cls]), crop)
-
-    def close(self) -> None:
-        pass
-
-
-def free_file(folder: Path, stem: str, number: int) -> Path:
-    """STEM.jpg (number 1), STEM2.jpg, STEM3.jpg ...: the first from `number` on that does not exist."""
-    while (file := folder / f"{stem}{number if number > 1 else ''}.jpg").exists():
-        number += 1
-    return file
+    def _list_classes(annotator, result) -> None:
+        """The most probable classes, light on dark, one below the other in the upper left corner."""
+        y = 0
+        for cls, probability in result.top():
+            line = f"{result.names[cls]} {probability:.2f}"
+            w, h = annotator.text_size(line)
+            annotator.rectangle((0, y, w, y + h), fill=(32, 32, 32))
+            annotator.text((0, y), line)
+            y += h
 
 
 class ImageSink:
@@ -265,50 +130,6 @@ def display_problem() -> str:
     except cv2.error:
         return "this OpenCV was built without windows (opencv-python-headless?)"
     return ""
-
-
-def image_name(result) -> str:
-    """File name of the picture or video that shows this result."""
-    if result.kind != "image":
-        return f"{result.stem}.mp4"
-    suffix = "." + suffix_of(result.path)
-    return result.stem + (suffix if suffix in WRITABLE_SUFFIXES else ".jpg")
-
-
-class Drawer:
-    """Draws the masks and boxes of a result, or its most probable classes, on a copy of its image."""
-
-    def __init__(self, line_thickness: int = 3, hide_labels: bool = False, hide_conf: bool = False):
-        self.line_thickness = line_thickness
-        self.hide_labels = hide_labels
-        self.hide_conf = hide_conf
-
-    def __call__(self, result) -> np.ndarray:
-        from utils.plots.palette import colors
-        from utils.plots.pictures import Annotator
-
-        picture = result.image.copy()
-        for mask, (*_, cls) in zip(result.masks or (), result.boxes.tolist()):
-            mask.draw(picture, colors(int(cls), True))
-        annotator = Annotator(picture, line_width=self.line_thickness, example=str(result.names))
-        if result.probabilities is not None:
-            self._list_classes(annotator, result)
-        for *xyxy, conf, cls in result.boxes[::-1].tolist():  # the most confident last, so on top
-            name = result.names[int(cls)]
-            label = "" if self.hide_labels else name if self.hide_conf else f"{name} {conf:.2f}"
-            annotator.box_label(xyxy, label, color=colors(int(cls), True))
-        return annotator.result()
-
-    @staticmethod
-    def _list_classes(annotator, result) -> None:
-        """The most probable classes, light on dark, one below the other in the upper left corner."""
-        y = 0
-        for cls, probability in result.top():
-            line = f"{result.names[cls]} {probability:.2f}"
-            w, h = annotator.text_size(line)
-            annotator.rectangle((0, y, w, y + h), fill=(32, 32, 32))
-            annotator.text((0, y), line)
-            y += h
 
 
 class Sinks:

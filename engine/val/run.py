@@ -1,5 +1,6 @@
 """What val.py does: open model and data, let the evaluator measure, say what came out."""
 
+import argparse
 from copy import copy
 from pathlib import Path
 
@@ -7,10 +8,10 @@ import torch
 
 from engine.options import apply_data_defaults
 from engine.options.flags import TRAIN_PROJECTS
-from engine.task import DETECT
+from engine.task import DETECT, Task
 from models.backends import DetectMultiBackend
 from utils.general import check_img_size, default_weights, increment_path
-from utils.logger import LOGGER, colorize
+from utils.logger import LOGGER, colorize, setup_logging
 from utils.timing import UNTIMED, StageTimes
 from utils.torch_utils import device_summary, keep_freed_memory
 
@@ -19,11 +20,19 @@ STUDY_COLUMNS = ("imgsz", "P", "R", "mAP50", "mAP50-95", "pre_ms", "inference_ms
 SPEED_THRESHOLDS = {"conf_thres": 0.25, "iou_thres": 0.45}  # as in use, not as for AP
 
 
-def validate(opt, callbacks=None, task=DETECT):
-    """--task train, val, test: measure one model (or ensemble) on that split, with all files and pictures.
+def run_script(opt: argparse.Namespace, task: Task = DETECT) -> None:
+    """Validate as the scripts do: the figures are printed and written."""
+    setup_logging()
+    validate(opt, task=task)
 
-    Returns the result of the task's evaluator.
+
+def validate(opt: argparse.Namespace, callbacks=None, task: Task = DETECT):
+    """Do what --task names: measure one model (or ensemble) on a split with all files and pictures, or speed or study.
+
+    Returns the result of the task's evaluator, of speed and study a list of them.
     """
+    if opt.task in ("speed", "study"):
+        return {"speed": speed, "study": study}[opt.task](opt, callbacks)
     times = StageTimes() if opt.profile else UNTIMED
     with times("model"):
         opt, model, data = open_all(opt, opt.task, task)

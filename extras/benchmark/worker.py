@@ -35,7 +35,7 @@ def measure(job: dict) -> dict:
 
     The first part loads nothing but the runtime: what the validation needs besides must not count as its memory.
     """
-    from engine.predict.detector import image_size
+    from engine.predict.run import image_size
     from models.backends import DetectMultiBackend
 
     model = DetectMultiBackend(job["file"], job["device"], fp16=job["half"], threads=job["threads"])
@@ -88,7 +88,7 @@ def peak_memory_mb():
 
 
 def validate(model, job: dict, imgsz: int):
-    """The EvalResult (engine.val.evaluator) on the val split, images padded to squares, for files of one size."""
+    """The EvalResult (engine.val.detection) on the val split, images padded to squares, for files of one size."""
     import torch
 
     from engine import options

@@ -11,6 +11,15 @@ from utils.logger import LOGGER
 CHART = "error_split.png"
 
 
+class EvidenceObserver(Evidence):
+    """The evidence of a validation that is under way; engine.val.detection adds the images and closes it."""
+
+    def close(self, options) -> None:
+        """Conclude from the images; options: an engine.val.evaluator.EvalOptions. Nothing happens without images."""
+        if self.images:
+            conclude(self, options.save_dir, options.verbose, options.plots)
+
+
 def conclude(evidence: Evidence, folder, verbose: bool = False, plots: bool = False) -> None:
     """Write FOLDER/evidence.npz, print the intervals and, if verbose, the split of the errors; plots: draw that."""
     evidence.save(Path(folder) / FILE_NAME)

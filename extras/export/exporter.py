@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.predict.detector import image_size
+from engine.predict.run import image_size
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
 from extras.export.quantization import QUANTIZERS, quantize_within_budget
 from models.backends import DetectMultiBackend, Format, find_format, one_checkpoint

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from engine.task import Detection
-from engine.val.evaluator import DetectionEvaluator, plot_curves, to_original
+from engine.val.detection import DetectionEvaluator, plot_curves, to_original
 from extras.segment.crops import PIXELS_AT_A_TIME
 from extras.segment.loss import ComputeSegmentLoss
 from extras.segment.masks import encode_rle, masks_to_polygons, polygons_to_rle, process_mask, process_mask_native

@@ -175,7 +175,7 @@ def test_loop_gives_the_ap_of_val(tmp_path, tiny_model_cfg, capsys):
     pytest.importorskip("pycocotools")
     import detect as script
     from bench.plain import val_loop
-    from engine.val.evaluator import evaluate
+    from engine.val.detection import evaluate
     from models.experimental import attempt_load
     from tests.tiny_detector import write_tiny_weights
     from utils.dataloaders import create_dataloader

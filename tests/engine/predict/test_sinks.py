@@ -10,18 +10,9 @@ import pytest
 
 from engine import options
 from engine.predict.detector import Result
-from engine.predict.sinks import (
-    CropSink,
-    CsvSink,
-    Drawer,
-    ImageSink,
-    JsonSink,
-    Sinks,
-    Stems,
-    TxtSink,
-    VideoSink,
-    display_problem,
-)
+from engine.predict.names import Stems
+from engine.predict.records import CropSink, CsvSink, JsonSink, TxtSink
+from engine.predict.sinks import Drawer, ImageSink, Sinks, VideoSink, display_problem
 from utils.sources.frame import Frame
 
 NAMES = {0: "box", 1: "a/c unit"}

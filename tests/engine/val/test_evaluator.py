@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from engine.task import DETECT
-from engine.val.evaluator import EvalOptions, EvalResult, PredictionFiles, coco_results, evaluate, is_coco
+from engine.val.detection import EvalResult, evaluate
+from engine.val.evaluator import EvalOptions
+from engine.val.files import PredictionFiles, coco_results, is_coco
 from tests.conftest import write_tiny_dataset
 from utils.callbacks import HOOKS, Callbacks
 from utils.dataloaders import create_dataloader

@@ -15,7 +15,7 @@ import segment.train
 import segment.val
 from engine.options import from_kwargs
 from engine.train.build import build_model
-from engine.val.evaluator import evaluate
+from engine.val.detection import evaluate
 from extras.segment.task import SEGMENT, SegmentEvaluator
 from models.yolo import DetectionModel
 from utils.callbacks import HOOKS, Callbacks

@@ -1,0 +1,132 @@
+"""The files in which prediction records what it found: text, CSV, JSON, and a picture of each box.
+
+A sink has write(result), for an engine.predict.detector.Result, and close().
+"""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from engine.predict.names import frame_stem, free_file, image_name, safe_name
+from utils.boxes import xyxy2xywhn
+from utils.data.images import write_image
+from utils.logger import LOGGER
+from utils.text import counted
+
+
+class TxtSink:
+    """labels/NAME.txt: one row per box; no file where there is no box.
+
+    voc=False: class, xywh normalised by the image's width and height, or with masks the polygon, x y x y ...,
+    normalised too. voc=True: class, xyxy in pixels. Then the confidence, if with_conf. Of classification: the five most
+    probable classes, each with its probability before it.
+    """
+
+    def __init__(self, folder: Path, voc: bool = False, with_conf: bool = False):
+        self.folder = folder / "labels"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.voc = voc
+        self.with_conf = with_conf
+        self.files = 0
+
+    def write(self, result) -> None:
+        rows = self._chances(result) if result.probabilities is not None else self._objects(result)
+        if rows:
+            (self.folder / f"{frame_stem(result)}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+            self.files += 1
+
+    @staticmethod
+    def _chances(result) -> list:
+        return [f"{probability:.2f} {result.names[cls]}" for cls, probability in result.top()]
+
+    def _objects(self, result) -> list:
+        h, w = result.shape
+        corners = result.boxes[:, :4]
+        places = list(corners if self.voc else xyxy2xywhn(corners.copy(), w, h))
+        if result.masks is not None and not self.voc:
+            polygons = [mask.polygon() / np.float32([w, h]) for mask in result.masks]
+            places = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, places)]
+        rows = [[cls, *place, *([conf] * self.with_conf)] for place, (conf, cls) in zip(places, result.boxes[:, 4:])]
+        return [" ".join(f"{value:g}" for value in row) for row in rows]
+
+    def close(self) -> None:
+        LOGGER.info(f"{counted(self.files, 'label file')} in {self.folder}")
+
+
+class CsvSink:
+    """predictions.csv: image name (that of the saved picture), class name, confidence; a row per box or top class."""
+
+    def __init__(self, folder: Path):
+        self.file = open(folder / "predictions.csv", "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.writer = csv.writer(self.file)
+        self.writer.writerow(["Image Name", "Prediction", "Confidence"])
+
+    def write(self, result) -> None:
+        found = [(cls, conf) for *_, conf, cls in result.boxes.tolist()]
+        found = found if result.probabilities is None else result.top()
+        self.writer.writerows([image_name(result), result.names[int(cls)], f"{conf:.2f}"] for cls, conf in found)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+class JsonSink:
+    """predictions.json: a list with a record for each picture: where it is from, its size, and what was found.
+
+    Boxes are xyxy in pixels; a mask is its polygon, x and y in pixels; of classification there are the top classes.
+    """
+
+    def __init__(self, folder: Path):
+        self.file = open(folder / "predictions.json", "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.file.write("[")
+        self.separator = "\n"
+
+    def write(self, result) -> None:
+        h, w = result.shape
+        boxes = [
+            {"class": int(cls), "name": result.names[int(cls)], "confidence": round(conf, 5), "box_xyxy": xyxy}
+            for *xyxy, conf, cls in result.boxes.tolist()
+        ]
+        record = {"image": image_name(result), "source": result.path, "frame": result.frame}
+        record |= {"width": w, "height": h}
+        if result.masks is not None:
+            for box, mask in zip(boxes, result.masks):
+                box["polygon"] = mask.polygon().tolist()
+        if result.probabilities is None:
+            record["boxes"] = boxes
+        else:
+            record["classes"] = [
+                {"class": cls, "name": result.names[cls], "probability": round(probability, 5)}
+                for cls, probability in result.top()
+            ]
+        self.file.write(self.separator + json.dumps(record, ensure_ascii=False))
+        self.separator = ",\n"
+
+    def close(self) -> None:
+        self.file.write("\n]\n")
+        self.file.close()
+
+
+class CropSink:
+    """crops/CLASS/NAME.jpg: a picture of every box. Where that file exists already, NAME2.jpg, NAME3.jpg ..."""
+
+    def __init__(self, folder: Path):
+        from utils.plots.pictures import save_one_box
+
+        self.folder = folder / "crops"
+        self.cut = save_one_box
+
+    def write(self, result) -> None:
+        count = Counter()
+        for *xyxy, _, cls in result.boxes.tolist():
+            crop = self.cut(np.array(xyxy), result.image, BGR=True, save=False)
+            folder = self.folder / safe_name(result.names[int(cls)])
+            folder.mkdir(parents=True, exist_ok=True)
+            count[cls] += 1
+            write_image(free_file(folder, frame_stem(result), count[cls]), crop)
+
+    def close(self) -> None:
+        pass
