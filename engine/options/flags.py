@@ -20,12 +20,22 @@ OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "Muon", "RMSProp"]
 # task -> where its trainings go, and where its newest checkpoint is looked for
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
 SEGMENT_DATA = "data/shapes-seg.yaml"
-# options that the engine asks for, and for which classification has no flags
-NOT_FOR_CLASSIFIERS = {"classes": None, "save_format": 0, "line_thickness": 3, "close_mosaic": 0} | dict.fromkeys(
-    "evolve image_weights multi_scale quad single_cls augment square save_txt save_json save_hybrid save_conf "
-    "save_crop visualize hide_labels hide_conf".split(),
-    False,
-)
+# What the engine reads of every task's options: command -> option -> its value for a task without such a flag.
+READ_BY_ENGINE = {
+    "train": {
+        **{"evolve": None, "image_weights": False, "multi_scale": False, "single_cls": False, "quad": False},
+        "close_mosaic": 0,
+    },
+    "val": {
+        **{"single_cls": False, "augment": False, "square": False, "v5_map": False, "cache": None, "seed": 0},
+        **{"conf_thres": 0.001, "iou_thres": 0.6, "max_det": 300},
+        **dict.fromkeys(("save_txt", "save_hybrid", "save_conf", "save_json"), False),
+    },
+    "predict": {
+        **{"classes": None, "augment": False, "visualize": False, "save_crop": False, "save_conf": False},
+        **{"save_format": 0, "line_thickness": 3, "hide_labels": False, "hide_conf": False},
+    },
+}
 # YOLOv5's flags that send data away or have no meaning here, and what to say to someone who gives one
 REMOVED_FLAGS = {
     "--bucket": "files stay on this machine: copy the run folder to your bucket yourself",
@@ -56,6 +66,13 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(unknown[0].split("=")[0], self._option_string_actions, " ({})")
             self.error(f"unknown argument {' '.join(unknown)}{hint}")
         return opt
+
+
+def complete(parser: Parser, command: str) -> Parser:
+    """Give the options of READ_BY_ENGINE[command] for which the parser has no flag their values; returns the parser."""
+    known = {action.dest for action in parser._actions}
+    parser.set_defaults(**{key: value for key, value in READ_BY_ENGINE[command].items() if key not in known})
+    return parser
 
 
 def data_default(option: str, fallbacks=None) -> str:

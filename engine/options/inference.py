@@ -1,7 +1,6 @@
 """The command lines of validation and prediction."""
 
 from engine.options.flags import (
-    NOT_FOR_CLASSIFIERS,
     SEGMENT_DATA,
     Parser,
     add_common,
@@ -10,6 +9,7 @@ from engine.options.flags import (
     add_profile,
     add_runtime,
     add_weights,
+    complete,
 )
 
 
@@ -66,7 +66,7 @@ def val_parser(task: str = "detect") -> Parser:
     add("--v5-map", action="store_true", help="also print YOLOv5's own P, R and mAP recipe")
     add_profile(parser)
     add_common(parser, "runs/val" if task == "detect" else "runs/val-seg")
-    return parser
+    return complete(parser, "val")
 
 
 def detect_parser(task: str = "detect") -> Parser:
@@ -88,21 +88,21 @@ def detect_parser(task: str = "detect") -> Parser:
     add("--line-thickness", type=int, default=3, help="box line thickness in pixels")
     add("--hide-labels", action="store_true", help="draw no class names")
     add("--hide-conf", action="store_true", help="draw no confidences")
-    return parser
+    return complete(parser, "predict")
 
 
 def segment_val_parser() -> Parser:
     parser = val_parser("segment")
     parser.prog, parser.description = "segment/val.py", "Validate a segmentation model: COCO-protocol AP of its masks."
-    parser.set_defaults(data=SEGMENT_DATA)
-    return parser
+    parser.set_defaults(data=SEGMENT_DATA, mask_ratio=4, no_overlap=False)
+    return complete(parser, "val")
 
 
 def segment_predict_parser() -> Parser:
     parser = detect_parser("segment")
     parser.prog, parser.description = "segment/predict.py", "Segment objects in images, videos and streams."
     parser.add_argument("--retina-masks", action="store_true", help="masks interpolated at the image's own size")
-    return parser
+    return complete(parser, "predict")
 
 
 def classify_val_parser() -> Parser:
@@ -117,12 +117,10 @@ def classify_val_parser() -> Parser:
     add_runtime(parser)
     add_profile(parser)
     add_common(parser, "runs/val-cls")
-    parser.set_defaults(**NOT_FOR_CLASSIFIERS)
-    return parser
+    return complete(parser, "val")
 
 
 def classify_predict_parser() -> Parser:
     parser = Parser(prog="classify/predict.py", description="Classify images, videos and streams.")
     add_prediction(parser, "classify", "runs/predict-cls", "the five most probable classes")
-    parser.set_defaults(**NOT_FOR_CLASSIFIERS)
-    return parser
+    return complete(parser, "predict")

@@ -3,7 +3,6 @@
 from engine.options.flags import (
     CLASSIFY_DEFAULTS,
     DATA_DEFAULTS,
-    NOT_FOR_CLASSIFIERS,
     OPTIMIZERS,
     PRETRAIN_DEFAULTS,
     SEGMENT_DATA,
@@ -12,6 +11,7 @@ from engine.options.flags import (
     add_common,
     add_imgsz,
     add_profile,
+    complete,
     data_default,
 )
 
@@ -91,7 +91,7 @@ def train_parser(task: str = "detect") -> Parser:
         add("--unlabeled", default="", help="folder or list file of further images, labelled by --teacher")
     add_training(parser)
     add_common(parser, TRAIN_PROJECTS[task])
-    return parser
+    return complete(parser, "train")
 
 
 def segment_train_parser() -> Parser:
@@ -100,7 +100,7 @@ def segment_train_parser() -> Parser:
     parser.add_argument("--mask-ratio", type=int, default=4, help="input pixels on a pixel of the masks trained with")
     parser.add_argument("--no-overlap", action="store_true", help="a mask for each object, not one map for each image")
     parser.set_defaults(data=SEGMENT_DATA)
-    return parser
+    return complete(parser, "train")
 
 
 def classify_train_parser() -> Parser:
@@ -129,8 +129,7 @@ def classify_train_parser() -> Parser:
     add("--verbose", action="store_true", help="a row for each class")
     add_training(parser)
     add_common(parser, TRAIN_PROJECTS["classify"])
-    parser.set_defaults(**NOT_FOR_CLASSIFIERS)
-    return parser
+    return complete(parser, "train")
 
 
 def pretrain_parser() -> Parser:
@@ -152,5 +151,5 @@ def pretrain_parser() -> Parser:
     add("--lr0", type=float, default=None, help="learning rate of AdamW after the warm-up (default: 0.003)")
     add_training(parser)
     add_common(parser, "runs/pretrain")
-    parser.set_defaults(**NOT_FOR_CLASSIFIERS, hyp={}, optimizer="AdamW", cos_lr=True)
-    return parser
+    parser.set_defaults(hyp={}, optimizer="AdamW", cos_lr=True)
+    return complete(parser, "train")

@@ -73,7 +73,7 @@ def fill(opt: argparse.Namespace, hyp: dict, images: int, batches: int, pretrain
     if opt.hyp == AUTO and not given:
         recipe = chosen(opt, images, batches, pretrained)
     for key, fallback in (("optimizer", "SGD"), ("close_mosaic", 0)):
-        if getattr(opt, key, 0) in (AUTO, None):
+        if getattr(opt, key) in (AUTO, None):
             setattr(opt, key, recipe.options.get(key, fallback))
     opt.cos_lr |= recipe.options.get("cos_lr", False)
     for line in recipe.lines:
@@ -136,7 +136,7 @@ def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, optimizer: s
     else:
         decay = default_hyp()["weight_decay"]
         recipe.choose(f"weight decay {decay:g}", f"YOLOv5's, and little beside {optimizer}'s steps")
-    if getattr(opt, "close_mosaic", None) is None:
+    if opt.close_mosaic is None:
         recipe.choose(
             "mosaic to the last epoch", "without it in the last fifth AP changed by less than from seed to seed"
         )

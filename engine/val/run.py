@@ -149,7 +149,7 @@ def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, times=UNTI
     loader.dataset.times = times
     model.warmup(imgsz=(opt.batch_size, 3, *(model.fixed_hw or (opt.imgsz, opt.imgsz))))
     same = ("conf_thres", "iou_thres", "max_det", "single_cls", "augment", "verbose", "v5_map")
-    options |= {key: getattr(opt, key) for key in same if hasattr(opt, key)}
+    options |= {key: getattr(opt, key) for key in same}
     options |= {"names": data["names"], "device": opt.device, "callbacks": callbacks, "times": times}
     return task.evaluate(model, loader, **options)
 

@@ -114,7 +114,7 @@ class Classification(Task):
     @staticmethod
     def _loader(opt, data, split, batch_size, **options):
         shared = {"names": data["names"], "folders": data["folders"], "workers": opt.workers, "prefix": f"{split}: "}
-        shared |= {"cache": getattr(opt, "cache", None), "seed": getattr(opt, "seed", 0)}
+        shared |= {"cache": opt.cache, "seed": opt.seed}
         loader, _ = create_classification_dataloader(data[split], opt.imgsz, batch_size, **shared, **options)
         return loader
 

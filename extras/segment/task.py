@@ -142,9 +142,7 @@ class Segmentation(Detection):
     loss = ComputeSegmentLoss
 
     def loader_options(self, opt) -> dict:
-        if hasattr(opt, "mask_ratio"):
-            return {"masks": True, "mask_ratio": opt.mask_ratio, "overlap": not opt.no_overlap}
-        return {"masks": True}  # val.py scores the polygons themselves
+        return {"masks": True, "mask_ratio": opt.mask_ratio, "overlap": not opt.no_overlap}
 
     def figures(self, result) -> list:
         return [float(value) for value in result.means]
