@@ -16,7 +16,14 @@ LAYERS = ["utils", "models", "engine", "extras", "scripts"]  # each may import f
 PACKAGES = ["utils", "models", "engine", "extras"]
 SCRIPT_FOLDERS = ["segment", "classify", "bench"]
 # modules at the bottom -> what of utils they may import when they are imported themselves
-LEAVES = {"utils.logger": set(), "utils.dist": set(), "utils.boxes": set(), "utils.extras": set(), "utils.text": set()}
+LEAVES = {
+    "utils.logger": set(),
+    "utils.dist": set(),
+    "utils.boxes": set(),
+    "utils.extras": set(),
+    "utils.text": set(),
+    "utils.files": set(),
+}
 LEAVES["utils.general"] = {"utils.logger", "utils.extras", "utils.text"}
 # the path of `python detect.py --weights best.onnx`, which needs numpy, OpenCV and the runtime alone
 TORCH_FREE = [

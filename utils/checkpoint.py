@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from utils.extras import load_extra
-from utils.general import VERSION, file_size, main_guard, write_atomic
+from utils.files import write_atomic
+from utils.general import VERSION, file_size, main_guard
 from utils.logger import LOGGER, setup_logging
 
 __all__ = ["Checkpoint", "UnsafeCheckpointError", "load_checkpoint", "save_checkpoint"]

@@ -1,4 +1,4 @@
-"""What every part uses: paths, run folders, seeds, timing, the guard around main(). Free of torch."""
+"""Names of files and run folders, seeds, the guard around main(), and YOLOv5's names for what lives elsewhere."""
 
 import gc
 import math
@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import traceback
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -33,64 +33,15 @@ MOVED = {
     "intersect_dicts": "utils.checkpoint",
     "strip_optimizer": "utils.checkpoint",
     "Profile": "utils.timing",
+    "write_atomic": "utils.files",
     **dict.fromkeys(BOX_FUNCTIONS, "utils.boxes"),
 }
 
 __getattr__ = lazy(MOVED, __name__)
 
 
-@contextmanager
-def replacing(path: Path, temporary: Path):
-    """A binary file to write, which takes the place of `path` when the block ends well; else `path` stays as it is."""
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # it is gone after success, and cannot be there in a folder that is none
-            temporary.unlink()
-
-
-def write_atomic(path, data: bytes) -> None:
-    """Write a file so that, whatever happens, `path` holds either its old content or all of `data`.
-
-    OSError (disk full, no permission) with the path and what to do; no temporary file is left then.
-    """
-    path = Path(path)
-    try:
-        # one fixed name, so that a killed process leaves at most one such file, which the next writer takes
-        with replacing(path, path.with_name(path.name + ".tmp")) as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(path.parent)
-    except OSError as error:
-        old = "the old file is still whole" if path.is_file() else "no file was written"
-        hint = f"check the folder and free at least {len(data) / 2**20:.1f} MB on its disk"
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; {old}; {hint}") from error
-
-
-def write_cache(path: Path, write) -> None:
-    """Make the cache file `path` by what write(file) puts into it, whole or not at all. OSError if that fails.
-
-    Several processes may do so at once. Nothing waits for the disk: a cache that is lost is made again.
-    """
-    with replacing(path, path.with_name(f"{path.name}.{os.getpid()}.tmp")) as file:
-        write(file)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system can (Windows and some network disks cannot)."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def find_file(name, folders=("models", "data")) -> Path:
-    """The file `name`: as given, else under the project root, else (a bare name) anywhere below `folders` of the root.
+def find_file(name: Path | str, folders: tuple[str, ...] = ("models", "data")) -> Path:
+    """Return the file `name`: as given, else under the project root, else (a bare name) anywhere below its `folders`.
 
     FileNotFoundError if there is none, with the nearest name, or if a bare name has several matches.
     """
@@ -109,21 +60,21 @@ def find_file(name, folders=("models", "data")) -> Path:
     raise FileNotFoundError(f"file '{name}' not found here{places}{hint}")
 
 
-def check_file(name, suffixes=()) -> Path:
-    """find_file, and a ValueError unless the name ends in one of `suffixes` (all are good if there are none)."""
+def check_file(name: Path | str, suffixes: str | tuple[str, ...] = ()) -> Path:
+    """Return find_file(name); ValueError unless the name ends in one of `suffixes` (all are good if there are none)."""
     suffixes = (suffixes,) if isinstance(suffixes, str) else tuple(suffixes)
     if suffixes and Path(name).suffix.lower() not in suffixes:
         raise ValueError(f"'{name}': expected a file name ending in {' or '.join(suffixes)}")
     return find_file(name)
 
 
-def check_yaml(name) -> Path:
-    """find_file for a .yaml or .yml file."""
+def check_yaml(name: Path | str) -> Path:
+    """Return find_file(name) for a .yaml or .yml file."""
     return check_file(name, (".yaml", ".yml"))
 
 
 def increment_path(path, exist_ok: bool = False, sep: str = "", mkdir: bool = False) -> Path:
-    """`path` if it is free (or exist_ok), else path2, path3 ...; a file's suffix stays: a.txt, a2.txt.
+    """Return `path` if it is free (or exist_ok), else path2, path3 ...; a file's suffix stays: a.txt, a2.txt.
 
     With mkdir the folder is made, and making it is the test, so that two runs that start at once get two folders.
     """
@@ -148,12 +99,12 @@ def increment_path(path, exist_ok: bool = False, sep: str = "", mkdir: bool = Fa
 
 
 def make_divisible(x: float, divisor: int) -> int:
-    """The least multiple of `divisor` that is not less than x."""
+    """Return the least multiple of `divisor` that is not less than x."""
     return math.ceil(x / divisor) * int(divisor)
 
 
 def check_img_size(imgsz, s: int = 32, floor: int = 0):
-    """`imgsz` (pixels: an int or a list) rounded up to multiples of stride s, at least `floor`; warns of a change."""
+    """Return `imgsz` (pixels: an int or a list) rounded up to multiples of s, at least `floor`; warn of a change."""
     several = isinstance(imgsz, (list, tuple))
     sizes = list(imgsz) if several else [imgsz]
     if not all(size > 0 for size in sizes):
@@ -166,7 +117,7 @@ def check_img_size(imgsz, s: int = 32, floor: int = 0):
 
 
 def one_cycle(y1: float = 0.0, y2: float = 1.0, steps: int = 100):
-    """The function of x that goes from y1 at 0 to y2 at `steps` along half a cosine wave (arXiv 1812.01187)."""
+    """Return the function of x that goes from y1 at 0 to y2 at `steps` along half a cosine wave (arXiv 1812.01187)."""
     return lambda x: y1 + (y2 - y1) * (1 - math.cos(math.pi * x / steps)) / 2
 
 
@@ -184,13 +135,13 @@ def init_seeds(seed: int = 0, deterministic: bool = False) -> None:
 
 
 def latest_run(pattern: str = "runs/train/*/weights/last.pt") -> Path | None:
-    """The newest file (by modification time) that matches below the working folder, where runs go, else None."""
+    """Return the newest file (by modification time) that matches below the working folder, where runs go, else None."""
     files = {file.resolve() for file in Path.cwd().glob(pattern)}
     return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
 
 
 def default_weights(project: str = "runs/train") -> Path:
-    """The newest best.pt of a training run below `project`, else, for detection, the embedded weights.
+    """Return the newest best.pt of a training run below `project`, else, for detection, the embedded weights.
 
     Callers print the choice. FileNotFoundError if there is none.
     """
@@ -210,7 +161,7 @@ def chosen_weights(weights, project: str = "runs/train") -> list:
 
 
 def labels_to_class_weights(labels, nc: int = 80) -> np.ndarray:
-    """Inverse class frequencies, float32 [nc], sum 1. `labels`: [n, 5] arrays, class first. Unseen ones count once."""
+    """Return inverse class frequencies, float32 [nc], sum 1, of labels [n, 5], class first. Unseen ones count once."""
     classes = np.concatenate([label[:, 0] for label in labels]).astype(int) if len(labels) else np.zeros(0, int)
     counts = np.bincount(classes, minlength=nc).clip(min=1)
     weights = 1 / counts
@@ -218,13 +169,13 @@ def labels_to_class_weights(labels, nc: int = 80) -> np.ndarray:
 
 
 def labels_to_image_weights(labels, nc: int = 80, class_weights=None) -> np.ndarray:
-    """For each image the sum of its objects' class weights (default 1), [len(labels)]."""
+    """Return for each image the sum of its objects' class weights (default 1), [len(labels)]."""
     class_weights = np.ones(nc) if class_weights is None else np.asarray(class_weights)
     return np.array([class_weights[label[:, 0].astype(int)].sum() for label in labels])
 
 
-def coco80_to_coco91_class() -> list:
-    """COCO's category id for each of its 80 classes."""
+def coco80_to_coco91_class() -> list[int]:
+    """Return COCO's category id for each of its 80 classes."""
     return [i for i in range(1, 91) if i not in COCO_UNUSED_IDS]
 
 
@@ -236,20 +187,20 @@ def print_args(opt, prefix: str = "") -> None:
 
 
 def file_size(path) -> float:
-    """Size in MB (2**20 bytes) of a file, or of all files below a folder."""
+    """Return the size in MB (2**20 bytes) of a file, or of all files below a folder."""
     path = Path(path)
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return sum(file.stat().st_size for file in files) / 2**20
 
 
 def usable_cores() -> int:
-    """The number of processor cores that this process may use."""
+    """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager
 def collecting_later():
-    """No garbage collection inside: for imports. An eighth of the time of `import torch` goes into looking for it."""
+    """Collect no garbage inside, for imports: an eighth of the time of `import torch` goes into looking for it."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -292,7 +243,7 @@ def _one_line(error: Exception) -> str:
 
 
 def _is_user_error(error: Exception) -> bool:
-    """True for an OSError, and for an error whose last frame is in this project's own files."""
+    """Tell whether it is an OSError, or an error whose last frame is in this project's own files."""
     if isinstance(error, OSError):
         return True
     frames = traceback.extract_tb(error.__traceback__)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
 
-from utils.general import write_atomic
+from utils.files import write_atomic
 from utils.logger import LOGGER
 from utils.text import aligned
 

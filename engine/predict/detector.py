@@ -31,21 +31,21 @@ class Result:
     names: dict
     shape: tuple = (0, 0)  # height, width of the original
     kind: str = "image"  # image, video, stream or screen
-    frame: int = 1  # place in the video or stream, from 1
+    frame: int = 1  # number in the video or stream, from 1
     stem: str = ""  # names the output files
     fps: float = 30.0
     error: str = ""
     image: np.ndarray | None = None  # the original, uint8 [H, W, 3] BGR
-    masks: list | None = None  # of segmentation: a extras.segment.crops.CroppedMask for each box
-    probabilities: np.ndarray | None = None  # of classification: [nc]
+    masks: list | None = None  # for segmentation: an extras.segment.crops.CroppedMask for each box
+    probabilities: np.ndarray | None = None  # for classification: [nc]
 
     def top(self, k: int = 5) -> list:
-        """Of classification: the k most probable classes, [(number, probability)]."""
+        """Return the k most probable classes of a classification, [(number, probability)]."""
         order = np.argsort(-self.probabilities, kind="stable")[:k]
         return [(int(cls), float(self.probabilities[cls])) for cls in order]
 
     def summary(self) -> str:
-        """'2 persons, 1 bus', or '(no detections)'; of classification 'cat 0.90, dog 0.08'."""
+        """Return '2 persons, 1 bus', or '(no detections)'; for a classification 'cat 0.90, dog 0.08'."""
         if self.probabilities is not None:
             return ", ".join(f"{self.names[cls]} {probability:.2f}" for cls, probability in self.top())
         return describe_classes(self.boxes[:, 5], self.names)
@@ -56,7 +56,7 @@ class Result:
 
 @dataclass
 class Prepared:
-    """A frame, its place in the run, and its letterboxed picture; without the last where the frame has an error."""
+    """A frame, its number in the run, and its letterboxed picture; without the last where the frame has an error."""
 
     frame: Frame
     number: int
@@ -66,7 +66,7 @@ class Prepared:
 
 @dataclass
 class Detector:
-    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels. Other tasks are kinds of this.
+    """Frames in, Results out: letterbox, model, NMS, boxes in the original's pixels. Other tasks have subclasses.
 
     Pictures go through the model together if their letterboxed shapes are equal, at most batch_size of them: so no
     picture is padded otherwise than alone, and its boxes are the same.
@@ -88,7 +88,7 @@ class Detector:
 
     @classmethod
     def options(cls, opt) -> dict:
-        """Its fields as the command line has them."""
+        """Return the fields that the command line gives."""
         same = ("conf_thres", "iou_thres", "max_det", "classes", "agnostic_nms", "augment", "batch_size")
         return {key: getattr(opt, key) for key in same}
 
@@ -100,7 +100,7 @@ class Detector:
         self.shape = None  # of the last batch
 
     def batches(self, source):
-        """Batches (lists of Prepared) from the lists of frames of a source. A thread that reads ahead runs this."""
+        """Yield batches (lists of Prepared) from a source's lists of frames. A thread that reads ahead runs this."""
         stems, number = Stems(), 0
         for frames in self.times.each("loading", source):
             with self.times("letterbox", Profile()) as letterboxing:
@@ -118,7 +118,7 @@ class Detector:
         return Prepared(frame, number, *letterboxed_rgb(frame.image, self.imgsz, self.auto, self.model.stride))
 
     def detect(self, batch: list) -> list:
-        """(number, Result, console line) for each Prepared of a batch. Several threads may run this at once."""
+        """Return (number, Result, console line) for each Prepared of a batch. Several threads may run this at once."""
         if batch[0].picture is None:  # an error begins with the path
             lines = [f"{p.frame.kind} {p.frame.item}/{p.frame.items} {p.frame.error}" for p in batch]
             return [(p.number, self._result(p.frame), line) for p, line in zip(batch, lines)]
@@ -135,27 +135,27 @@ class Detector:
         return [(prepared.number, result, line) for prepared, result, line in zip(batch, results, lines)]
 
     def results(self, prediction, batch: list) -> list:
-        """The Results of a batch of Prepared from the model's prediction; boxes in whole pixels of the original."""
+        """Return the Results of a batch from the model's prediction; boxes are in whole pixels of the original."""
         found = self.suppress(prediction)
         return [
             self._result(prepared.frame, self.to_original(boxes, prepared)) for boxes, prepared in zip(found, batch)
         ]
 
     def suppress(self, prediction, nm: int = 0) -> list:
-        """For each picture its boxes, float32 [n, 6 + nm], in pixels of the letterboxed picture."""
+        """Return the boxes of each picture, float32 [n, 6 + nm], in pixels of the letterboxed picture."""
         limits = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
         limits |= {"classes": self.classes, "agnostic": self.agnostic_nms, "nm": nm}
         return [as_float32(boxes) for boxes in final_boxes(prediction, self.model.end2end, **limits)]
 
     @staticmethod
     def to_original(boxes: np.ndarray, prepared: Prepared) -> np.ndarray:
-        """`boxes` [n, 6], changed into whole pixels of the original."""
+        """Return `boxes` [n, 6], changed in place into whole pixels of the original."""
         scale_boxes(prepared.picture.shape[:2], boxes[:, :4], prepared.frame.image.shape[:2], prepared.ratio_pad)
         boxes[:, :4] = boxes[:, :4].round()
         return boxes
 
     def _feature_folder(self, frame: Frame):
-        """Where the pictures of this frame's feature maps go; False without --visualize."""
+        """Return the folder for the pictures of this frame's feature maps; False without --visualize."""
         if self.visualize is None:
             return False
         folder = self.visualize / frame_stem(frame)
@@ -174,13 +174,13 @@ class Detector:
             self.shape = shape or self.shape
 
     def speed(self) -> str:
-        """One line: the mean milliseconds of each step for a picture."""
+        """Return one line with the mean milliseconds of each step for a picture."""
         steps = [f"{seconds / self.pictures * 1e3:.1f}ms {step}" for step, seconds in self.seconds.items()]
         return f"Speed: {', '.join(steps)} per image at shape {self.shape}"
 
 
 def batches_of_equal_shape(window: list, batch_size: int) -> list:
-    """The Prepared of `window` in lists of one shape (or all without a picture), at most batch_size in each."""
+    """Return the Prepared of `window` in lists of one shape (or all without a picture), at most batch_size in each."""
     groups = {}
     for prepared in window:
         shape = None if prepared.picture is None else prepared.picture.shape
@@ -189,7 +189,7 @@ def batches_of_equal_shape(window: list, batch_size: int) -> list:
 
 
 def in_order(groups):
-    """(Result, console line) by rising number, from lists of (number, Result, line) that have all numbers from 0."""
+    """Yield (Result, console line) by rising number, from lists of (number, Result, line) with all numbers from 0."""
     waiting, number = {}, 0
     for group in groups:
         waiting |= {report[0]: report[1:] for report in group}

@@ -11,7 +11,7 @@ WRITABLE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"} 
 
 
 def safe_name(text: str) -> str:
-    """`text` as a file or folder name: path separators and characters that some system forbids become '_'."""
+    """Return `text` as a file or folder name: path separators and characters that some system forbids become '_'."""
     return re.sub(r'[\\/:*?"<>|\x00-\x1f]+', "_", text).strip(" .") or "_"
 
 
@@ -42,7 +42,7 @@ class Stems:
 
 
 def frame_stem(frame) -> str:
-    """The stem of a Frame or Result, and for one frame of many its number."""
+    """Return the stem of a Frame or Result, and for one frame of many its number."""
     return frame.stem if frame.kind == "image" else f"{frame.stem}_{frame.frame}"
 
 
@@ -54,14 +54,14 @@ def plain_stem(frame) -> str:
 
 
 def free_file(folder: Path, stem: str, number: int) -> Path:
-    """STEM.jpg (number 1), STEM2.jpg, STEM3.jpg ...: the first from `number` on that does not exist."""
+    """Return STEM.jpg (number 1), STEM2.jpg, STEM3.jpg ...: the first from `number` on that does not exist."""
     while (file := folder / f"{stem}{number if number > 1 else ''}.jpg").exists():
         number += 1
     return file
 
 
 def image_name(result) -> str:
-    """File name of the picture or video that shows this result."""
+    """Return the file name of the picture or video that shows this result."""
     if result.kind != "image":
         return f"{result.stem}.mp4"
     suffix = "." + suffix_of(result.path)

@@ -21,8 +21,8 @@ class TxtSink:
     """labels/NAME.txt: one row per box; no file where there is no box.
 
     voc=False: class, xywh normalised by the image's width and height, or with masks the polygon, x y x y ...,
-    normalised too. voc=True: class, xyxy in pixels. Then the confidence, if with_conf. Of classification: the five most
-    probable classes, each with its probability before it.
+    normalised too. voc=True: class, xyxy in pixels. Then the confidence, if with_conf. A classification gives the
+    five most probable classes, each with its probability before it.
     """
 
     def __init__(self, folder: Path, voc: bool = False, with_conf: bool = False):
@@ -76,7 +76,7 @@ class CsvSink:
 class JsonSink:
     """predictions.json: a list with a record for each picture: where it is from, its size, and what was found.
 
-    Boxes are xyxy in pixels; a mask is its polygon, x and y in pixels; of classification there are the top classes.
+    Boxes are xyxy in pixels; a mask is its polygon, x and y in pixels; a classification has the top classes.
     """
 
     def __init__(self, folder: Path):

@@ -6,7 +6,7 @@ from engine.options.flags import TRAIN_PROJECTS
 from engine.predict.detector import Detector, in_order
 from engine.predict.sinks import Sinks
 from utils.data.ahead import prefetch
-from utils.general import check_img_size, collecting_later, default_weights, increment_path
+from utils.general import check_img_size, chosen_weights, collecting_later, default_weights, increment_path
 from utils.logger import LOGGER, setup_logging
 from utils.sources.files import open_source
 from utils.text import counted
@@ -19,13 +19,10 @@ LISTED_FAILURES = 20
 
 
 def load_model(opt, task: str = "detect"):
-    """The DetectMultiBackend for the options; prints what was chosen where --weights is not given."""
+    """Return the DetectMultiBackend for the options; prints what was chosen where --weights is not given."""
     from models.backends import DetectMultiBackend
 
-    weights = opt.weights
-    if not weights:
-        weights = default_weights(TRAIN_PROJECTS[task])
-        LOGGER.info(f"weights {weights} (--weights is not given)")
+    weights = chosen_weights(opt.weights, TRAIN_PROJECTS[task])
     model = DetectMultiBackend(weights, opt.device, dnn=opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
     model.require_task(task)
     if opt.classes is not None and not all(0 <= cls < model.nc for cls in opt.classes):
@@ -34,7 +31,7 @@ def load_model(opt, task: str = "detect"):
 
 
 def image_size(imgsz, model) -> list:
-    """[height, width] in pixels, multiples of the model's stride: the flag's, else the model's, else DEFAULT_IMGSZ.
+    """Return [height, width] in pixels, multiples of the stride: the flag's, else the model's, else DEFAULT_IMGSZ.
 
     ValueError for another size than that of a file that was exported for one alone.
     """
@@ -61,7 +58,7 @@ def build_detector(opt, kind=Detector) -> Detector:
 
 
 def output_folder(opt) -> Path:
-    """PROJECT/NAME, NAME2 ..., made if something will be written to it."""
+    """Return PROJECT/NAME, NAME2 ..., made if something will be written to it."""
     outputs = (not opt.nosave, opt.save_txt, opt.save_csv, opt.save_json, opt.save_crop, opt.visualize, opt.profile)
     return increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=any(outputs))
 
@@ -70,7 +67,7 @@ def predict(opt, kind=Detector):
     """Run a kind of Detector over all that `opt` (a Namespace of its script's options) names; yields Results.
 
     A Result holds its picture until the caller drops it, so that a video of any length fits in memory. Files that
-    cannot be read are Results with an `error`, and are listed at the end. What the options ask for is written to
+    cannot be read are Results with an `error`, and are listed at the end. What the options name is written to
     PROJECT/NAME meanwhile; closing the generator early leaves whole files.
     """
     if opt.batch_size < 1:
@@ -104,18 +101,18 @@ def predict(opt, kind=Detector):
 
 
 def collect(opt, kind=Detector) -> list:
-    """What run() of the scripts returns: the Results of predict(), without their pictures."""
+    """Return the Results of predict() without their pictures, as run() of the scripts does."""
     return [result.without_image() for result in predict(opt, kind)]
 
 
 def run_script(opt, kind=Detector) -> int:
-    """What the scripts do when they are run: predict, print, write. The exit code is 1 if a file could not be read."""
+    """Predict, print and write as the scripts do; return the exit code, 1 if a file could not be read."""
     setup_logging()
     return int(sum(bool(result.error) for result in predict(opt, kind)) > 0)
 
 
 def detections(detector: Detector, source):
-    """detector.detect() of every batch. Files are decoded ahead; a live frame is not kept waiting."""
+    """Iterate detector.detect() over every batch. Files are decoded ahead; a live frame is not kept waiting."""
     batches = detector.batches(source)
     if source.realtime or detector.visualize:
         return map(detector.detect, batches)
@@ -131,7 +128,7 @@ def report_failures(errors: list[str]) -> None:
 
 
 def strip_weights(weights) -> None:
-    """Rewrite checkpoints without their training state, as --update asks for."""
+    """Rewrite checkpoints without their training state, for --update."""
     from utils.checkpoint import strip_optimizer
 
     for file in weights if isinstance(weights, (list, tuple)) else [weights]:

@@ -24,7 +24,7 @@ AHEAD = 8  # results that may wait for the writing thread
 
 
 class Drawer:
-    """Draws the masks and boxes of a result, or its most probable classes, on a copy of its image."""
+    """A painter of the masks and boxes of a result, or its most probable classes, on a copy of its image."""
 
     def __init__(self, line_thickness: int = 3, hide_labels: bool = False, hide_conf: bool = False):
         self.line_thickness = line_thickness
@@ -49,7 +49,7 @@ class Drawer:
 
     @staticmethod
     def _list_classes(annotator, result) -> None:
-        """The most probable classes, light on dark, one below the other in the upper left corner."""
+        """List the most probable classes, light on dark, one below the other in the upper left corner."""
         y = 0
         for cls, probability in result.top():
             line = f"{result.names[cls]} {probability:.2f}"
@@ -108,7 +108,7 @@ class VideoSink:
 
 
 class WindowSink:
-    """Shows the pictures; the key q sets `quit`."""
+    """A window with the pictures; the key q sets `quit`."""
 
     quit = False
 
@@ -121,7 +121,7 @@ class WindowSink:
 
 
 def display_problem() -> str:
-    """Why no window can be opened here, or ''."""
+    """Return why no window can be opened here, or ''."""
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         return "no display was found (DISPLAY is not set)"
     try:
@@ -133,7 +133,7 @@ def display_problem() -> str:
 
 
 class Sinks:
-    """All sinks that the options of detect.py ask for. `with Sinks(...)` closes them, and tells what was written.
+    """All sinks that the options of detect.py name. `with Sinks(...)` closes them, and tells what was written.
 
     Writing runs in a thread, a few results behind; an error in it is raised by a later write() or at the end.
     """
@@ -167,7 +167,7 @@ class Sinks:
 
     @property
     def quit(self) -> bool:
-        """True once the user pressed q in the window."""
+        """Tell whether the user pressed q in the window."""
         return bool(self.window and self.window.quit)
 
     def write(self, result) -> None:

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from utils import dist
-from utils.general import increment_path, write_atomic
+from utils.files import write_atomic
+from utils.general import increment_path
 from utils.logger import LOGGER
 from utils.yaml_files import save_yaml
 

@@ -73,19 +73,22 @@ class DetectionEvaluator(Evaluator):
         self.fire("on_val_batch_end", batch_i, images, targets_px, paths, shapes, found)
 
     def true_boxes(self, targets) -> torch.Tensor:
-        """[n, 6] of the loader's targets."""
+        """Return the boxes [n, 6] of the loader's targets."""
         return targets
 
     def one_class(self, targets):
-        """The targets with class 0 everywhere, in a copy."""
+        """Return the targets with class 0 everywhere, in a copy."""
         return targets * targets.new_tensor([1, 0, 1, 1, 1, 1])
 
     def split(self, output) -> tuple:
-        """The model's output as predictions [B, N, ...], and what the loss takes, or None."""
+        """Return the model's output as predictions [B, N, ...], and what the loss takes, or None."""
         return output if isinstance(output, (tuple, list)) else (output, None)
 
     def suppress(self, predictions, targets_px, nm: int = 0) -> list:
-        """NMS; with save_hybrid the true boxes take part. nm: mask coefficients of a prediction, kept behind it."""
+        """Return the boxes that NMS keeps; with save_hybrid the true boxes take part.
+
+        nm: mask coefficients of a prediction, kept behind it.
+        """
         options = self.options
         labels = [targets_px[targets_px[:, 0] == i, 1:] for i in range(len(predictions))] if options.save_hybrid else ()
         found = final_boxes(
@@ -150,7 +153,7 @@ class DetectionEvaluator(Evaluator):
 
 
 def to_original(boxes, targets_px, shape_hw, shape) -> tuple:
-    """Boxes [n, 6] and targets [m, 5] (class, xywh) in input pixels -> both in the original's, the targets as xyxy."""
+    """Return boxes [n, 6] and targets [m, 5] (class, xywh) in input pixels in the original's, the targets as xyxy."""
     native_hw, ratio_pad = shape
     native, truth = boxes.clone(), targets_px.clone()
     scale_boxes(shape_hw, native, native_hw, ratio_pad)
@@ -159,7 +162,7 @@ def to_original(boxes, targets_px, shape_hw, shape) -> tuple:
 
 
 def plot_batch(batch_i, images, targets, found, paths, names, save_dir) -> None:
-    """val_batchN_labels.jpg and val_batchN_pred.jpg."""
+    """Draw val_batchN_labels.jpg and val_batchN_pred.jpg."""
     from utils.plots.pictures import output_to_targets, plot_images
 
     predictions = output_to_targets(found, images.shape[2:])
@@ -168,7 +171,7 @@ def plot_batch(batch_i, images, targets, found, paths, names, save_dir) -> None:
 
 
 def plot_curves(result: DetectionResult, names, save_dir, prefix: str = "") -> None:
-    """The curves PR, F1, P and R over all images, as PREFIX..._curve.png."""
+    """Draw the curves PR, F1, P and R over all images, as PREFIX..._curve.png."""
     from utils.plots.charts import plot_mc_curve, plot_pr_curve
 
     folder, curves = Path(save_dir), result.curves

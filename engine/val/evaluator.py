@@ -29,7 +29,7 @@ class EvalOptions:
     single_cls: bool = False
     augment: bool = False
     plots: bool = False
-    save_dir: Path | None = None  # folder of every file below; must exist if one is asked for
+    save_dir: Path | None = None  # folder of every file below; must exist if one is written
     save_txt: bool = False
     save_hybrid: bool = False
     save_conf: bool = False
@@ -46,7 +46,7 @@ class EvalOptions:
 
 @contextmanager
 def undisturbed(model):
-    """Evaluation mode inside; afterwards every module's mode and all random states are as before."""
+    """Keep evaluation mode inside; afterwards every module's mode and all random states are as before."""
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, torch.nn.Module) else []
     cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     python_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -106,7 +106,7 @@ class Evaluator:
         raise NotImplementedError
 
     def compute(self, losses: tuple, speed_ms: tuple):
-        """The result; losses are the means over the batches, speed_ms the milliseconds per image of `timed`."""
+        """Return the result; losses are the means over the batches, speed_ms the milliseconds per image of `timed`."""
         raise NotImplementedError
 
     def report(self, result) -> None:
@@ -121,12 +121,12 @@ class Evaluator:
         """Finish files, fire the last hook."""
 
     def to_input(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 -> 0 to 1 on the device, in the model's precision."""
+        """Return uint8 images as 0 to 1 on the device, in the model's precision."""
         images = images.to(self.device, non_blocking=True)
         return images.half() / 255 if getattr(self.model, "fp16", False) else images.float() / 255
 
     def precision(self):
-        """float16 autocast with the option half, on CUDA alone."""
+        """Return a context of float16 autocast with the option half, on CUDA alone."""
         return torch.autocast(self.device.type, torch.float16, enabled=self.options.half and self.device.type == "cuda")
 
     def add_losses(self, outputs, targets) -> None:

@@ -12,7 +12,7 @@ from utils.logger import LOGGER
 
 
 class PredictionFiles:
-    """Writes labels/NAME.txt for each image and, at the end, predictions.json, as far as asked for."""
+    """The writer of labels/NAME.txt for each image and, at the end, predictions.json, as far as the options say."""
 
     def __init__(self, options: EvalOptions, names):
         self.options = options
@@ -23,9 +23,9 @@ class PredictionFiles:
             (Path(options.save_dir) / "labels").mkdir(parents=True, exist_ok=True)
 
     def write(self, boxes, shape_hw, path: Path, masks=(), polygons=()) -> None:
-        """boxes [n, 6] of the image `path`, in its pixels; an image without boxes gets no text file, as with YOLOv5.
+        """Write the boxes [n, 6] of the image `path`, in its pixels; without boxes no text file, as with YOLOv5.
 
-        Of segmentation also, for each box, the mask's run lengths and its polygon [k, 2] in pixels.
+        With segmentation also, for each box, the mask's run lengths and its polygon [k, 2] in pixels.
         """
         if self.options.save_txt and len(boxes):
             self.write_txt(boxes, shape_hw, path, polygons)
@@ -36,7 +36,7 @@ class PredictionFiles:
             self.results += results
 
     def write_txt(self, boxes, shape_hw, path: Path, polygons) -> None:
-        """A row for each box: class, xywh or, where there is one, the polygon, normalised, and the confidence."""
+        """Write a row for each box: class, xywh or, where there is one, the polygon, normalised, and the confidence."""
         size_wh = np.float32([shape_hw[1], shape_hw[0]])
         places = list(xyxy2xywhn(boxes[:, :4], *size_wh))
         for i, polygon in enumerate(polygons):
@@ -58,12 +58,12 @@ class PredictionFiles:
 
 
 def is_coco(names) -> bool:
-    """True for the 80 class names of COCO, whose published category ids have gaps."""
+    """Tell whether these are the 80 class names of COCO, whose published category ids have gaps."""
     return len(names) == 80 and [names[i] for i in (0, 1, 79)] == ["person", "bicycle", "toothbrush"]
 
 
 def coco_results(boxes, path: Path, category_ids) -> list:
-    """Boxes [n, 6] of an image in COCO's results format; image_id is the file's stem, as int if it is digits."""
+    """Return an image's boxes [n, 6] in COCO's results format; image_id is the file's stem, an int if it is digits."""
     image_id = int(path.stem) if path.stem.isdecimal() else path.stem
     xywh = xyxy2xywh(boxes[:, :4].astype(np.float64))
     xywh[:, :2] -= xywh[:, 2:] / 2  # COCO's xy is the top-left corner

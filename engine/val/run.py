@@ -1,4 +1,4 @@
-"""What val.py does: open model and data, let the evaluator measure, say what came out."""
+"""Validation as val.py does it: open model and data, let the evaluator measure, say what came out."""
 
 import argparse
 from copy import copy
@@ -10,7 +10,7 @@ from engine.options import apply_data_defaults
 from engine.options.flags import TRAIN_PROJECTS
 from engine.task import DETECT, Task
 from models.backends import DetectMultiBackend
-from utils.general import check_img_size, default_weights, increment_path
+from utils.general import check_img_size, chosen_weights, increment_path
 from utils.logger import LOGGER, colorize, setup_logging
 from utils.timing import UNTIMED, StageTimes
 from utils.torch_utils import device_summary, keep_freed_memory
@@ -49,9 +49,9 @@ def validate(opt: argparse.Namespace, callbacks=None, task: Task = DETECT):
 
 
 def speed(opt, callbacks=None) -> list:
-    """--task speed: the time of each model on square images, with the thresholds of detect.py."""
+    """Measure the time of each model on square images, with the thresholds of detect.py."""
     results = []
-    for weights in chosen_weights(opt):
+    for weights in chosen_weights(opt.weights):
         one, model, data = open_all(opt, "val", weights=[weights])
         one.__dict__.update(SPEED_THRESHOLDS)
         results.append(measure(one, model, data, callbacks, rect=False))
@@ -60,9 +60,9 @@ def speed(opt, callbacks=None) -> list:
 
 
 def study(opt, callbacks=None) -> list:
-    """--task study: mAP and time of each model at STUDY_SIZES, as a table and a picture."""
+    """Measure mAP and time of each model at STUDY_SIZES, as a table and a picture."""
     results, save_dir = [], make_folder(opt)
-    for weights in chosen_weights(opt):
+    for weights in chosen_weights(opt.weights):
         one, model, data = open_all(opt, "val", weights=[weights])
         rows = []
         for size in STUDY_SIZES:
@@ -77,7 +77,7 @@ def study(opt, callbacks=None) -> list:
 
 
 def save_study(rows, stem: Path, label: str) -> None:
-    """STEM.txt, a table with STUDY_COLUMNS, and STEM.png."""
+    """Write STEM.txt, a table with STUDY_COLUMNS, and STEM.png."""
     from utils.plots.charts import plot_val_study
 
     lines = ["%14s" * len(STUDY_COLUMNS) % STUDY_COLUMNS, *("%14.5g" * len(row) % row for row in rows)]
@@ -85,20 +85,11 @@ def save_study(rows, stem: Path, label: str) -> None:
     plot_val_study([(row[0], row[3], row[4], sum(row[5:])) for row in rows], f"{stem}.png", label)
 
 
-def chosen_weights(opt, task=DETECT) -> list:
-    """The --weights, or the default one, which is printed."""
-    if opt.weights:
-        return opt.weights if isinstance(opt.weights, (list, tuple)) else [opt.weights]
-    weights = default_weights(TRAIN_PROJECTS[task.name])
-    LOGGER.info(f"weights: {weights} (no --weights given)")
-    return [weights]
-
-
 def open_all(opt, split: str, task=DETECT, weights=None):
-    """(options with what was left open, model, data file); ValueError if the classes of model and data do not fit."""
+    """Return (completed options, model, data file); ValueError if the classes of model and data do not fit."""
     keep_freed_memory()
     opt = copy(opt)
-    opt.weights = weights or chosen_weights(opt, task)
+    opt.weights = weights or chosen_weights(opt.weights, TRAIN_PROJECTS[task.name])
     data = task.read_data(opt, required=(split,))
     model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
     opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
@@ -155,7 +146,7 @@ def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, times=UNTI
 
 
 def report(result, opt, save_dir: Path, task) -> None:
-    """What is not in the table: the task's lines, speed, and where the files are."""
+    """Log what is not in the table: the task's lines, speed, and where the files are."""
     task.report(result, opt)
     LOGGER.info(speed_line(result, opt, task))
     if opt.save_txt:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.general import write_atomic
+from utils.files import write_atomic
 from utils.logger import setup_logging
 from utils.timing import Profile
 

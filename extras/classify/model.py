@@ -21,7 +21,8 @@ from models.backbone.pretrained import load_matching_weights
 from models.common import BATCH_NORM
 from models.yolo import BaseModel, load_cfg, parse_model
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
-from utils.general import find_file, write_atomic
+from utils.files import write_atomic
+from utils.general import find_file
 from utils.logger import LOGGER, setup_logging
 from utils.text import aligned, did_you_mean
 from utils.torch_utils import initialize_weights, model_info

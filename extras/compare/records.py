@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.general import write_atomic
+from utils.files import write_atomic
 
 FILE_NAME = "evidence.npz"
 VERSION = 1

@@ -15,7 +15,8 @@ from engine.task import DETECT, apply_defaults
 from engine.train.folder import create_run_folder
 from engine.train.progress import NonFiniteLossError
 from engine.train.run import fit, summary
-from utils.general import ROOT, write_atomic
+from utils.files import write_atomic
+from utils.general import ROOT
 from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from utils.logger import LOGGER, colorize
 from utils.yaml_files import save_yaml

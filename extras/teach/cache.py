@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.general import write_cache
+from utils.files import write_cache
 from utils.logger import LOGGER
 
 FORMAT = 1  # of the records; part of every description

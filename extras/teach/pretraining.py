@@ -20,7 +20,8 @@ from models.backbone import load_backbone_weights
 from utils import dist
 from utils.checkpoint import load_checkpoint
 from utils.data.loader import epoch_loader
-from utils.general import VERSION, write_atomic
+from utils.files import write_atomic
+from utils.general import VERSION
 from utils.logger import LOGGER
 
 VAL_IMAGES = 64  # that the loss is measured on after each epoch, evenly spread over the images

@@ -9,7 +9,7 @@ import numpy as np
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import Metadata
 from models.backends.quiet import quiet
-from utils.general import write_atomic
+from utils.files import write_atomic
 
 INPUT = "image"
 OUTPUTS = {"detect": ["predictions"], "segment": ["predictions", "prototypes"], "classify": ["logits"]}  # by task

@@ -8,7 +8,7 @@ import numpy as np
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import OUTPUT_DIMS, Metadata
 from models.backends.quiet import quiet
-from utils.general import write_atomic
+from utils.files import write_atomic
 from utils.logger import LOGGER
 
 # YOLOv5's default too, and the oldest with LayerNormalization as an operator, which saves EdgeViT a tenth of its time.

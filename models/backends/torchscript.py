@@ -17,7 +17,7 @@ from models.backends.pytorch import PyTorchBackend
 from models.backends.quiet import quiet
 from models.exportable import example_images
 from models.heads import Detect
-from utils.general import write_atomic
+from utils.files import write_atomic
 from utils.nms import MAX_CANDIDATES
 from utils.torch_utils import select_device
 

@@ -12,7 +12,7 @@ import numpy as np
 from utils.data.folder import is_writable, user_cache_dir
 from utils.data.images import GREY, read_image
 from utils.data.scan import map_files
-from utils.general import write_cache
+from utils.files import write_cache
 from utils.logger import LOGGER
 
 SMALL_PART = 0.1  # of the free memory

@@ -19,7 +19,7 @@ from utils.data.folder import is_writable, user_cache_dir
 from utils.data.images import image_size
 from utils.data.scan import MIN_SIDE_PX, Problem, files_digest, log_problems, map_files
 from utils.data.store import COUNTS, LabelScan, Paths, PolygonsPerImage, RowsPerImage
-from utils.general import write_cache
+from utils.files import write_cache
 from utils.logger import LOGGER
 
 CACHE_VERSION = 2

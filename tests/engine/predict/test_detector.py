@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-import engine.predict.run
+import utils.general
 from engine import options
 from engine.predict.detector import Detector, Prepared, Result, batches_of_equal_shape, in_order
 from engine.predict.run import image_size, predict
@@ -165,7 +165,7 @@ def test_image_size_of_a_file_that_takes_one_alone():
 
 
 def test_defaults_are_printed(tmp_path, weights, pictures, monkeypatch, caplog):
-    monkeypatch.setattr(engine.predict.run, "default_weights", lambda project: weights)
+    monkeypatch.setattr(utils.general, "default_weights", lambda project: weights)
     caplog.set_level("INFO")
     detect(tmp_path, source=pictures / "0.png")
     assert f"weights {weights} (--weights is not given)" in caplog.text
