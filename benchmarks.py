@@ -11,9 +11,12 @@ Every format is written and measured in a process of its own. The table, benchma
 files and a log for each of them go to runs/benchmarks/exp.
 """
 
+import argparse
 import sys
 
 from engine import options
+from utils.extras import load_extra
+from utils.logger import setup_logging
 
 
 def run(**kwargs) -> list:
@@ -21,22 +24,15 @@ def run(**kwargs) -> list:
 
     Returns an extras.benchmark.run.Row for each format.
     """
-    from extras.benchmark.run import benchmark
-
-    return benchmark(options.from_kwargs("benchmarks", kwargs))
+    return load_extra("benchmark.run").benchmark(options.from_kwargs("benchmarks", kwargs))
 
 
-def main(opt) -> int:
-    """Export, measure, print the table; returns the exit code."""
-    from extras.benchmark.run import benchmark, exit_code
-    from utils.logger import setup_logging
-
+def main(opt: argparse.Namespace) -> int:
+    """Export, measure, print the table; return the exit code."""
+    bench = load_extra("benchmark.run")
     setup_logging()
-    return exit_code(benchmark(opt), opt)
+    return bench.exit_code(bench.benchmark(opt), opt)
 
 
 if __name__ == "__main__":
-    opt = options.parse("benchmarks")
-    from utils.general import main_guard
-
-    sys.exit(main_guard(main, opt))
+    sys.exit(options.start("benchmarks", main, first="torch"))

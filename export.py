@@ -11,9 +11,12 @@ on 32 images of --data (without it: data/images) and renamed *.rejected if it di
 The exit code is 1 if an export failed. Files are written beside the checkpoint.
 """
 
+import argparse
 import sys
 
 from engine import options
+from utils.extras import load_extra
+from utils.logger import setup_logging
 
 
 def run(**kwargs) -> list:
@@ -21,23 +24,16 @@ def run(**kwargs) -> list:
 
     Returns an extras.export.exporter.Exported for each format: file, parity figures, or error.
     """
-    from extras.export.exporter import export_formats
-
-    return export_formats(options.from_kwargs("export", kwargs))
+    return load_extra("export.exporter").export_formats(options.from_kwargs("export", kwargs))
 
 
-def main(opt) -> int:
-    from extras.export.exporter import export_formats, report
-    from utils.logger import setup_logging
-
+def main(opt: argparse.Namespace) -> int:
+    exporter = load_extra("export.exporter")
     setup_logging()
-    results = export_formats(opt)
-    report(results)
+    results = exporter.export_formats(opt)
+    exporter.report(results)
     return int(any(result.error for result in results))
 
 
 if __name__ == "__main__":
-    opt = options.parse("export")
-    from utils.general import main_guard
-
-    sys.exit(main_guard(main, opt))
+    sys.exit(options.start("export", main, first="torch"))
