@@ -18,6 +18,7 @@ import torch
 from models import heads, yolo
 
 heads.Segment.__module__ = "models.yolo"
+heads.Proto.__module__ = "models.common"
 torch.manual_seed(0)
 model = yolo.SegmentationModel("yolov5n-seg.yaml")
 for module in model.modules():
