@@ -59,6 +59,10 @@ class Task:
         """The model to train, on the CPU, with the tensors of `start`; `resumed` gives its description alone."""
         raise NotImplementedError
 
+    def start_kind(self, opt, start, model) -> str:
+        """Return what the training starts from, a key of engine.train.recipe.STARTS."""
+        return "nothing"
+
     def build_loaders(self, opt, hyp: dict, data: dict, stride: int) -> tuple:
         """(training loader, validation loader); the latter is None in all but the main process."""
         raise NotImplementedError
@@ -130,6 +134,9 @@ class Detection(Task):
 
     def build_model(self, opt, hyp, data, start=None, resumed=None):
         return build.build_model(opt, hyp, data["nc"], self, start, resumed)
+
+    def start_kind(self, opt, start, model):
+        return build.start_kind(opt, start, model)
 
     def loader_options(self, opt) -> dict:
         """Further keywords for create_dataloader."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from engine.train.schedule import scaled_weight_decay
-from models.backbone.pretrained import backbones, load_backbone_weights
+from models.backbone.pretrained import backbones, load_backbone_weights, shipped_weights
 from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.general import check_yaml
@@ -15,13 +15,31 @@ from utils.text import did_you_mean
 from utils.torch_utils import smart_optimizer
 
 
+NOTHING = "none"  # The value of --weights that starts from random numbers.
+
+
 def load_start(opt: argparse.Namespace) -> Checkpoint | None:
-    """The checkpoint of --weights, None without. ValueError or FileNotFoundError if it, or --cfg, cannot be used."""
-    if not opt.weights and not opt.cfg:
+    """Return the checkpoint of --weights, None without. ValueError or FileNotFoundError if it, or --cfg, cannot be used."""
+    given = opt.weights if opt.weights != NOTHING else ""
+    if not given and not opt.cfg:
         raise ValueError("nothing to train: give --cfg (a model file) or --weights (a checkpoint)")
     if isinstance(opt.cfg, str) and opt.cfg:
         check_yaml(opt.cfg)
-    return load_checkpoint(opt.weights) if opt.weights else None
+    return load_checkpoint(given) if given else None
+
+
+def backbone_file(opt: argparse.Namespace, model: nn.Module) -> str:
+    """Return the file that the backbone starts from: --backbone-weights, else the shipped one if no weights are given."""
+    if opt.backbone_weights or opt.weights:
+        return opt.backbone_weights
+    return str(shipped_weights(model.yaml["backbone"]) or "")
+
+
+def start_kind(opt: argparse.Namespace, start: Checkpoint | None, model: nn.Module) -> str:
+    """Return what a training starts from, a key of engine.train.recipe.STARTS."""
+    if start is not None:
+        return "detector"
+    return "backbone" if backbone_file(opt, model) else "nothing"
 
 
 def build_model(
@@ -29,7 +47,7 @@ def build_model(
 ):
     """The model of --cfg or of a checkpoint for `nc` classes, on the CPU.
 
-    From `start` it takes the tensors that fit by name and shape, then the backbone those of --backbone-weights. With
+    From `start` it takes the tensors that fit by name and shape, then the backbone those of backbone_file(). With
     --cfg a detector can start a segmentation model, and the other way round.
     `resumed`, the checkpoint of an interrupted run, gives the model file only: its tensors are loaded later.
     """
@@ -50,8 +68,9 @@ def build_model(
         fitting = intersect_dicts(start.state_dict, model.state_dict(), exclude=exclude)
         model.load_state_dict(fitting, strict=False)
         LOGGER.info(f"Transferred {len(fitting)}/{len(model.state_dict())} items from {opt.weights}")
-    if opt.backbone_weights:
-        load_backbone_weights(model, opt.backbone_weights)
+    file = backbone_file(opt, model)
+    if file:
+        load_backbone_weights(model, file)
     return model
 
 

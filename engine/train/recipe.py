@@ -4,8 +4,6 @@ The figures behind these choices are in bench/notes.md. `--hyp FILE` turns all o
 --optimizer SGD` is YOLOv5's own recipe.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import dataclass, field
 
@@ -18,7 +16,7 @@ from utils.torch_utils import multiplies_bfloat16
 
 AUTO = "auto"
 MANY_STEPS = 20_000  # optimizer steps from which YOLOv5's own recipe has the time that it needs
-IMAGE_LR, SCRATCH_LR, FINE_TUNING_LR = 0.0005, 0.004, 0.001  # of Muon and AdamW: per image of a batch, and at most
+IMAGE_LR = 0.0005  # The most of lr0 for each image of a batch, with Muon and AdamW.
 USUAL_BATCH, LEAST_BATCH = 16, 4
 WANTED_BATCHES = 25  # in an epoch
 LAST_LR = 0.01  # as a part of the first
@@ -26,6 +24,23 @@ MUON_DECAY = 7.5  # of the weights, added up over a training at lr0: half of it 
 LEAST_STEPS = 500  # that it is spread over: in fewer the weights would be gone before they are learned
 WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # of all steps; steps
 EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
+
+
+@dataclass(frozen=True)
+class Start:
+    """What fits a training by what it starts from: at most `lr0`, of which the backbone takes the part `lr_backbone`."""
+
+    optimizer: str
+    lr0: float
+    lr_backbone: float
+    why: str
+
+
+STARTS = {
+    "nothing": Start("Muon", 0.004, 1.0, "from scratch"),
+    "backbone": Start("AdamW", 0.004, 1.0, "the backbone has learned already, neck and head have not"),
+    "detector": Start("AdamW", 0.001, 1.0, "pretrained weights are to be kept"),
+}
 
 
 @dataclass
@@ -63,15 +78,15 @@ def precision(opt: argparse.Namespace, device: torch.device) -> str:
     return "bf16"
 
 
-def fill(opt: argparse.Namespace, hyp: dict, images: int, batches: int, pretrained: bool, given: bool) -> dict:
+def fill(opt: argparse.Namespace, hyp: dict, images: int, batches: int, start: str, given: bool) -> dict:
     """Give the options that are "auto" or None their values; returns hyp with what was chosen, and prints the reasons.
 
-    images: in the training set; batches: in an epoch; pretrained: whether the training starts from a detector's
-    weights; given: whether hyp came from elsewhere than opt.hyp, and stays.
+    images: in the training set; batches: in an epoch; start: a key of STARTS; given: whether hyp came from elsewhere
+    than opt.hyp, and stays.
     """
     recipe = Recipe()
     if opt.hyp == AUTO and not given:
-        recipe = chosen(opt, images, batches, pretrained)
+        recipe = chosen(opt, images, batches, STARTS[start])
     for key, fallback in (("optimizer", "SGD"), ("close_mosaic", 0)):
         if getattr(opt, key) in (AUTO, None):
             setattr(opt, key, recipe.options.get(key, fallback))
@@ -81,8 +96,8 @@ def fill(opt: argparse.Namespace, hyp: dict, images: int, batches: int, pretrain
     return {**hyp, **recipe.hyp}
 
 
-def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool) -> Recipe:
-    """The recipe for a training of opt.epochs epochs."""
+def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> Recipe:
+    """Return the recipe for a training of opt.epochs epochs."""
     recipe = Recipe()
     steps = batches * opt.epochs
     if opt.optimizer not in (AUTO, "Adam", "AdamW", "Muon"):
@@ -90,15 +105,15 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, pretrained: bool)
     if opt.optimizer == AUTO and steps > MANY_STEPS:
         recipe.choose("optimizer SGD and YOLOv5's values", f"{steps} steps are enough for them")
         return recipe
-    lr0 = min(FINE_TUNING_LR if pretrained else SCRATCH_LR, IMAGE_LR * opt.batch_size)
-    start = "pretrained weights are to be kept" if pretrained else "from scratch"
-    optimizer = opt.optimizer if opt.optimizer != AUTO else "AdamW" if pretrained else "Muon"
+    lr0 = min(start.lr0, IMAGE_LR * opt.batch_size)
+    optimizer = opt.optimizer if opt.optimizer != AUTO else start.optimizer
     recipe.choose(
         f"{optimizer}, lr0 {lr0:g}, cosine",
-        f"{start}, and {steps} steps are few: SGD would need tens of thousands",
+        f"{start.why}, and {steps} steps are few: SGD would need tens of thousands",
         options={"optimizer": optimizer, "cos_lr": True},
         lr0=lr0,
         lrf=LAST_LR,
+        lr_backbone=start.lr_backbone,
         warmup_bias_lr=0.01,
     )
     recipe.choose(

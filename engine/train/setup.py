@@ -104,7 +104,8 @@ def set_up(
     if resumed is None:
         if budget:
             state.plan = _first_plan(budget, opt, model, loader, val_loader, precision)
-        values = _complete(opt, callbacks, values, loader, start is not None, hyp is not None)
+        kind = task.start_kind(opt, start, model)
+        values = _complete(opt, callbacks, values, loader, kind, hyp is not None)
         if dist.is_main():
             _prepare_files(run, task, model, loader.dataset, opt, values, data)
     callbacks.run("on_pretrain_routine_end", task.labels(loader.dataset), data["names"])
@@ -217,10 +218,10 @@ def _first_plan(budget, opt, model: nn.Module, loader: DataLoader, val_loader, p
     return plan
 
 
-def _complete(opt, callbacks: Callbacks, hyp: dict, loader: DataLoader, pretrained: bool, given: bool) -> dict:
+def _complete(opt, callbacks: Callbacks, hyp: dict, loader: DataLoader, start: str, given: bool) -> dict:
     """Choose what is still open, now that data and model are known; return the hyperparameters, and print them."""
     with _reporting(opt, callbacks):
-        hyp = recipe.fill(opt, hyp, len(loader.dataset), len(loader), pretrained, given)
+        hyp = recipe.fill(opt, hyp, len(loader.dataset), len(loader), start, given)
     LOGGER.info("hyperparameters: " + ", ".join(f"{key}={value}" for key, value in hyp.items()))
     return hyp
 

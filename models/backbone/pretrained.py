@@ -1,14 +1,17 @@
 """Weights of a backbone or classifier from a file: the tensors that fit by name and shape."""
 
 import re
+from pathlib import Path
 
 from torch import nn
 
 from utils.checkpoint import load_state_dict_file
-from utils.general import find_file
+from utils.general import ROOT, find_file
 from utils.logger import LOGGER
 from utils.torch_utils import is_backbone
 
+# Backbones that this project has trained, by the name of their row in a model file: docs/weights.md.
+SHIPPED = {"edgevit_xxs": ROOT / "weights" / "edgevit_xxs_start.safetensors"}
 LEAST_MATCH = 0.9  # share of the tensors that a file must hold
 WRAPPERS = re.compile(r"^((module|model|backbone|\d+)\.)+")  # prefixes of classifiers, detectors and DDP
 
@@ -16,6 +19,14 @@ WRAPPERS = re.compile(r"^((module|model|backbone|\d+)\.)+")  # prefixes of class
 def backbones(model: nn.Module) -> list[nn.Module]:
     """Return the backbones in `model`, itself included."""
     return [module for module in model.modules() if is_backbone(module)]
+
+
+def shipped_weights(rows: list) -> Path | None:
+    """Return the shipped file for the backbone of a model file's rows, None if there is none or the row names its own."""
+    for _, _, name, arguments in rows:
+        if name in SHIPPED and not any(isinstance(argument, str) for argument in arguments):
+            return SHIPPED[name] if SHIPPED[name].is_file() else None
+    return None
 
 
 def load_backbone_weights(model: nn.Module, path) -> int:

@@ -13,14 +13,14 @@ from utils.hyperparameters import default_hyp
 from utils.torch_utils import multiplies_bfloat16
 
 
-def filled(epochs=50, images=205, batches=13, pretrained=False, given=False, **options):
+def filled(epochs=50, images=205, batches=13, start="nothing", given=False, **options):
     opt = from_kwargs("train", {"epochs": epochs, "batch_size": 16, "optimizer": AUTO, "hyp": AUTO, **options})
-    return opt, fill(opt, default_hyp(), images, batches, pretrained, given)
+    return opt, fill(opt, default_hyp(), images, batches, start, given)
 
 
-@pytest.mark.parametrize("pretrained, optimizer", [(False, "Muon"), (True, "AdamW")])
-def test_a_short_training_gets_quick_steps_one_for_each_batch(pretrained, optimizer):
-    opt, hyp = filled(pretrained=pretrained)
+@pytest.mark.parametrize("start, optimizer", [("nothing", "Muon"), ("backbone", "AdamW"), ("detector", "AdamW")])
+def test_a_short_training_gets_quick_steps_one_for_each_batch(start, optimizer):
+    opt, hyp = filled(start=start)
     assert (opt.optimizer, opt.cos_lr) == (optimizer, True)
     assert hyp["nominal_batch"] == 16 and hyp["lr0"] < 0.01
     assert hyp.keys() == default_hyp().keys()
@@ -100,7 +100,7 @@ def test_what_is_given_stays():
 
 
 def test_fine_tuning_takes_smaller_steps():
-    assert filled(pretrained=True)[1]["lr0"] < filled()[1]["lr0"]
+    assert filled(start="detector")[1]["lr0"] < filled()[1]["lr0"]
 
 
 def test_each_choice_is_printed_with_its_reason(caplog):
