@@ -1,6 +1,7 @@
 """What several tests share: the project root, the optional real data, and a data set of a few drawn images."""
 
 import logging
+import os
 import signal
 from pathlib import Path
 
@@ -8,6 +9,11 @@ import numpy as np
 import pytest
 
 from utils.logger import LOGGER
+
+# Processes that share the machine share its cores. This is read when torch is first imported, here and in subprocesses.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    cores_each = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_each))
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
