@@ -68,7 +68,8 @@ def add_training(parser) -> None:
 def train_parser(task: str = "detect") -> Parser:
     parser = Parser(prog="train.py", description="Train a detector.")
     add = parser.add_argument
-    add("--weights", default="", help="checkpoint to start from; '' trains from scratch")
+    weights = "checkpoint to start from; '': the backbone that is shipped for --cfg, if any; none: random numbers"
+    add("--weights", default="", help=weights)
     add("--cfg", default="", help="model YAML; '' takes the one inside --weights")
     add("--backbone-weights", default="", help=".pt, .pth or .safetensors file for the backbone alone")
     add("--data", default="data/shapes.yaml", help="dataset YAML")

@@ -14,12 +14,14 @@ from utils.logger import LOGGER
 from utils.text import did_you_mean
 from utils.torch_utils import smart_optimizer
 
-
 NOTHING = "none"  # The value of --weights that starts from random numbers.
 
 
 def load_start(opt: argparse.Namespace) -> Checkpoint | None:
-    """Return the checkpoint of --weights, None without. ValueError or FileNotFoundError if it, or --cfg, cannot be used."""
+    """Return the checkpoint of --weights, None without.
+
+    ValueError or FileNotFoundError if it, or --cfg, cannot be used.
+    """
     given = opt.weights if opt.weights != NOTHING else ""
     if not given and not opt.cfg:
         raise ValueError("nothing to train: give --cfg (a model file) or --weights (a checkpoint)")
@@ -29,7 +31,7 @@ def load_start(opt: argparse.Namespace) -> Checkpoint | None:
 
 
 def backbone_file(opt: argparse.Namespace, model: nn.Module) -> str:
-    """Return the file that the backbone starts from: --backbone-weights, else the shipped one if no weights are given."""
+    """Return --backbone-weights, else the shipped file for the backbone if no weights are given, else ''."""
     if opt.backbone_weights or opt.weights:
         return opt.backbone_weights
     return str(shipped_weights(model.yaml["backbone"]) or "")

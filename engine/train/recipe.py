@@ -28,7 +28,7 @@ EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
 
 @dataclass(frozen=True)
 class Start:
-    """What fits a training by what it starts from: at most `lr0`, of which the backbone takes the part `lr_backbone`."""
+    """The values that fit what a training starts from. `lr0`: at most; `lr_backbone`: the backbone's part of it."""
 
     optimizer: str
     lr0: float

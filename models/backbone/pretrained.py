@@ -22,7 +22,7 @@ def backbones(model: nn.Module) -> list[nn.Module]:
 
 
 def shipped_weights(rows: list) -> Path | None:
-    """Return the shipped file for the backbone of a model file's rows, None if there is none or the row names its own."""
+    """Return the shipped file for the backbone in a model file's rows, None if there is none or a row has its own."""
     for _, _, name, arguments in rows:
         if name in SHIPPED and not any(isinstance(argument, str) for argument in arguments):
             return SHIPPED[name] if SHIPPED[name].is_file() else None
