@@ -31,7 +31,7 @@ def main(opt: argparse.Namespace) -> int:
     exporter = load_extra("export.exporter")
     setup_logging()
     results = exporter.export_formats(opt)
-    exporter.report(results)
+    exporter.print_formats(results)
     return int(any(result.error for result in results))
 
 

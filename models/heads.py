@@ -17,6 +17,8 @@ class Detect(nn.Module):
     """
 
     export = False
+    anchors: torch.Tensor  # [nl, na, 2]; in stride units as soon as the strides are known
+    stride: torch.Tensor  # [nl] px
 
     def __init__(self, nc: int, anchors, ch, inplace: bool = True, nm: int = 0):
         """`anchors`: for each map a list w, h, w, h ... in px, or their number (then autoanchor must find them).
@@ -31,8 +33,8 @@ class Detect(nn.Module):
         self.no = 5 + nc + nm
         self.nl, self.na = anchors.shape[:2]
         self.inplace = inplace
-        self.register_buffer("anchors", anchors)  # [nl, na, 2]; in stride units as soon as the strides are known
-        self.register_buffer("stride", torch.ones(self.nl), persistent=False)  # px
+        self.register_buffer("anchors", anchors)
+        self.register_buffer("stride", torch.ones(self.nl), persistent=False)
         self.grid = [torch.empty(0)] * self.nl  # cell corners of the last size, [1, 1, ny, nx, 2]
         self.m = nn.ModuleList(nn.Conv2d(c, self.no * self.na, 1) for c in ch)
 
@@ -109,11 +111,11 @@ class Detect(nn.Module):
     def initialize_biases(self, class_frequencies=None) -> None:
         """Set biases that predict about 8 objects in a 640 px image; `class_frequencies` [nc], default equal ones."""
         if class_frequencies is None:
-            classes = math.log(0.6 / (self.nc - 0.99999))
+            classes = torch.tensor(math.log(0.6 / (self.nc - 0.99999)))
         else:
             classes = torch.log(class_frequencies / class_frequencies.sum())
         for conv, stride in zip(self.m, self.stride.tolist()):
-            bias = conv.bias.view(self.na, self.no)
+            bias = conv.get_parameter("bias").view(self.na, self.no)
             bias[:, 4] = math.log(8 / (640 / stride) ** 2)
             bias[:, 5 : 5 + self.nc] = classes
 

@@ -4,6 +4,8 @@ In a single thread torch leaves 1x1 convolutions and the products of attention t
 than half of its time on an EPYC with AVX-512, where MKL keeps to AVX2: a third of a forward pass of EdgeViT-XXS.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -12,14 +14,14 @@ QUERIES = 200  # The scores of so many are computed at once, which keeps them in
 LEAST_TOKENS = 400  # Below this number torch's attention is as quick.
 # These operators of torch.compile apply a function to their result while that is in the cache. Some builds lack them.
 CONVOLUTION = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-LINEAR = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def is_ours(x: torch.Tensor) -> bool:
     """Tell whether oneDNN is called directly: for float32 on a CPU, in inference mode."""
     onednn = torch.backends.mkldnn
     fits = x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0
-    return torch.is_inference_mode_enabled() and fits and onednn.is_available() and onednn.enabled
+    return torch.is_inference_mode_enabled() and fits and onednn.is_available() and bool(onednn.enabled)
 
 
 def pointwise(x: torch.Tensor, weight: torch.Tensor, bias=None, gelu: bool = False) -> torch.Tensor:

@@ -98,7 +98,7 @@ def test_image_size(options, weights, tiny_dataset, monkeypatch, given, in_check
     tiny_dataset.write_text(tiny_dataset.read_text() + f"imgsz: {in_data}\n")
     sizes = []
     monkeypatch.setattr(validation, "measure", lambda opt, *args, **kwargs: sizes.append(opt.imgsz))
-    monkeypatch.setattr(validation, "report", lambda *args: None)
+    monkeypatch.setattr(validation, "print_report", lambda *args: None)
     val.run(**options, imgsz=given)
     assert sizes == [expected]
 

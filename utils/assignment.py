@@ -205,7 +205,7 @@ def simota(maps, candidates, n: int, nc: int) -> list[Matches]:
 
 
 @torch.no_grad()
-def aligned(maps, candidates, n: int, nc: int) -> list[Matches]:
+def task_aligned(maps, candidates, n: int, nc: int) -> list[Matches]:
     """Task alignment (arXiv 2108.07755, section 3.2) among the candidates of n targets, over all levels together.
 
     A target takes the places of the largest t = score * IoU ** 6, the score being objectness times class; of several
@@ -235,4 +235,4 @@ def _largest(values, chosen, target, n):
     return largest[target]
 
 
-RULES = {"simota": simota, "aligned": aligned}
+RULES = {"simota": simota, "aligned": task_aligned}

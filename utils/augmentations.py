@@ -187,7 +187,7 @@ def _moved_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray, w: int, h: int) -> 
     else:
         corners = _apply(matrix, boxes_xyxy[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2))
         moved = np.concatenate([corners.min(1), corners.max(1)], 1)
-    return np.minimum(np.maximum(moved, 0), np.float32([w, h, w, h]))
+    return np.minimum(np.maximum(moved, 0), np.array([w, h, w, h], np.float32))
 
 
 def box_candidates(box1, box2, wh_thr=2, ar_thr=100, area_thr=0.1, eps=1e-16) -> np.ndarray:
@@ -224,7 +224,7 @@ def copy_paste(image: np.ndarray, labels: np.ndarray, segments, p: float, rng: n
         mirrored = np.array([cls, width - x2, y1, width - x1, y2], np.float32)
         if (bbox_ioa(mirrored[1:], labels[:, 1:]) < 0.3).all():
             labels = np.concatenate([labels, mirrored[None]])
-            polygon = segments[i] * np.float32([-1, 1]) + np.float32([width, 0])
+            polygon = segments[i] * np.array([-1, 1], np.float32) + np.array([width, 0], np.float32)
             segments.append(polygon)
             cv2.fillPoly(mask, [polygon.round().astype(np.int32)], 255)
     if mask.any():

@@ -124,7 +124,8 @@ class LoadImagesAndLabels(CachedImages, Dataset):
 
     def kept_wh(self, i: int) -> tuple[int, int]:
         """Return width and height of load_image's image."""
-        return aug.fit_wh(*self.shapes[i].tolist(), self.img_size)
+        width, height = self.shapes[i].tolist()
+        return aug.fit_wh(width, height, self.img_size)
 
     def shrink(self, i: int) -> int:
         """Return how many times image i is larger than what training needs of it."""

@@ -87,9 +87,11 @@ def load_hyp(source: str | Path | dict, table: dict = TABLE) -> dict:
     ValueError with the file and the key for an unknown key (naming the nearest), a value that is no number, or one
     outside its range, or one that is none of its choices.
     """
-    path = None if isinstance(source, dict) else find_file(source, folders=("data",))
-    given = source if path is None else load_yaml(path)
-    where = "hyp" if path is None else str(path)
+    if isinstance(source, dict):
+        given, where = source, "hyp"
+    else:
+        path = find_file(source, folders=("data",))
+        given, where = load_yaml(path), str(path)
     for key, value in given.items():
         _check(where, key, value, table)
     return {key: given.get(key, entry.default) for key, entry in table.items()}

@@ -52,7 +52,7 @@ def colorstr(*args: object) -> str:
     *styles, text = args
     if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return str(text)
-    codes = ";".join(str(ANSI_CODES[style]) for style in styles or ("blue", "bold"))
+    codes = ";".join(str(ANSI_CODES[str(style)]) for style in styles or ("blue", "bold"))
     return f"\033[{codes}m{text}\033[0m"
 
 

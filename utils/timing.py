@@ -36,7 +36,7 @@ def time_sync(cuda: bool | None = None) -> float:
     torch = sys.modules.get("torch")  # without it no work can have been given to a GPU
     if cuda is None:
         cuda = torch is not None and torch.cuda.is_available()
-    if cuda:
+    if cuda and torch is not None:
         torch.cuda.synchronize()
     return time.perf_counter()
 

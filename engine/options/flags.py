@@ -21,7 +21,7 @@ OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "Muon", "RMSProp"]
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
 SEGMENT_DATA = "data/shapes-seg.yaml"
 # What the engine reads of every task's options: command -> option -> its value for a task without such a flag.
-READ_BY_ENGINE = {
+READ_BY_ENGINE: dict[str, dict] = {
     "train": {
         **{"evolve": None, "image_weights": False, "multi_scale": False, "single_cls": False, "quad": False},
         "close_mosaic": 0,

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -72,7 +72,7 @@ class Detector:
     picture is padded otherwise than alone, and its boxes are the same.
     """
 
-    model: object  # DetectMultiBackend
+    model: Any  # a DetectMultiBackend
     imgsz: list  # height, width in pixels
     conf_thres: float = 0.25
     iou_thres: float = 0.45

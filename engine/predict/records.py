@@ -47,7 +47,7 @@ class TxtSink:
         corners = result.boxes[:, :4]
         places = list(corners if self.voc else xyxy2xywhn(corners.copy(), w, h))
         if result.masks is not None and not self.voc:
-            polygons = [mask.polygon() / np.float32([w, h]) for mask in result.masks]
+            polygons = [mask.polygon() / np.array([w, h], np.float32) for mask in result.masks]
             places = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, places)]
         rows = [[cls, *place, *([conf] * self.with_conf)] for place, (conf, cls) in zip(places, result.boxes[:, 4:])]
         return [" ".join(f"{value:g}" for value in row) for row in rows]
@@ -120,7 +120,7 @@ class CropSink:
         self.cut = save_one_box
 
     def write(self, result) -> None:
-        count = Counter()
+        count: Counter = Counter()
         for *xyxy, _, cls in result.boxes.tolist():
             crop = self.cut(np.array(xyxy), result.image, BGR=True, save=False)
             folder = self.folder / safe_name(result.names[int(cls)])

@@ -30,7 +30,7 @@ def load_model(opt, task: str = "detect"):
     return model
 
 
-def image_size(imgsz, model) -> list:
+def inference_size_hw(imgsz, model) -> list:
     """Return [height, width] in pixels, multiples of the stride: the flag's, else the model's, else DEFAULT_IMGSZ.
 
     ValueError for another size than that of a file that was exported for one alone.
@@ -49,7 +49,7 @@ def image_size(imgsz, model) -> list:
 
 def build_detector(opt, kind=Detector) -> Detector:
     model = load_model(opt, kind.task)
-    imgsz = image_size(opt.imgsz, model)
+    imgsz = inference_size_hw(opt.imgsz, model)
     model.warmup((1, 3, *imgsz))
     options = kind.options(opt)
     if opt.visualize:

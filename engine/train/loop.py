@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,7 +117,8 @@ def train_one_epoch(
     learner.train_model.train()
     callbacks.run("on_train_epoch_start")
     views = [hook.before_epoch(epoch) for hook in learner.hooks]
-    loader.sampler.set_epoch(epoch, chances, next((view for view in views if view is not None), None))
+    sampler: Any = loader.sampler  # one of utils.data.loader
+    sampler.set_epoch(epoch, chances, next((view for view in views if view is not None), None))
     batches = iter(loader)
     # Making the iterator draws from the same generator, a new one more often than a used one: the seed comes after it.
     init_seeds(epoch_seed(seed, epoch, dist.rank()), deterministic=True)

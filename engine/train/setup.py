@@ -104,8 +104,7 @@ def set_up(
     if resumed is None:
         if budget:
             state.plan = _first_plan(budget, opt, model, loader, val_loader, precision)
-        kind = task.start_kind(opt, start, model)
-        values = _complete(opt, callbacks, values, loader, kind, hyp is not None)
+        values = _complete(opt, callbacks, values, loader, task.start_kind(opt, start, model), hyp is not None)
         if dist.is_main():
             _prepare_files(run, task, model, loader.dataset, opt, values, data)
     callbacks.run("on_pretrain_routine_end", task.labels(loader.dataset), data["names"])

@@ -80,7 +80,7 @@ class DetectionEvaluator(Evaluator):
         """Return the targets with class 0 everywhere, in a copy."""
         return targets * targets.new_tensor([1, 0, 1, 1, 1, 1])
 
-    def split(self, output) -> tuple:
+    def split(self, output) -> Sequence:
         """Return the model's output as predictions [B, N, ...], and what the loss takes, or None."""
         return output if isinstance(output, (tuple, list)) else (output, None)
 

@@ -68,7 +68,7 @@ class Evaluator:
     """The loop over a loader, its times, losses and hooks. A task's evaluator adds what is not implemented here."""
 
     header = ""  # of the table
-    loss_names = ()  # as the task has them
+    loss_names: tuple[str, ...] = ()  # as the task has them
     timed = ("pre-process", "inference", "post-process")
 
     def __init__(self, model, names, device, options, compute_loss=None, callbacks=None, times: Untimed = UNTIMED):

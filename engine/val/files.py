@@ -16,11 +16,12 @@ class PredictionFiles:
 
     def __init__(self, options: EvalOptions, names):
         self.options = options
+        self.folder = Path(options.save_dir or "")
         self.category_ids = coco80_to_coco91_class() if is_coco(names) else list(range(len(names)))
-        self.results = []
-        self.written = set()
+        self.results: list[dict] = []
+        self.written: set[str] = set()
         if options.save_txt:
-            (Path(options.save_dir) / "labels").mkdir(parents=True, exist_ok=True)
+            (self.folder / "labels").mkdir(parents=True, exist_ok=True)
 
     def write(self, boxes, shape_hw, path: Path, masks=(), polygons=()) -> None:
         """Write the boxes [n, 6] of the image `path`, in its pixels; without boxes no text file, as with YOLOv5.
@@ -37,22 +38,22 @@ class PredictionFiles:
 
     def write_txt(self, boxes, shape_hw, path: Path, polygons) -> None:
         """Write a row for each box: class, xywh or, where there is one, the polygon, normalised, and the confidence."""
-        size_wh = np.float32([shape_hw[1], shape_hw[0]])
-        places = list(xyxy2xywhn(boxes[:, :4], *size_wh))
+        height, width = shape_hw
+        places = list(xyxy2xywhn(boxes[:, :4], width, height))
         for i, polygon in enumerate(polygons):
-            places[i] = (polygon / size_wh).ravel() if len(polygon) else places[i]
+            places[i] = (polygon / np.array([width, height], np.float32)).ravel() if len(polygon) else places[i]
         rows = [[cls, *place, conf] for place, (conf, cls) in zip(places, boxes[:, 4:6])]
         rows = rows if self.options.save_conf else [row[:-1] for row in rows]
         name, number = path.stem, 2
         while name in self.written:  # images of one name in two folders
             name, number = f"{path.stem}_{number}", number + 1
         self.written.add(name)
-        file = Path(self.options.save_dir) / "labels" / f"{name}.txt"
+        file = self.folder / "labels" / f"{name}.txt"
         file.write_text("".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows))
 
     def close(self) -> None:
         if self.options.save_json:
-            file = Path(self.options.save_dir) / "predictions.json"
+            file = self.folder / "predictions.json"
             file.write_text(json.dumps(self.results))
             LOGGER.info(f"{len(self.results)} boxes in COCO's results format: {file}")
 

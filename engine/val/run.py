@@ -43,7 +43,7 @@ def validate(opt: argparse.Namespace, callbacks=None, task: Task = DETECT):
     files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
     files |= {"save_dir": save_dir, "plots": True, "evidence": str(opt.data), "times": times.on(opt.device)}
     result = measure(opt, model, data, callbacks, task=task, **files)
-    report(result, opt, save_dir, task)
+    print_report(result, opt, save_dir, task)
     times.report(save_dir)
     return result
 
@@ -145,7 +145,7 @@ def measure(opt, model, data, callbacks=None, rect=True, task=DETECT, times=UNTI
     return task.evaluate(model, loader, **options)
 
 
-def report(result, opt, save_dir: Path, task) -> None:
+def print_report(result, opt, save_dir: Path, task) -> None:
     """Log what is not in the table: the task's lines, speed, and where the files are."""
     task.report(result, opt)
     LOGGER.info(speed_line(result, opt, task))

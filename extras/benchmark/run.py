@@ -74,7 +74,7 @@ def benchmark(opt) -> list:
         write_csv(rows, run.folder / "benchmarks.csv")
         if row.status == "failed" and not format.exports:
             raise ValueError(f"{run.weights}: the checkpoint itself could not be measured: {row.note}")
-    report(rows, run.folder, f"{run.weights.name} on {run.data.name}, {run.imgsz} px, batch {opt.batch_size}")
+    write_report(rows, run.folder, f"{run.weights.name} on {run.data.name}, {run.imgsz} px, batch {opt.batch_size}")
     return rows
 
 
@@ -220,7 +220,7 @@ def write_csv(rows: list, file: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def report(rows: list, folder: Path, title: str) -> None:
+def write_report(rows: list, folder: Path, title: str) -> None:
     """The table, what came of how many formats, and where the files are."""
     LOGGER.info(f"\n{table(rows)}\n")
     counts = Counter(row.status for row in rows)

@@ -35,11 +35,11 @@ def measure(job: dict) -> dict:
 
     The first part loads nothing but the runtime: what the validation needs besides must not count as its memory.
     """
-    from engine.predict.run import image_size
+    from engine.predict.run import inference_size_hw
     from models.backends import DetectMultiBackend
 
     model = DetectMultiBackend(job["file"], job["device"], fp16=job["half"], threads=job["threads"])
-    imgsz = max(model.fixed_hw or image_size(job["imgsz"], model))
+    imgsz = max(model.fixed_hw or inference_size_hw(job["imgsz"], model))
     ms = milliseconds(model, pictures(job["data"], imgsz, job["batch_size"]))
     memory_mb = peak_memory_mb()
     result = validate(model, job, imgsz)

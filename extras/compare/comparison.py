@@ -75,7 +75,7 @@ def compare(opt) -> list:
         LOGGER.info(f"\n{colorize(run.name, 'heading')}\n{mean_line(run.ap)}")
         LOGGER.info("\n".join(error_lines(run.errors)))
     differences = [difference for run in runs[1:] for difference in differences_of(runs[0], run)]
-    report(differences, runs[0], opt.verbose)
+    print_differences(differences, runs[0], opt.verbose)
     draw(runs, increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True))
     return differences
 
@@ -142,7 +142,7 @@ def _difference(run: Run, metric: str, cls: str, ours, theirs) -> Difference:
     return Difference(run.name, metric, cls, float(ours[0]), float(theirs[0]), interval(change), p_value(change))
 
 
-def report(differences: list, first: Run, verbose: bool) -> None:
+def print_differences(differences: list, first: Run, verbose: bool) -> None:
     """Print the differences of all classes together and what they mean, and if verbose those of each class."""
     for name in dict.fromkeys(d.run for d in differences):
         own = [d for d in differences if d.run == name]

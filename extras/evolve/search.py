@@ -50,7 +50,7 @@ def evolve(opt: argparse.Namespace, callbacks=None, task=DETECT) -> argparse.Nam
         start = time.perf_counter()
         trials.append((train_once(opt, hyp, callbacks, folder, task), hyp))
         write_trials(folder, trials, task)
-        report(trials, opt.evolve, time.perf_counter() - start, task)
+        print_trials(trials, opt.evolve, time.perf_counter() - start, task)
     if plots:
         from utils.plots.charts import plot_evolve
 
@@ -115,7 +115,7 @@ def child(trials: list, task, rng: np.random.Generator) -> dict:
     return hyp
 
 
-def report(trials: list, total: int, seconds: float, task) -> None:
+def print_trials(trials: list, total: int, seconds: float, task) -> None:
     scores = [task.fitness(figures) for figures, _ in trials]
     left = total - len(trials)
     LOGGER.info(

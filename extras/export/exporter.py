@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engine.predict.run import image_size
+from engine.predict.run import inference_size_hw
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
 from extras.export.quantization import QUANTIZERS, quantize_within_budget
 from models.backends import DetectMultiBackend, Format, find_format, one_checkpoint
@@ -80,7 +80,7 @@ class Job:
         self.opt = opt
         self.weights = one_checkpoint(opt.weights)
         self.reference = DetectMultiBackend(self.weights, "cpu", threads=opt.threads)
-        self.imgsz = tuple(image_size(opt.imgsz, self.reference))
+        self.imgsz = tuple(inference_size_hw(opt.imgsz, self.reference))
         self.spec = self._spec(opt)
         self.data = self._data(opt)
         self.images = [read_image(file) for file in evenly(self._image_files(), PARITY_IMAGES)]
@@ -282,7 +282,7 @@ def summary(results: list) -> str:
     return aligned(rows, left=(0, 6))
 
 
-def report(results: list) -> None:
+def print_formats(results: list) -> None:
     LOGGER.info("\n" + summary(results))
     written = next((result for result in results if result.file), None)
     if written:

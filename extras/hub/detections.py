@@ -5,6 +5,7 @@ import copy
 import numpy as np
 from PIL import Image
 
+from engine.predict.names import safe_name
 from utils.boxes import xyxy2xywh
 from utils.data.images import write_image
 from utils.general import increment_path
@@ -131,11 +132,6 @@ class Detections:
         if save:
             LOGGER.info(f"Saved {counted(len(crops), 'crop')} to {folder}")
         return crops
-
-
-def safe_name(name: str) -> str:
-    """Return a class name as the name of one folder."""
-    return name.replace("/", "_").replace("\\", "_").strip(". ") or "_"
 
 
 def display(image: Image.Image) -> None:

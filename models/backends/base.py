@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class Backend:
     names: dict
     task: str = "detect"
     stride: int = 32
-    imgsz = None
+    imgsz: Any = None
     fixed_hw: tuple | None = None
     end2end: bool = False
     fp16: bool = False

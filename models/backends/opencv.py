@@ -1,6 +1,6 @@
 """OpenCV's DNN module as a runtime for ONNX files. It reads their metadata without the package onnx."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -48,14 +48,15 @@ def read_graph(data: bytes) -> tuple:
 
     The numbers are those of the fields in ONNX's published onnx.proto. LookupError if it is no such file.
     """
-    strings, graph = {}, []
+    strings: dict[str, str] = {}
+    graph: Iterable[tuple] = []
     for number, value in _fields(data):
         if number == 14:  # ModelProto.metadata_props: StringStringEntryProto
             entry = dict(_fields(value))
             strings[bytes(entry.get(1, b"")).decode()] = bytes(entry.get(2, b"")).decode()
         elif number == 7:  # ModelProto.graph: GraphProto
             graph = _fields(value)
-    shapes = {11: [], 12: []}  # GraphProto.input, output: ValueInfoProto
+    shapes: dict[int, list] = {11: [], 12: []}  # GraphProto.input, output: ValueInfoProto
     for number, value in graph:
         if number in shapes:
             tensor = dict(_fields(dict(_fields(dict(_fields(value))[2]))[1]))  # .type, TypeProto.tensor_type

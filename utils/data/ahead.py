@@ -25,7 +25,7 @@ def map_ahead(function, items, workers: int, start=None):
     """function(item) for each of `items`, in order, by `workers` threads; start() runs first in each of them."""
     with ThreadPoolExecutor(workers, thread_name_prefix="map", initializer=start) as pool:
         try:
-            pending = deque()
+            pending: deque = deque()
             for item in items:
                 pending.append(pool.submit(function, item))
                 if len(pending) > workers:

@@ -10,7 +10,7 @@ import os
 import zipfile
 from array import array
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -138,7 +138,7 @@ def scan_labels(
 def _scan(im_files: list, nc: int | None, prefix: str, progress: bool) -> LabelScan:
     where = os.path.dirname(image_to_label_path(im_files[0])) if im_files else ""
     records, problems, duplicates = _FlatRecords(), [], 0
-    counts = {"found": 0, "missing": 0, "empty": 0, "corrupt": 0}
+    counts: dict[str, Any] = {"found": 0, "missing": 0, "empty": 0, "corrupt": 0}
     description = f"{prefix}Scanning {where}"
     for record in map_files(lambda file: _check_image_and_label(file, nc), im_files, description, progress):
         counts[record.state] += 1
@@ -230,7 +230,7 @@ def _save_cache(path: Path, key: str, im_files: list, scan: LabelScan) -> None:
         if file == next_kept:
             next_kept, kept[i] = next(rest, None), True
     info = {name: getattr(scan, name) for name in COUNTS}
-    arrays = {
+    arrays: dict[str, Any] = {
         "key": np.array(key),
         "info": np.array(json.dumps(info)),
         "kept": kept,

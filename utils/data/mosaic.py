@@ -85,7 +85,7 @@ def place_labels(tiles, labels, polygons, exact: bool = False):
 
 def _place_polygons(tile: Tile, polygons: Polygons, exact: bool) -> Polygons:
     moved = polygons.moved(xyn2xy(polygons.points, tile.w, tile.h, tile.left, tile.top))
-    low, high = np.float32([tile.x1, tile.y1]), np.float32([tile.x2, tile.y2])
+    low, high = np.array([[tile.x1, tile.y1], [tile.x2, tile.y2]], np.float32)
     return clip_polygons(moved, low, high) if exact else moved.moved(moved.points.clip(low, high))
 
 

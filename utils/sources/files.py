@@ -174,7 +174,7 @@ class FileSource:
                     if not ok:
                         break
                     place = {"frame": number, "frames": count, "fps": fps_of(capture), "capture": capture}
-                    yield Frame(image=as_bgr(image), **place, **origin)
+                    yield Frame(image=as_bgr(image), **{**origin, **place})
             if number == 0:
                 raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")
             if number < 0.9 * count:  # the count of some containers is an estimate

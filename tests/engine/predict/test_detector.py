@@ -11,7 +11,7 @@ import torch
 import utils.general
 from engine import options
 from engine.predict.detector import Detector, Prepared, Result, batches_of_equal_shape, in_order
-from engine.predict.run import image_size, predict
+from engine.predict.run import inference_size_hw, predict
 from models.backends import DetectMultiBackend
 from tests.conftest import SHARED, needs_shared
 from tests.tiny_detector import write_tiny_weights
@@ -154,14 +154,14 @@ def test_wrong_options(tmp_path, weights, pictures, flags, words):
     ],
 )
 def test_image_size(flag, of_model, expected):
-    assert image_size(flag, types.SimpleNamespace(imgsz=of_model, stride=32, fixed_hw=None)) == expected
+    assert inference_size_hw(flag, types.SimpleNamespace(imgsz=of_model, stride=32, fixed_hw=None)) == expected
 
 
 def test_image_size_of_a_file_that_takes_one_alone():
     model = types.SimpleNamespace(imgsz=[96, 128], stride=32, fixed_hw=(96, 128))
-    assert image_size(None, model) == image_size([96, 128], model) == [96, 128]
+    assert inference_size_hw(None, model) == inference_size_hw([96, 128], model) == [96, 128]
     with pytest.raises(ValueError, match=r"--imgsz \[128, 128\]: the model file was exported for \[96, 128\] px alone"):
-        image_size(128, model)
+        inference_size_hw(128, model)
 
 
 def test_defaults_are_printed(tmp_path, weights, pictures, monkeypatch, caplog):

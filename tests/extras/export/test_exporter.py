@@ -9,7 +9,7 @@ import pytest
 
 import extras.export.exporter
 from engine import options
-from extras.export.exporter import evenly, export_formats, reason, replace, report, summary
+from extras.export.exporter import evenly, export_formats, print_formats, reason, replace, summary
 from models.backends import DetectMultiBackend, find_format
 from tests.models.backends.conftest import write_other_weights
 from tests.tiny_detector import write_tiny_weights
@@ -152,7 +152,7 @@ def test_a_segmentation_model(tmp_path, tiny_dataset, caplog):
     (result,) = results
     assert result.error == "" and result.task == "segment" and result.parity["masks"] == result.parity["boxes"] > 4
     assert DetectMultiBackend(result.file).task == "segment"
-    report(results)
+    print_formats(results)
     assert "masks with an IoU of 1.0000" in caplog.text and "python segment/predict.py --weights" in caplog.text
 
 
@@ -166,7 +166,7 @@ def test_a_classifier(tmp_path, tiny_dataset, caplog):
     assert result.error == "" and result.parity["top1_changed"] == 0 and result.parity["images"] == 8
     model = DetectMultiBackend(result.file)
     assert model.task == "classify" and model.predict(np.zeros((2, 64, 64, 3), np.uint8)).shape == (2, 2)
-    report(results)
+    print_formats(results)
     assert "probabilities within" in caplog.text and "python classify/predict.py --weights" in caplog.text
 
 

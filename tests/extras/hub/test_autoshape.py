@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from engine.predict.names import safe_name
 from extras.hub.autoshape import AutoShape, batch_shape, load_images
-from extras.hub.detections import Detections, safe_name
+from extras.hub.detections import Detections
 from tests.conftest import SHARED, needs_shared
 from utils.data.images import read_image
 
