@@ -33,13 +33,14 @@ class Start:
     optimizer: str
     lr0: float
     lr_backbone: float
+    forgets: bool  # With Muon, weights decay so much that the first steps are forgotten by the end.
     why: str
 
 
 STARTS = {
-    "nothing": Start("Muon", 0.004, 1.0, "from scratch"),
-    "backbone": Start("AdamW", 0.004, 1.0, "the backbone has learned already, neck and head have not"),
-    "detector": Start("AdamW", 0.001, 1.0, "pretrained weights are to be kept"),
+    "nothing": Start("Muon", 0.004, 1.0, True, "from scratch"),
+    "backbone": Start("Muon", 0.004, 0.3, False, "the backbone has learned already, neck and head have not"),
+    "detector": Start("AdamW", 0.001, 1.0, False, "pretrained weights are to be kept"),
 }
 
 
@@ -121,7 +122,7 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> 
         f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
         nominal_batch=opt.batch_size,
     )
-    _choose_regularization(recipe, opt, optimizer, lr0 * max(steps, LEAST_STEPS))
+    _choose_regularization(recipe, opt, optimizer, lr0 * max(steps, LEAST_STEPS), start.forgets)
     warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
     recipe.choose(
         f"warm-up over {warmup} steps",
@@ -139,9 +140,9 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> 
     return recipe
 
 
-def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, optimizer: str, way: float) -> None:
-    """Weight decay, mosaic and drop path; way: learning rate times steps."""
-    if optimizer == "Muon":
+def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, optimizer: str, way: float, forgets: bool) -> None:
+    """Choose weight decay, mosaic and drop path; way: learning rate times steps."""
+    if optimizer == "Muon" and forgets:
         decay = MUON_DECAY / way
         recipe.choose(
             f"weight decay {decay:.3g}",
@@ -150,7 +151,7 @@ def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, optimizer: s
         )
     else:
         decay = default_hyp()["weight_decay"]
-        recipe.choose(f"weight decay {decay:g}", f"YOLOv5's, and little beside {optimizer}'s steps")
+        recipe.choose(f"weight decay {decay:g}", "YOLOv5's, and little beside the steps: a start is to be kept")
     if opt.close_mosaic is None:
         recipe.choose(
             "mosaic to the last epoch", "without it in the last fifth AP changed by less than from seed to seed"

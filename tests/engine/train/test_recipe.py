@@ -18,7 +18,7 @@ def filled(epochs=50, images=205, batches=13, start="nothing", given=False, **op
     return opt, fill(opt, default_hyp(), images, batches, start, given)
 
 
-@pytest.mark.parametrize("start, optimizer", [("nothing", "Muon"), ("backbone", "AdamW"), ("detector", "AdamW")])
+@pytest.mark.parametrize("start, optimizer", [("nothing", "Muon"), ("backbone", "Muon"), ("detector", "AdamW")])
 def test_a_short_training_gets_quick_steps_one_for_each_batch(start, optimizer):
     opt, hyp = filled(start=start)
     assert (opt.optimizer, opt.cos_lr) == (optimizer, True)
@@ -138,3 +138,8 @@ def test_drop_path_needs_a_backbone_that_has_it():
     build.set_drop_path(DetectionModel("yolov5n.yaml"), 0)
     with pytest.raises(ValueError, match="no stochastic depth"):
         build.set_drop_path(DetectionModel("yolov5n.yaml"), 0.1)
+
+
+def test_a_backbone_that_has_learned_is_not_forgotten():
+    _, hyp = filled(start="backbone")
+    assert hyp["lr_backbone"] < 1 and hyp["weight_decay"] == default_hyp()["weight_decay"]
