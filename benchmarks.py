@@ -15,8 +15,15 @@ import argparse
 import sys
 
 from engine import options
-from utils.extras import load_extra
+from utils.extras import lazy, load_extra
 from utils.logger import setup_logging
+
+__getattr__ = lazy({}, __name__)  # YOLOv5's names
+
+
+def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:
+    """Read the options from a command line (default: sys.argv)."""
+    return options.parse("benchmarks", argv)
 
 
 def run(**kwargs) -> list:

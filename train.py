@@ -14,6 +14,9 @@ import argparse
 import sys
 
 from engine import options
+from utils.extras import lazy
+
+__getattr__ = lazy({}, __name__)  # YOLOv5's names
 
 
 def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:

@@ -18,7 +18,9 @@ if __name__ == "__main__":  # Only a script lacks the project's root on its path
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine import options
-from utils.extras import load_extra
+from utils.extras import lazy, load_extra
+
+__getattr__ = lazy({}, __name__)  # YOLOv5's names
 
 
 def parse_opt(argv: list[str] | bool | None = None) -> argparse.Namespace:

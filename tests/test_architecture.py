@@ -14,7 +14,7 @@ from conftest import ROOT
 
 LAYERS = ["utils", "models", "engine", "extras", "scripts"]  # each may import from itself and from those before it
 PACKAGES = ["utils", "models", "engine", "extras"]
-SCRIPT_FOLDERS = ["segment", "classify", "bench"]
+SCRIPT_FOLDERS = ["segment", "classify", "bench", "yolov5"]
 # modules at the bottom -> what of utils they may import when they are imported themselves
 LEAVES = {
     "utils.logger": set(),

@@ -10,6 +10,9 @@ from utils.boxes import bbox_ioa
 from utils.data.images import GREY
 from utils.data.mosaic import Tile, paste
 from utils.data.polygons import Polygons, visible_boxes
+from utils.extras import lazy
+
+__getattr__ = lazy({}, __name__)
 
 FILL = (GREY, GREY, GREY)
 
@@ -209,12 +212,13 @@ def flip(image: np.ndarray, labels: np.ndarray, axis: int):
     return cv2.flip(image, axis), labels
 
 
-def copy_paste(image: np.ndarray, labels: np.ndarray, segments, p: float, rng: np.random.Generator):
+def copy_paste(image: np.ndarray, labels: np.ndarray, segments, p: float = 0.5, rng: np.random.Generator | None = None):
     """Paste a share `p` of the objects mirrored left-right, where they cover less than 30 % of any other object's box.
 
     labels [n, 5]: class, xyxy in pixels; segments: n polygons [k, 2] in pixels (empty for none). Returns the image,
     labels and segments with the pasted objects at the end. Source: arXiv 2012.07177.
     """
+    rng = rng if rng is not None else np.random.default_rng()
     candidates = [i for i, polygon in enumerate(segments) if len(polygon)]
     chosen = rng.permutation(candidates)[: round(p * len(candidates))].astype(int)
     segments, width = list(segments), image.shape[1]
@@ -232,9 +236,9 @@ def copy_paste(image: np.ndarray, labels: np.ndarray, segments, p: float, rng: n
     return image, labels, segments
 
 
-def mixup(image: np.ndarray, labels: np.ndarray, image2: np.ndarray, labels2: np.ndarray, rng: np.random.Generator):
+def mixup(image: np.ndarray, labels: np.ndarray, image2: np.ndarray, labels2: np.ndarray, rng=None):
     """Blend two images of one shape in a ratio from Beta(32, 32); all labels [n, 5] stay. Source: arXiv 1710.09412."""
-    ratio = rng.beta(32.0, 32.0)
+    ratio = (rng if rng is not None else np.random.default_rng()).beta(32.0, 32.0)
     return cv2.addWeighted(image, ratio, image2, 1 - ratio, 0), np.concatenate([labels, labels2])
 
 

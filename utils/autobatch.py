@@ -6,7 +6,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from utils.extras import lazy
 from utils.logger import LOGGER
+
+__getattr__ = lazy({}, __name__)
 
 DEFAULT_BATCH = 16  # where memory cannot be measured
 TRIED_BATCHES = (1, 2, 4, 8, 16)

@@ -8,6 +8,7 @@ EXTRAS = {
     "benchmark": "benchmarks.py",
     "budget": "--budget",
     "classify": "classifiers",
+    "compat": "names that only scripts for YOLOv5 use",
     "compare": "compare.py and the evidence that val.py writes for it",
     "download": "downloads",
     "evolve": "--evolve",
@@ -45,17 +46,28 @@ def has_extra(folder: str) -> bool:
     return True
 
 
-def lazy(owners: dict[str, str], module: str):
+def lazy(owners: dict[str, str], module: str, old: bool = True):
     """Return a module's `__getattr__` that fetches each name of `owners` from its module when it is first used.
 
-    For names that YOLOv5's users import from `module` and that live elsewhere here.
+    For names that YOLOv5's users import from `module` and that live elsewhere here. `old`: extras/compat is asked for
+    others, which only scripts for YOLOv5 use.
     """
 
     def __getattr__(name: str):
         if name not in owners:
-            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+            return _find_old(module, name, owners if old else None)
         owner = owners[name]
         source = load_extra(owner.removeprefix("extras.")) if owner.startswith("extras.") else import_module(owner)
         return getattr(source, name)
 
     return __getattr__
+
+
+def _find_old(module: str, name: str, owners: dict[str, str] | None):
+    """Return what extras/compat has for a name of a module with these lazy names. AttributeError if it has nothing."""
+    missing = f"module '{module}' has no attribute '{name}'"
+    if owners is None or (name.startswith("__") and name != "__all__"):
+        raise AttributeError(missing)
+    if not has_extra("compat"):
+        raise AttributeError(f"{missing} ({missing_extra('compat')})")
+    return load_extra("compat.names").find(module, name, owners)

@@ -10,6 +10,9 @@ import numpy as np
 
 from utils.boxes import bbox_ioa, bbox_iou, box_iou, wh_iou  # noqa: F401  YOLOv5 users import them from here
 from utils.curves import IOU_THRESHOLDS, SMOOTHING, Curves, match_predictions, precision_recall_curves, smooth
+from utils.extras import lazy
+
+__getattr__ = lazy({}, __name__)
 
 RECALLS = np.linspace(0, 1, 101)  # at which COCO samples precision
 AREAS_PX2 = np.array([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])  # COCO's: all, small, medium, large
@@ -288,6 +291,16 @@ class ConfusionMatrix:
         np.add.at(self.matrix, (predicted[column], true[row]), 1)
         np.add.at(self.matrix, (self.nc, true[missed]), 1)
         np.add.at(self.matrix, (predicted[invented], self.nc), 1)
+
+    def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the true and false positives [nc] of each class."""
+        hits = self.matrix.diagonal()[:-1]
+        return hits, self.matrix.sum(1)[:-1] - hits
+
+    def print(self) -> None:
+        """Print the counts, a line for each predicted class."""
+        for row in self.matrix:
+            print(" ".join(f"{count:g}" for count in row))
 
     def plot(self, normalize=True, save_dir="", names=()) -> None:
         """Draw SAVE_DIR/confusion_matrix.png; columns sum to 1 if `normalize`."""

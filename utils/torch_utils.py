@@ -13,11 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils.extras import lazy
 from utils.logger import LOGGER
 from utils.muon import Muon
 from utils.text import aligned
 from utils.timing import Profile
 from utils.timing import time_sync as time_sync  # YOLOv5 users import it from here.
+
+__getattr__ = lazy({}, __name__)
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)

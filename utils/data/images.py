@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-IMG_FORMATS = {"bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp"}  # suffixes, lower case
+IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp")  # suffixes, lower case
 GREY = 114  # level of the pixels outside an image
 JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
 EXIF_ORIENTATION = 274  # tag number; values 5 to 8 exchange width and height

@@ -1,0 +1,5 @@
+"""What a training is logged with. YOLOv5's other names are in extras/compat."""
+
+from utils.extras import lazy
+
+__getattr__ = lazy({}, __name__)

@@ -3,7 +3,7 @@
 from utils.extras import lazy
 
 CHARTS = "plot_confusion_matrix plot_evolve plot_labels plot_lr plot_mc_curve plot_pr_curve plot_results plot_val_study"
-PICTURES = "Annotator feature_visualization output_to_target output_to_targets plot_images save_one_box"
+PICTURES = "Annotator feature_visualization output_to_targets plot_images save_one_box"
 
 __getattr__ = lazy(
     {

@@ -21,7 +21,7 @@ from utils.logger import LOGGER
 from utils.sources.frame import Frame, as_bgr, fps_of
 from utils.sources.streams import ScreenSource, StreamSource
 
-VID_FORMATS = {"asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv"}
+VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
 STREAM_SCHEMES = {"http", "https", "rtp", "rtmp", "rtsp", "tcp", "udp"}
 MAX_WINDOW_BYTES = 256 * 2**20  # a list of frames ends early at this many bytes of pixels
 
@@ -61,7 +61,7 @@ def is_url(text: str) -> bool:
 
 def is_stream(text: str) -> bool:
     """True for a webcam index and for a URL that is not that of an image or video file over http(s)."""
-    is_file_url = text.lower().startswith(("http://", "https://")) and suffix_of(text) in IMG_FORMATS | VID_FORMATS
+    is_file_url = text.lower().startswith(("http://", "https://")) and suffix_of(text) in IMG_FORMATS + VID_FORMATS
     return text.isnumeric() or (is_url(text) and not is_file_url)
 
 
@@ -94,7 +94,7 @@ def files_of(item: str) -> list:
     if path.is_file():
         if path.suffix.lower() == ".txt":
             return files_of_list(path)
-        if suffix_of(str(path)) not in IMG_FORMATS | VID_FORMATS:
+        if suffix_of(str(path)) not in IMG_FORMATS + VID_FORMATS:
             raise ValueError(f"'{item}': expected {formats_text()}; found suffix '{path.suffix}'")
         return [str(path)]
     if glob.has_magic(item):
@@ -115,7 +115,7 @@ def files_of_list(path: Path) -> list:
 
 
 def keep_supported(files: list, where: str) -> list:
-    kept = sorted(file for file in files if suffix_of(file) in IMG_FORMATS | VID_FORMATS and Path(file).is_file())
+    kept = sorted(file for file in files if suffix_of(file) in IMG_FORMATS + VID_FORMATS and Path(file).is_file())
     if not kept:
         others = f"{len(files)} other files; " if files else ""
         raise FileNotFoundError(f"no image or video in {where} ({others}supported are {formats_text()})")

@@ -385,5 +385,5 @@ def test_load_streams_and_screenshots(tmp_path, monkeypatch):
 
 
 def test_no_suffix_is_both_image_and_video():
-    assert not IMG_FORMATS & VID_FORMATS
+    assert not set(IMG_FORMATS) & set(VID_FORMATS)
     assert isinstance(FileSource([]).files, list) and Frame("a").image is None

@@ -1,0 +1,5 @@
+"""YOLOv5's import path of the loss of masks; see extras/compat."""
+
+from utils.extras import lazy
+
+__getattr__ = lazy({}, __name__)
