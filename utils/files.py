@@ -1,10 +1,79 @@
-"""Files that are written whole or not at all. Imports the standard library alone."""
+"""Files of the user's that are read with a reason for every failure, and files that are written whole or not at all.
 
+Imports the standard library alone.
+"""
+
+import codecs
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+BYTE_ORDER_MARKS = {  # The longer ones first, as one begins like a shorter one.
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
+MAX_TEXT_BYTES = 1 << 30
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """Open a file, or a link to one, for reading. A pipe, device, socket or folder is not opened: ValueError.
+
+    OSError, FileNotFoundError where there is none, with the path for what the system refuses.
+    """
+    try:
+        kind = stat.S_IFMT(os.stat(path).st_mode)
+        if kind != stat.S_IFREG:
+            raise ValueError(f"{path}: expected a file, found {KINDS.get(kind, 'something else')}; it is not opened")
+        return open(path, "rb")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Return the content of a file; the errors are those of open_regular()."""
+    with open_regular(path) as file:
+        try:
+            return file.read()
+        except OSError as error:
+            raise type(error)(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def read_text(path: Path | str, most_bytes: int = MAX_TEXT_BYTES) -> str:
+    r"""Return the text of a UTF-8 file, or of a UTF-16 or UTF-32 file with a byte order mark; lines end with \n.
+
+    ValueError with file and line for another encoding, and with the file for one of more than `most_bytes`; further
+    errors as in open_regular().
+    """
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size > most_bytes:
+        raise ValueError(f"{path}: expected a text file of at most {most_bytes:,} bytes, found {size:,}")
+    data = read_bytes(path)
+    mark, encoding = next((item for item in BYTE_ORDER_MARKS.items() if data.startswith(item[0])), (b"", "utf-8"))
+    try:
+        text = data[len(mark) :].decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        found = f"the byte 0x{error.object[error.start]:02X}" if encoding == "utf-8" else f"damaged {encoding.upper()}"
+        raise ValueError(f"{path}:{line}: expected UTF-8 text, found {found}: save the file as UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"{path}: expected text, found zero bytes: save the file as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 @contextmanager

@@ -1,39 +1,49 @@
 """Image files in and out: decoding with EXIF orientation, sizes without decoding, writing. Free of torch."""
 
-import glob
+import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from utils.data.headers import JPEG_END, NO_END, Header, parse_header
+from utils.files import open_regular, read_bytes, read_text
+from utils.logger import LOGGER
+
 IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp")  # suffixes, lower case
 GREY = 114  # level of the pixels outside an image
-JPEG_START, JPEG_END = b"\xff\xd8", b"\xff\xd9"
-EXIF_ORIENTATION = 274  # tag number; values 5 to 8 exchange width and height
+HEAD_BYTES = 1 << 16  # of a JPEG, in which its size is nearly always
+JPEG_START = b"\xff\xd8\xff"
+FILLED_BITS = (8, 10, 12, 14, 16)  # of 16-bit samples, as cameras and scanners fill them
+PILLOW_FORMATS = {kind: (kind,) for kind in ("PNG", "BMP", "TIFF", "WEBP")} | {"JPEG": ("JPEG", "MPO"), "PFM": ("PPM",)}
+FILLINGS = b"", bytes(range(1, 255)), bytes(range(254, 0, -1))  # put behind a JPEG that may be cut
+FILLINGS += (b"".join(bytes([0xFF, 0xD0 + i, *range(1, 255)]) for i in range(8)),)  # and one of restart intervals
 DECODE_FLAGS = {
     1: cv2.IMREAD_COLOR,
     2: cv2.IMREAD_REDUCED_COLOR_2,
     4: cv2.IMREAD_REDUCED_COLOR_4,
     8: cv2.IMREAD_REDUCED_COLOR_8,
 }
+_warned = set()  # files that a warning was given of
 
 
 def find_images(path) -> list:
     """Sorted image files of a folder (and the folders in it), a list file (.txt), an image file, or a list of these.
 
     In a list file, `./x` is relative to its folder; another relative name to the working folder, or else to its folder.
+    What is named like an image is listed, whatever it is: whoever looks into it reports a pipe or the like.
     Raises FileNotFoundError where a path does not exist or no image is found at all.
     """
     files = []
     for item in path if isinstance(path, (list, tuple)) else [path]:
         item = Path(item)
         if item.is_dir():
-            found = glob.glob(os.path.join(glob.escape(str(item)), "**", "*.*"), recursive=True)
-            files += [file for file in found if _is_image_name(file)]
+            files += walk_images(str(item))
         elif not item.is_file():
             raise FileNotFoundError(f"{item}: no such folder or list file of images")
-        elif _is_image_name(item.name):
+        elif is_image_name(item.name):
             files.append(str(item))
         else:
             files += _read_list_file(item)
@@ -42,13 +52,43 @@ def find_images(path) -> list:
     return sorted(files)
 
 
-def _is_image_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Return whether a file's name ends as one of IMG_FORMATS."""
     return os.path.splitext(name)[1][1:].lower() in IMG_FORMATS
+
+
+def walk_images(folder: str) -> list[str]:
+    """Return all that is named like an image in a folder and in those below it, hidden ones apart.
+
+    Links to folders are followed, but no folder is searched twice, whichever links lead to it, and none that holds
+    `folder` itself.
+    """
+    root, found, again = os.path.realpath(folder), [], []
+    folders, links, seen = [folder], [], set()
+    while folders or links:
+        here = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(here)
+        if real in seen or root.startswith(os.path.join(real, "")):
+            again.append(here)
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            LOGGER.warning(f"{here}: the folder cannot be read: {error.strerror}")
+            continue
+        entries = [entry for entry in entries if not entry.name.startswith(".")]
+        found += [entry.path for entry in entries if is_image_name(entry.name)]
+        folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        links += [entry.path for entry in entries if entry.is_symlink() and os.path.isdir(entry.path)]
+    if again:
+        LOGGER.warning(f"{len(again)} links lead to folders that are searched already, and are passed over: {again[0]}")
+    return found
 
 
 def _read_list_file(list_file: Path) -> list:
     files = []
-    for line in list_file.read_text(encoding="utf-8-sig").splitlines():
+    for line in read_text(list_file).splitlines():
         entry = line.strip()
         if not entry:
             continue
@@ -61,49 +101,72 @@ def _read_list_file(list_file: Path) -> list:
 def read_image(path, reduce: int = 1) -> np.ndarray:
     """Decode an image file to uint8 [H, W, 3] BGR, upright (EXIF orientation applied).
 
-    Grey and palette images become three channels, 16-bit samples are divided by 256, alpha is dropped.
+    Grey and palette images become three channels, alpha is dropped, other samples are scaled as by to_uint8().
     `reduce` 2, 4 or 8 makes the sides that much shorter (rounded up or down), which is faster for large JPEGs.
-    Raises FileNotFoundError, or ValueError with the path and the reason for a broken or truncated file.
+    Raises OSError where the file cannot be read (FileNotFoundError where there is none), and ValueError with the path
+    and the reason for a broken or cut one, or one of another format than IMG_FORMATS.
     """
-    data = _read_bytes(path)
-    image = None
-    if data.size and not _needs_pillow(data):
-        try:
-            image = cv2.imdecode(data, DECODE_FLAGS[reduce])
-        except cv2.error:  # for example more pixels than OpenCV allows: Pillow gives the reason or the image
-            image = None
-    if image is None:
-        image = _decode_with_pillow(path)
-        if reduce > 1:
-            h, w = image.shape[:2]
-            image = cv2.resize(image, (max(w // reduce, 1), max(h // reduce, 1)), interpolation=cv2.INTER_AREA)
-    return image
+    data = read_bytes(path)
+    try:
+        header = parse_header(data)
+        if not header.has_end:
+            data = _with_end(data)
+            if path not in _warned:
+                _warned.add(path)
+                LOGGER.warning(f"{path}: {NO_END}")
+        return _decode(data, header, reduce)
+    except ValueError as error:
+        raise ValueError(_broken(path, error)) from None
 
 
 def image_size(path) -> tuple[int, int]:
-    """(width, height) in pixels of an image file after EXIF orientation, without decoding where the format allows.
+    """(width, height) in pixels of what read_image() gives, without decoding where the format allows.
 
-    Raises FileNotFoundError, or ValueError with the path and the reason if it is no image, or a truncated one.
+    Raises what read_image() does.
     """
-    from PIL import Image
+    return inspect_image(path)[0]
 
+
+def inspect_image(path) -> tuple[tuple[int, int], str]:
+    """Return image_size() of a file, and a note on what is odd about it although it can be used, or ""."""
+    with open_regular(path) as file:
+        head = file.read(HEAD_BYTES)
+        if head.startswith(JPEG_START) and len(head) == HEAD_BYTES:
+            file.seek(-2, os.SEEK_END)
+            with suppress(ValueError):
+                header = parse_header(head + file.read())
+                if header.has_end:
+                    return header.upright_wh, ""
+    data = read_bytes(path)
     try:
-        with open(path, "rb") as file, Image.open(file) as image:
-            _check_samples(image)
-            w, h = image.size
-            if image.format == "PNG" and b"eXIf" not in Path(path).read_bytes():
-                image.verify()  # checksums; getexif() would decode
-                return w, h
-            if not _is_whole_jpeg(file):
-                image.load()  # decodes, and so finds out what is missing
-            return (h, w) if image.getexif().get(EXIF_ORIENTATION, 1) >= 5 else (w, h)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except Image.UnidentifiedImageError:
-        h, w = read_image(path).shape[:2]  # what Pillow cannot read, OpenCV may (16-bit RGB TIFF)
-        return w, h
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        header = parse_header(data)
+        if not header.has_end:
+            _with_end(data)
+            return header.upright_wh, NO_END
+        if header.format in ("JPEG", "PNG"):
+            return header.upright_wh, ""
+        h, w = _decode(data, header).shape[:2]
+        return (w, h), ""
+    except ValueError as error:
         raise ValueError(_broken(path, error)) from None
+
+
+def to_uint8(samples: np.ndarray, is_grey: bool) -> np.ndarray:
+    """Return uint8, uint16 or float32 samples as uint8.
+
+    uint16: the upper 8 bits are kept. Of a grey picture, the largest sample tells how many bits the camera or scanner
+    filled, 8, 10, 12, 14 or 16: with values to 4,095 it is divided by 16, with values above 16,383 by 256.
+    float32: 0 to 1 becomes 0 to 255; where the largest is above 1, 0 to 255 is kept. ValueError for anything else.
+    """
+    if samples.dtype == np.uint8:
+        return samples
+    low, high = samples.min(), samples.max()
+    if samples.dtype == np.uint16:
+        bits = next(bits for bits in FILLED_BITS if high < 1 << bits) if is_grey else 16
+        return (samples >> (bits - 8)).astype(np.uint8)
+    if samples.dtype == np.float32 and low >= 0 and high <= 255:
+        return (samples * (255 if high <= 1 else 1) + 0.5).clip(0, 255).astype(np.uint8)
+    raise ValueError(f"expected samples of 8 or 16 bits, or from 0 to 1 or 255, found {samples.dtype}, {low} to {high}")
 
 
 def chw_rgb(image_bgr: np.ndarray) -> np.ndarray:
@@ -122,53 +185,65 @@ def write_image(path, image_bgr: np.ndarray) -> None:
     Path(path).write_bytes(encoded.tobytes())
 
 
-def _read_bytes(path) -> np.ndarray:
+def _decode(data: bytes, header: Header, reduce: int = 1) -> np.ndarray:
+    """Return uint8 [H, W, 3] BGR, upright, of a file whose header is sound."""
+    flags = DECODE_FLAGS[reduce if header.bits == 8 else 1] | cv2.IMREAD_ANYDEPTH
+    if header.format != "TIFF":  # OpenCV turns that itself, whatever the flag says.
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        return np.fromfile(path, np.uint8)  # not cv2.imread: it fails on non-ASCII paths under Windows
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except OSError as error:
-        raise ValueError(_broken(path, error)) from None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # Pillow gives the reason or the image.
+        image = None
+    image = _decode_with_pillow(data, header.format) if image is None else image
+    image = image if image.ndim == 3 else cv2.merge([image] * 3)  # OpenCV leaves a grey PFM as it is.
+    image = _turned(to_uint8(image, is_grey=header.channels < 3), header.orientation)
+    h, w = image.shape[:2]
+    if reduce > 1 and sorted((w, h)) == sorted((header.width, header.height)):
+        image = cv2.resize(image, (max(w // reduce, 1), max(h // reduce, 1)), interpolation=cv2.INTER_AREA)
+    return image
 
 
-def _needs_pillow(data: np.ndarray) -> bool:
-    """True for what some OpenCV versions decode wrongly without a word: truncated JPEGs and rotated WebPs."""
-    head = data[:12].tobytes()
-    if head[8:] == b"WEBP":
-        return b"EXIF" in data.tobytes()
-    return head.startswith(JPEG_START) and data[-2:].tobytes() != JPEG_END
+def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """Return an image as EXIF's orientation, 1 to 8, wants it shown."""
+    if orientation in (5, 6, 7, 8):
+        image = cv2.transpose(image)
+    mirror = {2: 1, 3: -1, 4: 0, 6: 1, 7: -1, 8: 0}.get(orientation)
+    return image if mirror is None else cv2.flip(image, mirror)
 
 
-def _decode_with_pillow(path) -> np.ndarray:
-    """The slow second try: reads some rare formats, and says what is wrong with a broken file."""
+def _decode_with_pillow(data: bytes, kind: str) -> np.ndarray:
+    """Return uint8 [H, W, 3] BGR (or uint16 [H, W, 3]) as stored; the slow second try, which says what is wrong."""
     try:
-        from PIL import Image, ImageOps
-    except ImportError:  # it is not among the packages for exported files
-        raise ValueError(_broken(path, "OpenCV cannot decode it, and Pillow is not installed to try")) from None
+        from PIL import Image
+    except ImportError:  # It is not among the packages for exported files.
+        raise ValueError("OpenCV cannot decode it, and Pillow is not installed to try") from None
     try:
-        with Image.open(path) as image:
-            _check_samples(image)
-            rgb = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+        with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[kind]) as image:
+            if image.mode.startswith("I"):  # convert() would cut 16-bit grey off at 255.
+                return np.repeat(np.asarray(image).astype(np.uint16)[..., None], 3, 2)
+            return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
     except Image.UnidentifiedImageError:
-        raise ValueError(f"{path}: not an image, or its header is damaged") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(_broken(path, error)) from None
-    return np.ascontiguousarray(rgb[..., ::-1])
+        raise ValueError(f"neither OpenCV nor Pillow can decode this {kind}") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from None
 
 
-def _check_samples(image) -> None:
-    """32-bit samples have no agreed range, so they cannot be brought to 8 bits. (Pillow calls a 16-bit PNG "I".)"""
-    if image.format == "TIFF" and image.mode in ("F", "I"):
-        raise ValueError("expected 8 or 16 bits per sample, found 32")
+def _with_end(data: bytes) -> bytes:
+    """Add the end marker to a JPEG that lacks nothing else. ValueError for one that is cut.
 
-
-def _is_whole_jpeg(file) -> bool:
-    """True if the open file starts and ends as a JPEG. Without the end marker it is truncated, or has a trailer."""
-    file.seek(0)
-    starts = file.read(2) == JPEG_START
-    file.seek(-2, os.SEEK_END)
-    return starts and file.read() == JPEG_END
+    What follows a complete picture is passed over, but where some of it is missing, what follows is decoded as the
+    rest: so the pixels of a complete one are the same with different bytes behind it.
+    """
+    stored = data.rstrip(b"\xff")  # half a marker
+    is_whole = not data.endswith(bytes(8))  # zeros are what a download that broke off left of the space it reserved
+    if is_whole:
+        header = Header("JPEG", 0, 0)
+        pictures = [_decode(stored + filling + JPEG_END, header) for filling in FILLINGS]
+        is_whole = all(np.array_equal(pictures[0], picture) for picture in pictures[1:])
+    if not is_whole:
+        raise ValueError("cut: the JPEG ends within its picture (image file is truncated)")
+    return stored + JPEG_END
 
 
 def _broken(path, error) -> str:
-    return f"{path}: broken image: {error}"
+    return f"{path}: {error}" if str(error).startswith("not an image") else f"{path}: broken image: {error}"

@@ -16,26 +16,16 @@ import numpy as np
 
 from utils.boxes import xyxy2xywh
 from utils.data.folder import is_writable, user_cache_dir
-from utils.data.images import image_size
+from utils.data.images import inspect_image
+from utils.data.label_files import image_to_label_path, odd_label_files
 from utils.data.scan import MIN_SIDE_PX, Problem, files_digest, log_problems, map_files
 from utils.data.store import COUNTS, LabelScan, Paths, PolygonsPerImage, RowsPerImage
-from utils.files import write_cache
+from utils.files import read_text, write_cache
 from utils.logger import LOGGER
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 ROUNDING = 2**-24  # 1 plus this is still 1.0 in float32
-FLAT = 1e-12  # twice the area of a triangle, as a share of the image, up to which its points are on one line
-
-
-def image_to_label_path(path) -> str:
-    """data/images/train/1.jpg -> data/labels/train/1.txt: the last folder called images, if any, is replaced."""
-    folder, name = os.path.split(str(path))
-    parts = folder.replace("/", os.sep).split(os.sep)  # Windows takes both
-    for i in reversed(range(len(parts))):
-        if parts[i] == "images":
-            parts[i] = "labels"
-            break
-    return os.sep.join([*parts, os.path.splitext(name)[0] + ".txt"]) if folder else os.path.splitext(name)[0] + ".txt"
+FLAT = 1e-12  # the area of a box or triangle, as a share of the image, up to which there is nothing in it
 
 
 class ParsedLabels(NamedTuple):
@@ -91,6 +81,8 @@ def _parse_row(columns: list, nc: int | None) -> tuple[list, str]:
     for text, value in zip(columns[1:], values[1:]):
         if not 0 <= value <= 1 + ROUNDING:  # also catches nan
             return [], f"expected coordinates between 0 and 1 (divided by the image's size), found {text}"
+    if n == 5 and values[3] * values[4] <= FLAT:
+        return [], f"expected a box with an area, found width {columns[3]} and height {columns[4]}"
     if n > 5 and _is_flat(values[1::2], values[2::2]):
         return [], f"expected a polygon with an area, found {n // 2} points on one line"
     return values, ""
@@ -122,10 +114,14 @@ def scan_labels(
     `cache` is the .npz to use (`label_cache_path` proposes one), None for no cache. A broken image, and an image
     with a bad label row, are left out; the first problems are logged with file, line and reason, all are counted.
     """
-    key = _content_key(im_files, nc)
+    odd = odd_label_files(im_files)
+    if odd and progress:
+        first = " for ".join(reversed(next(iter(odd.items()))))
+        LOGGER.warning(f"{prefix}{len(odd)} label files are spelled otherwise than their images, and used: {first}")
+    key = _content_key(im_files, nc, odd)
     scan = _load_cache(cache, key, im_files) if cache else None
     if scan is None:
-        scan = _scan(im_files, nc, prefix, progress)
+        scan = _scan(im_files, nc, odd, prefix, progress)
         if cache:
             _save_cache(cache, key, im_files, scan)
     elif progress:
@@ -135,16 +131,20 @@ def scan_labels(
     return scan
 
 
-def _scan(im_files: list, nc: int | None, prefix: str, progress: bool) -> LabelScan:
+def _scan(im_files: list, nc: int | None, odd: dict[str, str], prefix: str, progress: bool) -> LabelScan:
     where = os.path.dirname(image_to_label_path(im_files[0])) if im_files else ""
     records, problems, duplicates = _FlatRecords(), [], 0
     counts: dict[str, Any] = {"found": 0, "missing": 0, "empty": 0, "corrupt": 0}
     description = f"{prefix}Scanning {where}"
-    for record in map_files(lambda file: _check_image_and_label(file, nc), im_files, description, progress):
+
+    def check(im_file: str) -> _Record:
+        return _check_image_and_label(im_file, odd.get(im_file) or image_to_label_path(im_file), nc)
+
+    for record in map_files(check, im_files, description, progress):
         counts[record.state] += 1
         problems += record.problems
         if record.state != "corrupt":
-            duplicates += len(record.problems)
+            duplicates += len(record.parsed.duplicates)
             records.append(record)
     scan = LabelScan(**records.columns(), duplicates=duplicates, problems=problems, **counts)
     if progress:
@@ -184,26 +184,28 @@ class _Record(NamedTuple):
     problems: list = []
 
 
-def _check_image_and_label(im_file: str, nc: int | None) -> _Record:
+def _check_image_and_label(im_file: str, label_file: str, nc: int | None) -> _Record:
     try:
-        size_wh = image_size(im_file)
+        size_wh, note = inspect_image(im_file)
         if min(size_wh) < MIN_SIDE_PX:
             raise ValueError(f"expected sides of at least {MIN_SIDE_PX} pixels, found {size_wh[0]} x {size_wh[1]}")
     except (OSError, ValueError) as error:
         return _Record(im_file, "corrupt", problems=[Problem.of_file(im_file, error)])
-    label_file = image_to_label_path(im_file)
+    notes = [Problem(im_file, 0, note)] if note else []
     try:
-        text = Path(label_file).read_text(encoding="utf-8-sig")
+        text = read_text(label_file)
+        if not text.isascii():
+            raise ValueError("expected rows of numbers, found other text")
+        parsed = parse_labels(text, nc)
     except FileNotFoundError:
-        return _Record(im_file, "missing", size_wh)
-    except (OSError, UnicodeDecodeError) as error:
-        return _Record(im_file, "corrupt", problems=[Problem(label_file, 0, f"cannot read the labels: {error}")])
-    parsed = parse_labels(text, nc)
+        return _Record(im_file, "missing", size_wh, problems=notes)
+    except (OSError, ValueError) as error:
+        return _Record(im_file, "corrupt", problems=[Problem.of_file(label_file, error)])
     if parsed.errors:
         reasons = [Problem(label_file, line, f"{reason}; image left out") for line, reason in parsed.errors]
         return _Record(im_file, "corrupt", problems=reasons)
-    repeats = [Problem(label_file, line, "repeats an earlier row; row dropped") for line in parsed.duplicates]
-    return _Record(im_file, "found" if len(parsed.labels) else "empty", size_wh, parsed, repeats)
+    notes += [Problem(label_file, line, "repeats an earlier row; row dropped") for line in parsed.duplicates]
+    return _Record(im_file, "found" if len(parsed.labels) else "empty", size_wh, parsed, notes)
 
 
 def label_cache_path(im_files: list, source: str) -> Path:
@@ -217,9 +219,9 @@ def label_cache_path(im_files: list, source: str) -> Path:
     return folder / f"{labels.name}-{tag}.cache.npz"
 
 
-def _content_key(im_files: list, nc: int | None) -> str:
+def _content_key(im_files: list, nc: int | None, odd: dict[str, str]) -> str:
     """Return a text that changes when an image or label file does, and with `nc`."""
-    files = (file for im_file in im_files for file in (im_file, image_to_label_path(im_file)))
+    files = (file for im_file in im_files for file in (im_file, odd.get(im_file) or image_to_label_path(im_file)))
     return files_digest(files, f"{CACHE_VERSION} {nc}\n")
 
 

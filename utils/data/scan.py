@@ -27,8 +27,9 @@ class Problem(NamedTuple):
 
     @classmethod
     def of_file(cls, file: str, error: Exception) -> "Problem":
-        """Return an error about a whole file, whose message may begin with the file's name."""
-        return cls(file, 0, str(error).removeprefix(f"{file}: "))
+        """Return an error about a file, whose message may begin with the file's name, and the line's number."""
+        line, _, reason = str(error).removeprefix(f"{file}:").partition(": ")
+        return cls(file, int(line), reason) if line.isdecimal() else cls(file, 0, str(error).removeprefix(f"{file}: "))
 
 
 def map_files(function: Callable, files: Sequence, description: str, progress: bool, chunk: int = 16) -> Iterator:
@@ -63,7 +64,7 @@ def files_digest(files: Iterable[str], head: str = "") -> str:
     for file in files:
         try:
             stat = os.stat(file)
-            digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            digest.update(os.fsencode(f"{file} {stat.st_size} {stat.st_mtime_ns}\n"))
         except OSError:
-            digest.update(f"{file} -\n".encode())
+            digest.update(os.fsencode(f"{file} -\n"))
     return digest.hexdigest()
