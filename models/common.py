@@ -13,6 +13,7 @@ import math
 import torch
 from torch import nn
 
+from models.limits import MAX_REPEATS
 from utils.extras import lazy
 from utils.torch_utils import fold_batchnorm
 
@@ -105,6 +106,8 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.conv = Conv(c1, c2, act=act) if c1 != c2 else None
         self.linear = nn.Linear(c2, c2)
+        if num_layers > MAX_REPEATS:
+            raise ValueError(f"expected at most {MAX_REPEATS} transformer layers, found {num_layers}")
         self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
 
     def forward(self, x):

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 from models.common import Conv
+from utils.text import brief
+
+MAX_ANCHORS = 1000  # on a map, where a model file gives their number alone
 
 
 class Detect(nn.Module):
@@ -28,7 +31,7 @@ class Detect(nn.Module):
         super().__init__()
         anchors = anchor_tensor(anchors, len(ch))
         if not (isinstance(nc, int) and nc > 0):
-            raise ValueError(f"expected a positive number of classes, found nc={nc!r}")
+            raise ValueError(f"expected a positive number of classes, found nc={brief(nc)}")
         self.nc, self.nm = nc, nm
         self.no = 5 + nc + nm
         self.nl, self.na = anchors.shape[:2]
@@ -178,10 +181,12 @@ class Classify(nn.Module):
 
 def anchor_tensor(anchors, levels: int) -> torch.Tensor:
     """Return anchors [levels, na, 2] in px from a list for each map; from their number placeholders."""
-    if isinstance(anchors, int) and anchors > 0:
+    if isinstance(anchors, int) and 0 < anchors <= MAX_ANCHORS:
         anchors = [[float(x) for x in range(2 * anchors)]] * levels
     if not isinstance(anchors, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in anchors):
-        raise ValueError(f"anchors: expected a list of w, h, w, h ... for each map, or their number, found {anchors!r}")
+        raise ValueError(
+            f"anchors: expected a list of w, h, w, h ... for each map, or their number, found {brief(anchors)}"
+        )
     if len(anchors) != levels:
         raise ValueError(f"anchors: expected {levels} lists, one for each map, found {len(anchors)}")
     lengths = {len(row) for row in anchors}

@@ -14,8 +14,8 @@ from torch import nn
 
 from models import common, experimental, heads
 from models.backbone import BACKBONES, is_backbone
-from models.config import ACTIVATIONS, ModelSettings, parse_activation
-from utils.text import did_you_mean
+from models.config import ACTIVATIONS, MAX_TEXT, ModelSettings, parse_activation
+from utils.text import brief, did_you_mean
 
 
 class Layer(NamedTuple):
@@ -154,7 +154,7 @@ _PLAIN_BACKBONES = {_plain(name): name for name in BACKBONES}
 def find_layer(name) -> Layer:
     """Return the layer called `name` in a model file. ValueError with the closest names if there is none."""
     if not isinstance(name, str):
-        raise ValueError(f"expected a module name, found {name!r}")
+        raise ValueError(f"expected a module name, found {brief(name)}")
     known = name if name in LAYERS else _PLAIN_BACKBONES.get(_plain(name))
     if known is None:
         hint = did_you_mean(name, LAYERS, n=3, cutoff=0.5) or did_you_mean(f"nn.{name}", LAYERS, n=3)
@@ -173,6 +173,8 @@ def resolve(value, settings: ModelSettings):
         return {key: resolve(item, settings) for key, item in value.items()}
     if not isinstance(value, str):
         return value
+    if len(value) > MAX_TEXT:
+        raise ValueError(f"expected an argument of at most {MAX_TEXT} characters, found {len(value):,}")
     if value in ("nc", "anchors"):
         return getattr(settings, value)
     if value in LAYERS:
@@ -194,7 +196,7 @@ def build(cls: Callable, args: list, keywords: dict, settings: ModelSettings) ->
     number of arguments and for values that the class refuses.
     """
     signature = inspect.signature(cls)
-    shown = ", ".join([*map(repr, args), *(f"{key}={value!r}" for key, value in keywords.items())])
+    shown = ", ".join([*map(brief, args), *(f"{key}={brief(value)}" for key, value in keywords.items())])
     try:
         bound = signature.bind(*args, **keywords)
     except TypeError as error:

@@ -6,6 +6,7 @@ Usage: python models/yolo.py --cfg yolov5s.yaml [--batch-size 1] [--device cpu] 
 import runpy
 import sys
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,13 +18,15 @@ if __name__ == "__main__":  # Only a script lacks the project's root on its path
 from models import registry
 from models.backbone import SLOTS, backbones, is_backbone, load_backbone_weights, slots
 from models.common import BATCH_NORM
-from models.config import ModelSettings, load_cfg
+from models.config import ModelSettings, checked_row, load_cfg
 from models.heads import Detect, Segment
+from models.limits import Meter, limited_to, watched
 from models.onednn import use_pointwise
+from utils.checkpoint_values import same_kind
 from utils.extras import lazy
 from utils.general import check_yaml
 from utils.logger import LOGGER
-from utils.text import aligned
+from utils.text import aligned, brief
 from utils.timing import Profile
 from utils.torch_utils import evaluating, initialize_weights, model_info, scale_img
 from utils.yaml_files import load_yaml
@@ -41,12 +44,14 @@ def parse_model(cfg: dict, ch: int) -> tuple[nn.Sequential, list[int]]:
     """
     settings = ModelSettings.of(cfg)
     channels = {-1: ch}  # index -> channels of the map there, None without a map; -1 is the image
-    rows, save, index = OrderedDict(), set(), 0
+    rows, save, index, meter = OrderedDict(), set(), 0, Meter()
     for row in [*cfg["backbone"], *cfg["head"]]:
+        build = partial(_build_row, row, index, channels, settings)
         try:
-            layer, made = _build_row(row, index, channels, settings)
+            meter.try_row(build)
+            layer, made = build()
         except ValueError as error:
-            raise ValueError(f"row {index} {row}: {error}") from error
+            raise ValueError(f"row {index} {brief(row)}: {error}") from error
         rows[str(index)] = layer
         save.update(source for source in _listed(layer.f) if source != -1)
         channels |= made
@@ -56,7 +61,7 @@ def parse_model(cfg: dict, ch: int) -> tuple[nn.Sequential, list[int]]:
 
 def _build_row(row, index: int, channels: dict, settings: ModelSettings) -> tuple[nn.Module, dict]:
     """Return the module of one row, and the channels of the map at each index that the row takes."""
-    source, number, name, args = _checked_row(row)
+    source, number, name, args = checked_row(row)
     entry = registry.find_layer(name)
     source = _absolute(_listed(source) if entry.rule in registry.MANY_INPUTS else source, index, channels)
     c_in = [channels[index - 1 if i == -1 else i] for i in _listed(source)]
@@ -75,17 +80,6 @@ def _build_row(row, index: int, channels: dict, settings: ModelSettings) -> tupl
     layer.slots = [index + slot for slot in slots(layer)]  # the index of each of its maps
     empty = dict.fromkeys(range(index, index + SLOTS))
     return layer, empty | dict(zip(layer.slots, layer.out_channels))
-
-
-def _checked_row(row) -> tuple:
-    """Return (from, number, module, args) of a row of a model file. ValueError if it has another form."""
-    if not isinstance(row, (list, tuple)) or len(row) != 4:
-        raise ValueError("expected [from, number, module, args]")
-    if not isinstance(row[1], int) or row[1] < 1:
-        raise ValueError(f"expected a positive number of repeats, found {row[1]!r}")
-    if not isinstance(row[3], (list, tuple)):
-        raise ValueError(f"expected a list of arguments, found {row[3]!r}")
-    return tuple(row)
 
 
 def _absolute(source, index: int, channels: dict):
@@ -165,12 +159,13 @@ class BaseModel(nn.Module):
 
     def load_checkpoint_state(self, state_dict: dict) -> None:
         """Load every tensor but old YOLOv5 files' anchor_grid. ValueError if they are not this model's."""
-        own = {name: tensor.shape for name, tensor in self.state_dict().items()}
+        own = self.state_dict()
         tensors = {name: tensor for name, tensor in state_dict.items() if not name.endswith(".anchor_grid")}
         wrong = [f"{name} is missing" for name in own if name not in tensors]
         wrong += [f"{name} is not known" for name in tensors if name not in own]
-        shapes = {name: (tensor.shape, own[name]) for name, tensor in tensors.items() if name in own}
-        wrong += [f"{name} has shape {list(a)}, expected {list(b)}" for name, (a, b) in shapes.items() if a != b]
+        pairs = [(name, tensor, own[name]) for name, tensor in tensors.items() if name in own]
+        wrong += [f"{n} has shape {list(a.shape)}, expected {list(b.shape)}" for n, a, b in pairs if a.shape != b.shape]
+        wrong += [f"{n} holds {a.dtype}, expected {b.dtype}" for n, a, b in pairs if not same_kind(a, b)]
         if wrong:
             more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
             raise ValueError(f"the checkpoint's tensors do not fit its model description: {'; '.join(wrong[:5])}{more}")
@@ -224,7 +219,8 @@ class DetectionModel(BaseModel):
     @classmethod
     def from_checkpoint(cls, ckpt, fuse: bool = False) -> "DetectionModel":
         """Return the model of a utils.checkpoint.Checkpoint: float32, in eval mode."""
-        model = cls(ckpt.yaml, nc=ckpt.nc, load_backbones=False)
+        with limited_to(ckpt.state_dict):
+            model = cls(ckpt.yaml, nc=ckpt.nc, load_backbones=False)
         model.load_checkpoint_state(ckpt.state_dict)
         model.names = dict(ckpt.names)
         model.hyp = ckpt.hyp
@@ -243,7 +239,7 @@ class DetectionModel(BaseModel):
         entered = []
         hooks = [row.register_forward_pre_hook(lambda row, _: entered.append(row)) for row in self.model]
         try:
-            with evaluating(self), torch.no_grad():
+            with evaluating(self), torch.no_grad(), watched(self):
                 *_, maps = self._forward_once(torch.zeros(1, ch, PROBE_PX, PROBE_PX))
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             row = entered[-1]

@@ -11,26 +11,24 @@ import argparse
 import hashlib
 import io
 import sys
-import zipfile
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from utils.checkpoint_values import problem_of, same_kind, unusable_tensors
 from utils.extras import load_extra
 from utils.files import write_atomic
 from utils.general import VERSION, file_size, main_guard
 from utils.logger import LOGGER, setup_logging
+from utils.pickles import UnsafeCheckpointError
+from utils.torch_files import read_torch_file
 
 __all__ = ["Checkpoint", "UnsafeCheckpointError", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "yolov5-edgevit 1"
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")  # keys that hold the weights
-
-
-class UnsafeCheckpointError(ValueError):
-    """The pickle names something outside the allow-list. Nothing of it ran."""
 
 
 @dataclass
@@ -107,8 +105,11 @@ def load_checkpoint(path, device="cpu") -> Checkpoint:
     elif "format" in content:
         raise ValueError(f"{path}: expected format '{FORMAT}', found '{content['format']}'")
     else:
-        keys = ", ".join(str(key) for key in list(content)[:5])
+        keys = ", ".join(str(key)[:80] for key in list(content)[:5])
         raise ValueError(f"{path}: expected a checkpoint with its model YAML, found weights alone: {keys} ...")
+    problem = problem_of(vars(ckpt))
+    if problem:
+        raise ValueError(f"{path}: {problem}")
     ckpt.state_dict = {k: v.to(device) for k, v in ckpt.state_dict.items()}
     return ckpt
 
@@ -133,42 +134,12 @@ def _existing(path) -> Path:
         raise FileNotFoundError(f"weights '{path}' not found, and {error}") from None
 
 
-def _read(path: Path):
-    """(content, False) by torch's safe reader; if the file holds objects, (content, True) by the allow-list reader."""
-    kind = _kind(path)
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises whatever the damage leads to
-        if kind == "zip":
-            return load_extra("official.pickle_reader").read_pickle(path), True
-        raise ValueError(f"{path}: expected a checkpoint, found {kind}") from None
+def _read(path: Path) -> tuple[dict, bool]:
+    """Return the dict in a file, and whether it holds objects of classes."""
+    content, holds_objects = read_torch_file(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict in the checkpoint, found {type(content).__name__}")
-    return content, False
-
-
-def _kind(path: Path) -> str:
-    """'zip' for a whole zip file, else words for what the file seems to be. ValueError if the zip file is damaged."""
-    with open(path, "rb") as file:
-        start = file.read(64).lstrip()
-    if start.startswith(b"PK"):
-        try:
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # torch itself does not notice a changed byte in a tensor
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{path}: damaged or incomplete checkpoint: {error}") from None
-        if damaged:
-            raise ValueError(f"{path}: damaged checkpoint: wrong checksum of {damaged}")
-        if any(name.endswith("/constants.pkl") for name in archive.namelist()):
-            raise ValueError(f"{path}: expected a checkpoint, found a TorchScript model")
-        return "zip"
-    if start.startswith(b"\x80"):
-        return "a pickle in the format before torch 1.6; save it again with a newer torch"
-    if start.startswith(b"<"):
-        return "an HTML or XML page, perhaps of a failed download"
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer; run 'git lfs pull'"
-    return "something else" if start else "an empty file"
+    return dict(content), holds_objects
 
 
 def load_state_dict_file(path) -> dict:
@@ -181,7 +152,7 @@ def load_state_dict_file(path) -> dict:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return _usable(load_file(path), path)
         except SafetensorError as error:
             raise ValueError(f"{path}: not a readable .safetensors file: {error}") from None
     content, holds_objects = _read(path)
@@ -191,12 +162,19 @@ def load_state_dict_file(path) -> dict:
     tensors = {k: v for k, v in content.items() if isinstance(v, torch.Tensor)}
     if not tensors:
         raise ValueError(f"{path}: expected named tensors, found {', '.join(str(key) for key in list(content)[:5])}")
+    return _usable(tensors, path)
+
+
+def _usable(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    if problem := unusable_tensors(tensors):
+        raise ValueError(f"{path}: {problem}")
     return tensors
 
 
 def intersect_dicts(a: dict, b: dict, exclude=()) -> dict:
-    """The entries of state dict `a` that `b` has in the same shape and whose name contains no string of `exclude`."""
-    return {k: v for k, v in a.items() if k in b and v.shape == b[k].shape and not any(part in k for part in exclude)}
+    """Return the entries of state dict `a` that `b` has in the same shape, but for names with a string of `exclude`."""
+    shared = {name: value for name, value in a.items() if name in b and not any(part in name for part in exclude)}
+    return {name: v for name, v in shared.items() if v.shape == b[name].shape and same_kind(v, b[name])}
 
 
 def halved(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What people read on a terminal: counts, suggestions, tables, progress bars. Imports the standard library alone."""
 
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
@@ -14,6 +15,16 @@ def did_you_mean(name: object, known: Iterable[str], form: str = ", {}", n: int 
     """
     nearest = get_close_matches(str(name), list(known), n=n, cutoff=cutoff)
     return form.format(f"did you mean {' or '.join(nearest)}?") if nearest else ""
+
+
+def brief(value: object) -> str:
+    """Return repr(value) in one line that is never long, whatever a file holds."""
+    return _BRIEF.repr(value)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 12
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 4, 80, 80, 30
 
 
 def counted(number: int, name: str) -> str:

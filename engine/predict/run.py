@@ -23,7 +23,8 @@ def load_model(opt, task: str = "detect"):
     from models.backends import DetectMultiBackend
 
     weights = chosen_weights(opt.weights, TRAIN_PROJECTS[task])
-    model = DetectMultiBackend(weights, opt.device, dnn=opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
+    options = {"dnn": opt.dnn, "fp16": opt.half, "threads": opt.threads, "trust_torchscript": opt.trust_torchscript}
+    model = DetectMultiBackend(weights, opt.device, data=opt.data, **options)
     model.require_task(task)
     if opt.classes is not None and not all(0 <= cls < model.nc for cls in opt.classes):
         raise ValueError(f"--classes {opt.classes}: expected numbers from 0 to {model.nc - 1}")

@@ -91,7 +91,8 @@ def open_all(opt, split: str, task=DETECT, weights=None):
     opt = copy(opt)
     opt.weights = weights or chosen_weights(opt.weights, TRAIN_PROJECTS[task.name])
     data = task.read_data(opt, required=(split,))
-    model = DetectMultiBackend(opt.weights, opt.device, opt.dnn, data=opt.data, fp16=opt.half, threads=opt.threads)
+    options = {"dnn": opt.dnn, "fp16": opt.half, "threads": opt.threads, "trust_torchscript": opt.trust_torchscript}
+    model = DetectMultiBackend(opt.weights, opt.device, data=opt.data, **options)
     opt.device = model.device if isinstance(model.device, torch.device) else torch.device("cpu")
     model.require_task(task.name)
     check_classes(opt, model, data)

@@ -7,6 +7,7 @@ import argparse
 import copy
 import io
 import re
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,13 +20,14 @@ from models.backbone.classifier import EdgeViTClassifier
 from models.backbone.Edgevit import VARIANTS
 from models.backbone.pretrained import load_matching_weights
 from models.common import BATCH_NORM
+from models.limits import check_size, limited_to, watched
 from models.yolo import BaseModel, load_cfg, parse_model
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.files import write_atomic
 from utils.general import find_file
 from utils.logger import LOGGER, setup_logging
 from utils.text import aligned, did_you_mean
-from utils.torch_utils import initialize_weights, model_info
+from utils.torch_utils import evaluating, initialize_weights, model_info
 
 STRIDE_PX = 32
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of R, G, B in 0..1
@@ -61,7 +63,9 @@ class ClassificationModel(BaseModel):
             self._build_rows(load_backbones)
         else:
             self.yaml["model"] = find_network(self.yaml["model"])
-            self.model = build_network(self.yaml["model"], self.nc, self.yaml["ch"])
+            build = partial(build_network, self.yaml["model"], self.nc, self.yaml["ch"])
+            check_size(build)
+            self.model = build()
         self.configure(
             self.yaml["dropout"] if dropout is None else dropout,
             self.yaml["normalize"] if normalize is None else normalize,
@@ -86,6 +90,11 @@ class ClassificationModel(BaseModel):
         self.model, self.save = parse_model(cfg, self.yaml["ch"])
         if self.model[-1].type != "Classify":
             raise ValueError(f"the last row of a classifier must be Classify, found {self.model[-1].type}")
+        try:
+            with evaluating(self), torch.no_grad(), watched(self):
+                super()._forward_once(torch.zeros(1, self.yaml["ch"], 2 * STRIDE_PX, 2 * STRIDE_PX))
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise ValueError(f"the maps of the classifier's rows do not fit: {error}") from error
         initialize_weights(self, **BATCH_NORM)
         for backbone in backbones(self) if load_backbones else []:
             if backbone.weights_file:
@@ -95,7 +104,8 @@ class ClassificationModel(BaseModel):
     def from_checkpoint(cls, ckpt: Checkpoint, fuse: bool = False):
         """The model of a utils.checkpoint.Checkpoint, ours or an official YOLOv5 -cls one: float32, in eval mode."""
         cfg = ckpt.yaml if "model" in ckpt.yaml else _official_yaml(ckpt)
-        model = cls(cfg, nc=ckpt.nc, load_backbones=False)
+        with limited_to(ckpt.state_dict):
+            model = cls(cfg, nc=ckpt.nc, load_backbones=False)
         model.load_checkpoint_state(ckpt.state_dict)
         model.names, model.hyp, model.imgsz = dict(ckpt.names), ckpt.hyp, ckpt.imgsz
         model.eval()

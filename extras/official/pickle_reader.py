@@ -1,52 +1,30 @@
-"""A reader of the pickles inside official YOLOv5 checkpoints: plain data comes out, no class of the file is imported.
+"""What pickles inside official YOLOv5 checkpoints may name: a fixed list of functions of ours, and empty shells.
 
-A pickle names what it wants called. This reader answers a fixed list of names with functions of its own, the names of
-network layers with empty shells that only keep their state, and refuses every other name. Whatever it hands to the
-pickle cannot be altered by it. This is the one place of the project that uses pickle.
+A shell keeps the state of a network layer whose class is never imported. Every other name is refused.
 """
 
-import io
-import pickle
-import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from utils.checkpoint import UnsafeCheckpointError
+from utils.pickles import Named, Rebuilt, UnsafeCheckpointError, scalar_set
+from utils.torch_files import MAX_VALUES, check_tree, read_torch_file
 
 SHELL_MODULES = ("models.common", "models.yolo", "models.experimental")
 SHELL_PACKAGE = "torch.nn.modules."
-MAX_DEPTH = 50  # of values inside each other: stops a file whose objects contain themselves
-STORAGE_DTYPES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
 TORCH_DTYPES = ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
-class Shell:
+class Shell(Rebuilt):
     """A substitute for an object of a class that is never imported; `state` is what the pickle stored for it."""
 
-    name = ""
+    def __init__(self, name: str):
+        self.name = name
+        self.state: dict = {}
 
-    def __new__(cls, *args, **kwargs):  # pickle may skip __init__
-        shell = super().__new__(cls)
-        shell.state = {}
-        return shell
-
-    def __init__(self, *args, **kwargs):
-        pass
-
-    def __setstate__(self, state):
+    def set_state(self, state: Any) -> None:
         if isinstance(state, tuple):  # (__dict__, __slots__)
             state = {**(state[0] or {}), **(state[1] or {})}
         if not isinstance(state, dict):
@@ -54,183 +32,126 @@ class Shell:
         self.state = state
 
 
-class _Dict(dict):
-    """An OrderedDict of the file, without the attributes that it may carry."""
-
-    def __setstate__(self, state):
-        pass
-
-
-class _Sealed:
-    """A function or tensor that the pickle may use but not alter: setting its state is refused."""
-
-    __slots__ = ("name", "value")
-
-    def __init__(self, name, value):
-        self.name, self.value = name, value
-
-    def __call__(self, *args):
-        return self.value(*args)
-
-    def __setstate__(self, state):
-        raise UnsafeCheckpointError(f"refused: the pickle tries to alter {self.name}")
-
-
-class _NumpyDtype:
+class NumpyDtype(Rebuilt):
     """A numpy.dtype as pickled: a type code such as f8, then a state whose second entry is the byte order."""
 
-    def __init__(self, code="", *_):
+    def __init__(self, code: str = "", *_):
         self.code, self.order = str(code), "="
 
-    def __setstate__(self, state):
-        self.order = state[1] if state[1] in "<>=" else "="
+    def set_state(self, state: Any) -> None:
+        self.order = state[1] if state[1] in ("<", ">", "=") else "="
 
     def build(self) -> np.dtype:
         if self.code[:1] not in "biufcSU":
-            raise ValueError(f"numpy dtype {self.code!r} in a checkpoint: expected a number or a string")
+            raise ValueError(f"numpy dtype {self.code[:20]!r} in a checkpoint: expected a number or a string")
         return np.dtype(self.order + self.code)
 
 
-class _NumpyArray:
+class NumpyArray(Rebuilt):
     """A numpy.ndarray as pickled: an empty array, then a state (version, shape, dtype, fortran order, bytes)."""
 
     def __init__(self, *_):
         self.array = np.zeros(0)
 
-    def __setstate__(self, state):
+    def set_state(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
+        if max([*shape, len(data)]) > MAX_VALUES:
+            raise ValueError(f"a numpy array of shape {shape} in a checkpoint: expected a few numbers")
         self.array = np.frombuffer(data, dtype.build()).reshape(shape, order="F" if fortran else "C")
 
 
-def _numpy_scalar(dtype, data):
+def _numpy_scalar(dtype: NumpyDtype, data: bytes) -> Any:
     return np.frombuffer(data, dtype.build())[0].item()
 
 
-def _encode(text, encoding):
+def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":  # the only one with which pickle stores bytes
-        raise ValueError(f"expected latin1 as the encoding of bytes, found {encoding!r}")
+        raise ValueError(f"expected latin1 as the encoding of bytes, found {str(encoding)[:20]!r}")
     return text.encode("latin1")
 
 
-def _rebuild_tensor(storage, offset, size, stride, *_):
-    """Return a copy of the strided part of a sealed 1-D `storage`; ValueError if it reaches beyond its end."""
-    storage = storage.value
-    size, stride = [int(n) for n in size], [int(n) for n in stride]
-    last = int(offset) + sum((n - 1) * step for n, step in zip(size, stride))
-    if min([int(offset), *size, *stride]) < 0 or len(size) != len(stride) or (0 not in size and last >= len(storage)):
-        raise ValueError(f"tensor of size {size} and stride {stride} at {offset} exceeds its {len(storage)} elements")
-    return _Sealed("a tensor", torch.as_strided(storage, size, stride, int(offset)).clone())
+def _bytes(data: bytes = b"") -> bytes:
+    """Answer to bytearray, which with a number would take as many bytes."""
+    if not isinstance(data, bytes):
+        raise ValueError(f"expected bytes for a bytearray, found {type(data).__name__}")
+    return data
 
 
-def _path(*parts):
+def _path(*parts) -> str:
     return "/".join(str(part) for part in parts).replace("//", "/")
 
 
 def _allowed_names() -> dict:
     """Return {(module, name) as written in the pickle: the object that answers to it}."""
     names: dict = {
-        ("collections", "OrderedDict"): _Dict,
         ("_codecs", "encode"): _encode,
-        ("torch", "Size"): tuple,
         ("torch", "device"): lambda *parts: ":".join(str(part) for part in parts),
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-        ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-        ("numpy", "dtype"): _NumpyDtype,
-        ("numpy", "ndarray"): _NumpyArray,
-        ("argparse", "Namespace"): Shell,
+        ("numpy", "dtype"): NumpyDtype,
+        ("numpy", "ndarray"): NumpyArray,
+        ("argparse", "Namespace"): lambda *_: Shell("argparse.Namespace"),
     }
-    names.update({("torch", storage): dtype for storage, dtype in STORAGE_DTYPES.items()})
     names.update({("torch", dtype): dtype for dtype in TORCH_DTYPES})
     for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
-        names[core, "_reconstruct"] = _NumpyArray
+        names[core, "_reconstruct"] = NumpyArray
         names[core, "scalar"] = _numpy_scalar
-    for kind in (set, frozenset, slice, complex, bytearray, list, dict):
-        names["builtins", kind.__name__] = names["__builtin__", kind.__name__] = kind
+    builtins = {"set": scalar_set, "frozenset": scalar_set, "bytearray": _bytes, "complex": complex}
+    builtins |= {"slice": slice, "list": list, "dict": dict}
+    for name, value in builtins.items():
+        names["builtins", name] = names["__builtin__", name] = value
     for module in ("pathlib", "pathlib._local"):
         for name in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path"):
             names[module, name] = _path
     return names
 
 
-class _Reader(pickle.Unpickler):
-    """Unpickler of data.pkl; `read_storage(key)` gives the bytes of a tensor storage."""
-
-    def __init__(self, data: bytes, read_storage):
-        super().__init__(io.BytesIO(data))
-        self.read_storage = read_storage
-        self.names = _allowed_names()
-        self.shells: dict = {}
-        self.storages: dict = {}
-
-    def find_class(self, module, name):
-        if (module, name) in self.names:
-            value = self.names[module, name]
-            if value is Shell:
-                return self._shell(module, name)
-            return _Sealed(f"{module}.{name}", value) if callable(value) else value
-        if (module in SHELL_MODULES or module.startswith(SHELL_PACKAGE)) and name.isidentifier():
-            return self._shell(module, name)
-        raise UnsafeCheckpointError(f"refused: the pickle names {module}.{name}, which no YOLOv5 checkpoint needs")
-
-    def _shell(self, module, name):
-        full_name = f"{module}.{name}"
-        if full_name not in self.shells:
-            self.shells[full_name] = type(name, (Shell,), {"name": full_name})
-        return self.shells[full_name]
-
-    def persistent_load(self, pid):
-        kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise ValueError(f"expected a tensor storage, found {pid!r}")
-        if key not in self.storages:
-            data = self.read_storage(key)
-            size = count * dtype.itemsize
-            if len(data) != size:
-                raise ValueError(f"tensor storage {key}: expected {size} bytes, found {len(data)}")
-            storage = torch.frombuffer(bytearray(data), dtype=dtype) if count else torch.empty(0, dtype=dtype)
-            self.storages[key] = _Sealed("a tensor storage", storage)
-        return self.storages[key]
+NAMES = _allowed_names()
 
 
-def read_pickle(path) -> dict:
-    """Return the dict in a zip file written by torch.save, with a Shell for each object; `plain` unpacks the values.
+def find(module: str, name: str) -> Any:
+    """Return what answers to a name in a pickle; UnsafeCheckpointError for one that is not on the list."""
+    full_name = f"{module}.{name}"
+    if (module, name) in NAMES:
+        value = NAMES[module, name]
+        return Named(full_name, value) if callable(value) else value
+    if (module in SHELL_MODULES or module.startswith(SHELL_PACKAGE)) and name.isidentifier():
+        return Named(full_name, lambda *_: Shell(full_name))
+    full_name = full_name if len(full_name) < 100 else f"{full_name[:100]}..."
+    raise UnsafeCheckpointError(f"refused: the pickle names {full_name}, which no YOLOv5 checkpoint needs")
+
+
+def read_pickle(path: Path | str) -> dict:
+    """Return the dict in a file of torch.save, with a Shell for each object; `plain` unpacks the values.
 
     UnsafeCheckpointError if it names anything outside the allow-list, ValueError if it is broken.
     """
-    path = Path(path)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            infos = {info.filename: info for info in archive.infolist()}
-            main = next((name for name in infos if name.endswith("/data.pkl") and name.count("/") == 1), None)
-            if main is None:
-                raise ValueError("the zip file holds no data.pkl")
-            if any(info.compress_type != zipfile.ZIP_STORED for info in infos.values()):
-                raise ValueError("torch.save does not compress, but this file is compressed")
-            folder = main[: -len("data.pkl")]
-            content = _Reader(archive.read(main), lambda key: archive.read(f"{folder}data/{key}")).load()
-    except UnsafeCheckpointError as error:
-        raise UnsafeCheckpointError(f"{path}: {error}. Nothing in it was run") from None
-    except OSError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise ValueError(f"{path}: not a readable checkpoint: {error or type(error).__name__}") from error
+    content, _ = read_torch_file(Path(path))
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dict in the checkpoint, found {type(content).__name__}")
     return dict(content)
 
 
-def plain(value, depth: int = 0):
-    """Return a `value` of read_pickle as dicts, lists, values, tensors: a Namespace as dict, other shells by name."""
-    if depth > MAX_DEPTH:
-        raise ValueError(f"values nested more than {MAX_DEPTH} deep")
+def plain(value: Any) -> Any:
+    """Return a `value` of read_pickle as dicts, lists, values, tensors: a Namespace as dict, other shells by name.
+
+    ValueError if it is deeper or larger than a checkpoint's values are.
+    """
+    check_tree(value, lambda leaf: leaf.state.values() if _is_namespace(leaf) else None)
+    return _plain(value)
+
+
+def _is_namespace(value: Any) -> bool:
+    return isinstance(value, Shell) and value.name == "argparse.Namespace"
+
+
+def _plain(value: Any) -> Any:
+    if _is_namespace(value):
+        value = value.state
     if isinstance(value, dict):
-        return {k if isinstance(k, (str, int, float)) else str(k): plain(v, depth + 1) for k, v in value.items()}
+        return {k if isinstance(k, (str, int, float)) else str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v, depth + 1) for v in value]
-    if isinstance(value, Shell):
-        return plain(value.state, depth + 1) if value.name == "argparse.Namespace" else value.name
-    if isinstance(value, _NumpyArray):
+        return [_plain(v) for v in value]
+    if isinstance(value, (Shell, Named)):
+        return value.name
+    if isinstance(value, NumpyArray):
         return value.array.tolist()  # a number for an array without dimensions
-    if isinstance(value, _Sealed):
-        return value.value if isinstance(value.value, torch.Tensor) else value.name
     return value if isinstance(value, (torch.Tensor, str, int, float, type(None))) else str(value)

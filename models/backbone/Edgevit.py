@@ -182,7 +182,7 @@ class Stages(nn.Module):
     def set_drop_path(self, rate: float) -> None:
         """Drop the last block's branches with probability `rate`, and less the earlier a block is."""
         blocks = [m for m in self.modules() if isinstance(m, LGLBlock)]
-        for block, share in zip(blocks, torch.linspace(0, rate, len(blocks)).tolist()):
+        for block, share in zip(blocks, torch.linspace(0, rate, len(blocks), device="cpu").tolist()):
             for path in (m for m in block.modules() if isinstance(m, DropPath)):
                 path.rate = share
 

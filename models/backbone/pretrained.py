@@ -8,6 +8,7 @@ from torch import nn
 
 from models.backbone.lite import LITES, fold_normalization, lite_tensors
 from utils.checkpoint import load_state_dict_file
+from utils.checkpoint_values import same_kind
 from utils.general import ROOT, find_file
 from utils.logger import LOGGER
 from utils.torch_utils import is_backbone
@@ -62,6 +63,8 @@ def copy_matching(network: nn.Module, tensors: dict[str, torch.Tensor], path, wh
             unused.append(name)
         elif tensor.shape != own[target].shape:
             unused.append(f"{name} (shape {list(tensor.shape)}, expected {list(own[target].shape)})")
+        elif not same_kind(tensor, own[target]):
+            unused.append(f"{name} ({tensor.dtype}, expected {own[target].dtype})")
         else:
             loaded[target] = tensor
     missing = [name for name in own if name not in loaded]

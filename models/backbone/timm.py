@@ -3,11 +3,14 @@
 timm is an extra: pip install timm. In a model file: [-1, 1, timm, [resnet18]].
 """
 
+import re
+
 from torch import fx, nn
 
 from models.backbone.pretrained import load_backbone_weights
+from models.limits import MAX_CHANNELS, MAX_REPEATS
 from utils.logger import LOGGER
-from utils.text import did_you_mean
+from utils.text import brief, did_you_mean
 from utils.torch_utils import BATCH_NORMS, fuse_conv_and_bn
 
 STRIDES = (2, 4, 8, 16, 32)
@@ -67,7 +70,17 @@ def _create(name: str, in_chans: int, **kwargs) -> nn.Module:
 
 
 def timm_backbone(in_chans: int, name: str, weights=None, **kwargs) -> TimmBackbone:
-    """Return a backbone. `name`: as in timm.list_models(); `weights`: a file; other keywords: for timm.create_model."""
+    """Return a backbone. `name`: as in timm.list_models(); `weights`: a file; other keywords: for timm.create_model.
+
+    ValueError for keywords that name files or addresses, and for numbers that are no sizes of a network.
+    """
+    for key, value in kwargs.items():
+        if key.startswith(("pretrained", "checkpoint", "cache")):
+            raise ValueError(f"the keyword '{key}' is not for a model file: `weights` names a file to start from")
+        most = MAX_REPEATS if re.search("depth|layer|block|num", key) else MAX_CHANNELS
+        numbers = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(number, (int, float)) and number > most for number in numbers):
+            raise ValueError(f"{key}: expected at most {most}, found {brief(value)}")
     model = TimmBackbone(name, in_chans, **kwargs)
     if weights:
         load_backbone_weights(model, weights)

@@ -130,14 +130,16 @@ class DetectMultiBackend:
     """A model from a file of any of the FORMATS, or an ensemble of detectors from a list of .pt files.
 
     device is as the flag --device. `data` is a dataset YAML whose names are used where the model has none. fp16 is
-    ignored, with a warning, where the runtime cannot compute in half precision. threads: for the CPU, 0 chooses. Call
-    it as forward(); .task .names .stride .nc .imgsz .fixed_hw .end2end .fp16 .device are the runtime's (see Backend),
-    and exactly one of .pt .jit .onnx .engine ... tells the format.
+    ignored, with a warning, where the runtime cannot compute in half precision. threads: for the CPU, 0 chooses.
+    trust_torchscript: run any such file, not only a trace of tensor operators. Call it as forward(); .task .names
+    .stride .nc .imgsz .fixed_hw .end2end .fp16 .device are the runtime's (see Backend), and exactly one of .pt .jit
+    .onnx .engine ... tells the format.
     """
 
     def __init__(
-        self, weights, device="", dnn: bool = False, data=None, fp16: bool = False, fuse: bool = True, threads: int = 0
-    ):
+        self, weights, device="", dnn: bool = False, data=None, fp16: bool = False, fuse: bool = True, threads: int = 0,
+        trust_torchscript: bool = False,
+    ):  # fmt: skip
         files = list(weights) if isinstance(weights, (list, tuple)) else [weights]
         if not files:
             raise ValueError("weights: expected at least one model file, found an empty list")
@@ -150,7 +152,8 @@ class DetectMultiBackend:
         by_opencv = dnn and self.format.key == "onnx"  # and OpenCV is always there
         if not by_opencv and (missing := self.format.missing(tools=False)):
             raise ImportError(f"{files[0]}: needs {', '.join(missing)}: {self.format.pip_line}")
-        options = {"device": device, "fp16": fp16, "fuse": fuse, "dnn": dnn, "threads": threads}
+        options = {"device": device, "fp16": fp16, "dnn": dnn, "threads": threads}
+        options |= {"trusted": trust_torchscript} if self.format.key == "torchscript" else {"fuse": fuse}
         opened = files if len(files) > 1 else files[0]
         self.backend: Backend = getattr(self.format.module, self.format.backend)(opened, **options)
         if not self.backend.names:

@@ -12,13 +12,15 @@ from torch import nn
 from torchvision.ops import nms  # importing it also makes the operator known to files that hold it
 
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple
-from models.backends.metadata import OUTPUT_DIMS, Metadata
+from models.backends.metadata import OUTPUT_DIMS, Metadata, read_member
 from models.backends.pytorch import PyTorchBackend
 from models.backends.quiet import quiet
+from models.backends.torchscript_check import checked_copy
 from models.exportable import example_images
 from models.heads import Detect
 from utils.files import write_atomic
 from utils.nms import MAX_CANDIDATES
+from utils.pickles import UnsafeCheckpointError
 from utils.torch_utils import select_device
 
 ENTRY = "config.txt"  # YOLOv5's name for the metadata in the file
@@ -44,7 +46,7 @@ def write_trace(module: nn.Module, images: torch.Tensor, file: Path, metadata: M
 
 
 def write_metadata(file: Path, metadata: Metadata) -> None:
-    module, _ = _load(file, torch.device("cpu"))
+    module, _ = _load(file, torch.device("cpu"), trusted=True)  # It was written a moment ago.
     with quiet():
         _save(module, file, metadata)
 
@@ -55,15 +57,22 @@ def _save(module, file: Path, metadata: Metadata) -> None:
     write_atomic(file, buffer.getvalue())
 
 
-def _load(file: Path, device: torch.device):
-    """The module, and its metadata as a dict, {} if the file has none."""
-    extra = {ENTRY: ""}
+def _load(file: Path, device: torch.device, trusted: bool = False):
+    """Return the module, and its metadata as a dict, {} if the file has none."""
     try:
+        program = str(file) if trusted else checked_copy(Path(file))
         with quiet():
-            module = torch.jit.load(str(file), map_location=device, _extra_files=extra)
-        values = json.loads(extra[ENTRY] or "{}")
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+            module = torch.jit.load(program, map_location=device)
+        values = json.loads(read_member(file, f"/extra/{ENTRY}") or "{}")
+    except UnsafeCheckpointError as error:
+        raise UnsafeCheckpointError(
+            f"{file}: {error}. No file of export.py does, so it is not run. "
+            "If you trust whoever made it: --trust-torchscript"
+        ) from None
+    except OSError:
+        raise
+    except Exception as error:  # A damaged file can fail in any way.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ValueError(f"{file}: expected a TorchScript file with JSON in {ENTRY}, found: {reason}") from None
     if not isinstance(values, dict):
         raise ValueError(f"{file}: {ENTRY}: expected a JSON object, found {type(values).__name__}")
@@ -137,15 +146,14 @@ class InModelNms(nn.Module):
 class TorchScriptBackend(ExportedBackend):
     """A .torchscript file of export.py, or of YOLOv5 itself.
 
-    Such a file is a program: torch.jit.load() unpickles nothing but plain tensors, yet running the file runs whatever
-    tensor operators it asks for, among them ones that read and write files. Open only files that you trust.
+    Such a file is a program. It is run if it is a trace of known tensor operators, or if it is `trusted`.
     """
 
-    def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
+    def __init__(self, path, device="", fp16: bool = False, dnn: bool = False, threads: int = 0, trusted: bool = False):
         self.device = device if isinstance(device, torch.device) else select_device(device)
         if threads:
             torch.set_num_threads(threads)
-        self.model, values = _load(Path(path), self.device)
+        self.model, values = _load(Path(path), self.device, trusted)
         if "shape" in values:  # YOLOv5's files: [batch, 3, height, width]
             batch, _, *imgsz = values["shape"]
             values = {"imgsz": imgsz, "batch": batch, **values}
@@ -154,7 +162,13 @@ class TorchScriptBackend(ExportedBackend):
 
     @torch.inference_mode()
     def run(self, images: np.ndarray):
-        output = self.model(torch.from_numpy(images).to(self.device))
+        try:
+            output = self.model(torch.from_numpy(images).to(self.device))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1][:200]
+            raise ValueError(
+                f"{self.path}: its program fails for a picture of {list(images.shape)}: {reason}"
+            ) from None
         outputs = output if isinstance(output, (list, tuple)) else [output]  # YOLOv5's own files give a tuple always
         return one_or_tuple([tensor.float().cpu().numpy() for tensor in outputs[: len(OUTPUT_DIMS[self.task])]])
 
