@@ -13,11 +13,11 @@ import math
 import torch
 from torch import nn
 
-from models.limits import MAX_REPEATS
 from utils.extras import lazy
 from utils.torch_utils import fold_batchnorm
 
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
+MAX_LAYERS = 300  # of a TransformerBlock; a model file may claim any number
 # YOLOv5's users import these names from here, too.
 OWNERS = {
     "models.backends": ["DetectMultiBackend"],
@@ -106,8 +106,8 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.conv = Conv(c1, c2, act=act) if c1 != c2 else None
         self.linear = nn.Linear(c2, c2)
-        if num_layers > MAX_REPEATS:
-            raise ValueError(f"expected at most {MAX_REPEATS} transformer layers, found {num_layers}")
+        if num_layers > MAX_LAYERS:
+            raise ValueError(f"expected at most {MAX_LAYERS} transformer layers, found {num_layers}")
         self.tr = nn.Sequential(*(TransformerLayer(c2, num_heads) for _ in range(num_layers)))
 
     def forward(self, x):

@@ -104,7 +104,7 @@ def checked_row(row) -> tuple:
 
 def parse_activation(text) -> nn.Module:
     """Return the module that 'nn.LeakyReLU(0.1)' names: an ACTIVATIONS class of torch.nn, with literal arguments."""
-    if len(text) > MAX_TEXT:
+    if len(str(text)) > MAX_TEXT:
         raise ValueError(f"activation: expected a call such as nn.LeakyReLU(0.1), found {brief(text)}")
     try:
         call = ast.parse(text.strip(), mode="eval").body

@@ -39,7 +39,6 @@ TORCH_FREE += ["utils.boxes", "utils.augmentations", "utils.data.images", "utils
 TORCH_FREE += ["extras.segment.segmenter", "extras.classify.classifier", "extras.segment.masks", "extras.segment.crops"]
 TORCH_FREE += ["extras.classify.transforms", "extras.classify.metrics"]
 SLOW_IMPORTS = ["pandas", "matplotlib", "timm", "tensorboard", "scipy", "onnx", "mss"]  # inside functions only
-PICKLE_READER = "extras/official/pickle_reader.py"
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 
 
@@ -272,7 +271,7 @@ def banned(node, where):
         broad = node.type is None or dotted(node.type) in ("Exception", "BaseException")
         return "swallows every exception" if broad and all(isinstance(n, ast.Pass) for n in node.body) else ""
     names = imported_names("", [node]) if isinstance(node, ast.Import) or getattr(node, "level", 1) == 0 else set()
-    bad = {name for name in names if name.split(".")[0] in BANNED_IMPORTS} if where != PICKLE_READER else set()
+    bad = {name for name in names if name.split(".")[0] in BANNED_IMPORTS}
     return f"imports {bad}" if bad else ""
 
 
