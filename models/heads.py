@@ -68,7 +68,7 @@ class Detect(nn.Module):
         return torch.stack((x.reshape(-1), y.reshape(-1)))[None, None].float() - 0.5
 
     def _split_anchors(self, y: torch.Tensor) -> torch.Tensor:
-        """[B, na * no, ny, nx] -> [B, na, ny, nx, no]"""
+        """Return [B, na, ny, nx, no] of [B, na * no, ny, nx]."""
         b, _, ny, nx = y.shape
         return y.view(b, self.na, self.no, ny, nx).permute(0, 1, 3, 4, 2)
 

@@ -38,24 +38,24 @@ def first(args: list) -> Any:
 
 
 def conv(args, channels, n, settings):
-    """[c_out, ...] -> (c_in, c_out, ...)"""
+    """Return [c_out, ...] -> (c_in, c_out, ...)"""
     c_in, c_out = one(channels), settings.width(first(args))
     return [c_in, c_out, *args[1:]], c_out, n
 
 
 def repeat(args, channels, n, settings):
-    """[c_out, ...] -> (c_in, c_out, n, ...): the class repeats its inner part itself."""
+    """Return [c_out, ...] -> (c_in, c_out, n, ...): the class repeats its inner part itself."""
     args, c_out, n = conv(args, channels, n, settings)
     return [*args[:2], n, *args[2:]], c_out, 1
 
 
 def same(args, channels, n, settings):
-    """[...] -> (...), as many channels as the input."""
+    """Return [...] -> (...), as many channels as the input."""
     return args, one(channels), n
 
 
 def norm(args, channels, n, settings):
-    """[...] -> (c, ...), as many channels as the input."""
+    """Return [...] -> (c, ...), as many channels as the input."""
     return [one(channels), *args], one(channels), n
 
 
@@ -91,12 +91,12 @@ def prototypes(args, channels, n, settings):
 
 
 def classify(args, channels, n, settings):
-    """[classes, ...] -> (c_in, classes, ...); takes several inputs of one size."""
+    """Return [classes, ...] -> (c_in, classes, ...); takes several inputs of one size."""
     return [sum(channels), first(args), *args[1:]], args[0], n
 
 
 def head(args, channels, n, settings):
-    """[...] -> (..., channels of all inputs); gives no map to later rows."""
+    """Return [...] -> (..., channels of all inputs); gives no map to later rows."""
     return [*args, channels], None, n
 
 
@@ -108,7 +108,7 @@ def segment(args, channels, n, settings):
 
 
 def backbone(args, channels, n, settings):
-    """[...] -> (c, ...); the output channels are declared by the built module."""
+    """Return [...] -> (c, ...); the output channels are declared by the built module."""
     return [one(channels), *args], None, n
 
 

@@ -37,7 +37,7 @@ class Matches:
         return len(self.classes)
 
     def take(self, kept: torch.Tensor, scores: torch.Tensor | None = None) -> Matches:
-        """Those of a bool mask [m], with these scores [m]."""
+        """Return those of a bool mask [m], with these scores [m]."""
         return replace(
             self,
             place=tuple(index[kept] for index in self.place),
@@ -50,12 +50,12 @@ class Matches:
 
 
 def scores_of(matches):
-    """[m] the scores of the matches of all levels, 1 where all count alike."""
+    """Return [m] the scores of the matches of all levels, 1 where all count alike."""
     return torch.cat([f.anchors.new_ones(len(f)) if f.scores is None else f.scores for f in matches])
 
 
 def assign(maps, targets, head, hyp) -> list[Matches]:
-    """The matches of every level, by the rule hyp["assigner"]: ratio (the default), simota or aligned.
+    """Return the matches of every level, by the rule hyp["assigner"]: ratio (the default), simota or aligned.
 
     maps: for each level raw outputs [B, na, ny, nx, no]; targets [n, 6]: image, class, xywh normalised. A place may
     answer for several targets with `ratio`, for one alone with the others.
@@ -81,7 +81,7 @@ def match_anchors(targets, anchors, grid_hw, ratio_limit):
 
 
 def shape_ratios(targets, anchors, grid_hw):
-    """[na, n] the larger of the two ratios of sides of each anchor and target, at least 1."""
+    """Return [na, n] the larger of the two ratios of sides of each anchor and target, at least 1."""
     ratio = targets[:, 4:6] * targets.new_tensor([grid_hw[1], grid_hw[0]]) / anchors[:, None]  # [na, n, 2]
     return torch.maximum(ratio, 1 / ratio).amax(2)
 
@@ -161,7 +161,7 @@ def last_of_each(keys):
 
 
 def place_numbers(maps, matches):
-    """[m], for the matches of all levels one after the other: the number of each place among all places of the maps."""
+    """Return [m], for the matches of all levels in order: the number of each place among all places of the maps."""
     numbers, first = [], 0
     for raw, found in zip(maps, matches):
         _, na, ny, nx = raw.shape[:4]
@@ -172,14 +172,14 @@ def place_numbers(maps, matches):
 
 
 def _predictions(maps, candidates):
-    """(rows [m, no] float32, IoU [m] with the target) of the candidates of all levels."""
+    """Return (rows [m, no] float32, IoU [m] with the target) of the candidates of all levels."""
     rows = torch.cat([raw[found.place].float() for raw, found in zip(maps, candidates)])
     anchors, boxes = (torch.cat([getattr(found, name) for found in candidates]) for name in ("anchors", "boxes"))
     return rows, bbox_iou(decode_boxes(rows[:, :4], anchors), boxes).clamp(0, 1)
 
 
 def _one_target_each(chosen, costs, places):
-    """`chosen` [m] without those whose place another chosen one has at a lower cost."""
+    """Return `chosen` [m] without those whose place another chosen one has at a lower cost."""
     return chosen & (rank_in_group(costs.masked_fill(~chosen, torch.inf), places) == 0)
 
 
@@ -227,7 +227,7 @@ def task_aligned(maps, candidates, n: int, nc: int) -> list[Matches]:
 
 
 def _largest(values, chosen, target, n):
-    """[m] for each value the largest of the chosen ones of its target, 0 without any. values [m] of at least 0."""
+    """Return [m] for each value the largest chosen one of its target, 0 without any. values [m] are at least 0."""
     largest = torch.zeros(n, device=values.device)
     values = values * chosen
     first = rank_in_group(-values, target) == 0

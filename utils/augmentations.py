@@ -143,13 +143,13 @@ def _shift(x: float, y: float) -> np.ndarray:
 
 
 def part_of(image: np.ndarray, part) -> np.ndarray:
-    """The rectangle x1, y1, x2, y2 of an image, grey beyond it."""
+    """Return the rectangle x1, y1, x2, y2 of an image, grey beyond it."""
     h, w = image.shape[:2]
     return image if part == (0, 0, w, h) else paste([image], [Tile(w, h, 0, 0, 0, 0, w, h)], part)
 
 
 def warp_image(part: np.ndarray, warp: Warp) -> np.ndarray:
-    """The output's image of that part of the input's."""
+    """Return the output's image of that part of the input's."""
     h, w = warp.out_hw
     if warp.is_crop:
         return part if part.shape[:2] == (h, w) else cv2.resize(part, (w, h), interpolation=cv2.INTER_LINEAR)
@@ -183,7 +183,7 @@ def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def _moved_boxes(boxes_xyxy: np.ndarray, matrix: np.ndarray, w: int, h: int) -> np.ndarray:
-    """The boxes [n, 4] around the moved boxes, cut to a w x h image."""
+    """Return the boxes [n, 4] around the moved boxes, cut to a w x h image."""
     if not (matrix[0, 1] or matrix[1, 0] or matrix[2, :2].any()):  # the same, in fewer steps
         scale, shift = matrix[[0, 1, 0, 1], [0, 1, 0, 1]], matrix[[0, 1, 0, 1], 2]
         moved = (boxes_xyxy * scale + shift).astype(np.float32)

@@ -87,13 +87,13 @@ def box_sizes(dataset, img_size: int) -> np.ndarray:
 
 
 def anchor_recall(wh: np.ndarray, anchors_px: np.ndarray, thr: float) -> tuple[float, float]:
-    """(share of boxes that fit at least one anchor, mean number of anchors that a box fits)."""
+    """Return (share of boxes that fit at least one anchor, mean number of anchors that a box fits)."""
     fits = _likeness(wh, anchors_px) > 1 / thr
     return float(fits.any(1).mean()), float(fits.sum(1).mean())
 
 
 def _likeness(wh: np.ndarray, anchors: np.ndarray) -> np.ndarray:
-    """[M, n] the smaller of the ratios of widths and of heights, each taken so that it is at most 1."""
+    """Return [M, n] the smaller of the ratios of widths and of heights, each taken so that it is at most 1."""
     ratio = wh[:, None] / anchors[None]
     return np.minimum(ratio, 1 / ratio).min(2)
 
@@ -105,7 +105,7 @@ def _fitness(wh: np.ndarray, anchors: np.ndarray, thr: float) -> float:
 
 
 def _kmeans(wh: np.ndarray, n: int, rng) -> np.ndarray:
-    """Lloyd's algorithm on the logarithms of the sizes, as a fit is a matter of ratios. Starts at area quantiles."""
+    """Run Lloyd's algorithm on the logarithms of the sizes, as a fit is a matter of ratios, from area quantiles."""
     points = np.log(wh.clip(1))
     by_area = points[points.sum(1).argsort(kind="stable")]
     centres = by_area[((np.arange(n) + 0.5) / n * len(points)).astype(int)]

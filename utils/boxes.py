@@ -17,25 +17,25 @@ def _namespace(x):
 
 
 def xyxy2xywh(x):
-    """[..., 4+] xyxy -> xywh."""
+    """Return [..., 4+] xyxy -> xywh."""
     low, high = x[..., :2], x[..., 2:4]
     return _namespace(x).concatenate([(low + high) / 2, high - low, x[..., 4:]], -1)
 
 
 def xywh2xyxy(x):
-    """[..., 4+] xywh -> xyxy."""
+    """Return [..., 4+] xywh -> xyxy."""
     centre, half = x[..., :2], x[..., 2:4] / 2
     return _namespace(x).concatenate([centre - half, centre + half, x[..., 4:]], -1)
 
 
 def xywhn2xyxy(x, w=640, h=640, padw=0, padh=0):
-    """[..., 4+] xywhn of a w x h image -> xyxy in that image moved right and down by padw, padh pixels."""
+    """Return [..., 4+] xywhn of a w x h image -> xyxy in that image moved right and down by padw, padh pixels."""
     columns = _scale_and_shift(xywh2xyxy(x[..., :4]), w, h, padw, padh)
     return _namespace(x).concatenate([columns, x[..., 4:]], -1)
 
 
 def xyxy2xywhn(x, w=640, h=640, clip=False, eps=0.0):
-    """[..., 4+] xyxy -> xywhn of a w x h image. With `clip`, boxes are first cut to `eps` pixels inside the image."""
+    """Return [..., 4+] xywhn of xyxy in a w x h image. With `clip`, boxes are cut to `eps` px inside it before."""
     boxes = x[..., :4]
     if clip:
         boxes = clip_boxes(boxes + 0, (h - eps, w - eps))
@@ -71,7 +71,7 @@ def segments2boxes(segments):
 
 
 def resample_segments(segments, n=1000):
-    """Polygons [k, 2] -> closed polygons [n, 2] float32 with points at equal distances along the outline."""
+    """Return closed polygons [n, 2] float32 with points at equal distances along the outlines of polygons [k, 2]."""
     return [_resample(np.asarray(segment), n) for segment in segments]
 
 

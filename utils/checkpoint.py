@@ -66,7 +66,7 @@ def save_checkpoint(path, ckpt: Checkpoint) -> None:
 
 
 def _canonical(value, place: str):
-    """A copy of `value` whose pickle depends on its content alone.
+    """Return a copy of `value` whose pickle depends on its content alone.
 
     Pickle stores the second use of an object otherwise than an equal object, so equal strings become one object,
     and everything else, tensor storages too, becomes an object of its own.

@@ -24,7 +24,7 @@ class Hyperparameter(NamedTuple):
 
 
 def choice(choices: str, meaning: str) -> Hyperparameter:
-    """An entry whose value is one of these words, the first by default; the search keeps it."""
+    """Return an entry whose value is one of these words, the first by default; the search keeps it."""
     words = tuple(choices.split())
     return Hyperparameter(words[0], 0, 0, 0.0, meaning, choices=words)
 
@@ -115,6 +115,6 @@ def _check(where: str, key: str, value, table: dict) -> None:
 
 
 def clip_to_search_range(key: str, value: float) -> float:
-    """`value` within the table's search range, rounded to five significant digits so that files read back the same."""
+    """Return `value` within the table's search range, to five significant digits so that files read back the same."""
     entry = TABLE[key]
     return float(f"{min(max(value, entry.lower), entry.upper):.5g}")

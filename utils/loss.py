@@ -84,7 +84,7 @@ class ComputeLoss:
         return weighted.sum() * p[0].shape[0], weighted.detach()
 
     def terms(self, p, matches):
-        """The unweighted losses {"box", "obj", "cls"}, each a float32 scalar. `matches`: of each level.
+        """Return the unweighted losses {"box", "obj", "cls"}, each a float32 scalar. `matches`: of each level.
 
         Box and class: with the assigner `ratio` the mean of each level's matches, summed over the levels; with the
         others the mean of all matches, weighted with their scores, times the number of levels. So a gain weighs about
@@ -103,7 +103,7 @@ class ComputeLoss:
         }
 
     def weights(self, matches):
-        """[m] the part of each match in the box and class losses; sums up to the number of levels that have some."""
+        """Return [m] the part of each match in the box and class losses; the sum is the number of levels with some."""
         device = matches[0].boxes.device
         if self.hyp.get("assigner", "ratio") == "ratio":
             return torch.cat([torch.full((len(found),), 1 / max(len(found), 1), device=device) for found in matches])

@@ -64,7 +64,7 @@ class Muon(torch.optim.AdamW):
 
 
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
-    """[b, n, m] -> [b, n, m] with the same singular vectors and singular values of about 1; zeros stay zeros.
+    """Return [b, n, m] with the same singular vectors and singular values of about 1; zeros stay zeros.
 
     All factors of an iteration are polynomials of x x', so their product is gathered on its small side.
     """

@@ -55,7 +55,7 @@ def non_max_suppression(
 
 
 def final_boxes(prediction, end2end: bool, conf_thres, iou_thres, classes=None, max_det=300, **options) -> list:
-    """non_max_suppression(), also for the output [B, n, 6] of a model that has done it by itself (`end2end`)."""
+    """Return non_max_suppression(), also for the output [B, n, 6] of a model that has done it by itself (`end2end`)."""
     if not end2end:
         return non_max_suppression(prediction, conf_thres, iou_thres, classes, max_det=max_det, **options)
     if len(options.get("labels", ())):
@@ -70,14 +70,14 @@ def final_boxes(prediction, end2end: bool, conf_thres, iou_thres, classes=None, 
 
 
 def as_float32(x) -> np.ndarray:
-    """A float32 array of an array's or tensor's values; no copy where it is one already."""
+    """Return a float32 array of an array's or tensor's values; no copy where it is one already."""
     if not isinstance(x, np.ndarray):
         x = x.detach().float().cpu().numpy()
     return np.asarray(x, np.float32)
 
 
 def as_tensor(x: np.ndarray, device):
-    """The array as a tensor; torch is loaded already where this is asked for."""
+    """Return the array as a tensor; torch is loaded already where this is asked for."""
     return sys.modules["torch"].from_numpy(x).to(device)
 
 
@@ -99,7 +99,7 @@ def _chosen_rows(rows, conf_thres, classes, multi_label, nm) -> np.ndarray:
 
 
 def _candidates(rows: np.ndarray, limit: int, conf_thres, multi_label, nm) -> np.ndarray:
-    """The `limit` best of the candidates [k, 6 + nm] (xyxy, confidence, class, masks) of rows [n, 5 + nc + nm].
+    """Return the `limit` best of the candidates [k, 6 + nm] (xyxy, confidence, class, masks) of rows [n, 5 + nc + nm].
 
     By falling confidence, those of one confidence in the order of rows and classes. The scores of a row are multiplied
     only if its best one can be among the best: for an untrained model nearly all of them are above conf_thres.

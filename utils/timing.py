@@ -74,15 +74,15 @@ class Untimed:
         return stopwatch or NOTHING
 
     def on(self, device):
-        """The same object, which from now on waits for this device, if it is a GPU, where a stage starts or ends."""
+        """Wait for this device, if it is a GPU, where a stage starts or ends from now on; return the same object."""
         return self
 
     def each(self, stage: str, items):
-        """The items; the wait for each of them belongs to the stage."""
+        """Return the items; the wait for each of them belongs to the stage."""
         return items
 
     def validation(self):
-        """The same, for the stages of a validation during a training."""
+        """Return the same, for the stages of a validation during a training."""
         return self
 
     def count(self, images: int) -> None:
@@ -153,7 +153,7 @@ class StageTimes(Untimed):
         write_atomic(Path(folder) / FILE_NAME, "\n".join([",".join(COLUMNS), *lines, ""]).encode())
 
     def rows(self) -> list:
-        """[(stage, "main" or "beside", seconds, share of the run 0..1, milliseconds for an image)]."""
+        """Return [(stage, "main" or "beside", seconds, share of the run 0..1, milliseconds for an image)]."""
         run = self._now() - self.started
         main = {**self.main, "other": run - sum(self.main.values())}
         workers = {stage: value.value for stage, value in self.in_workers.items() if value.value}

@@ -28,7 +28,7 @@ GREY = 0.447  # mean of ImageNet's pixels, the padding of scaled images
 
 
 def select_device(device="", batch_size: int = 0) -> torch.device:
-    """The torch.device for 'cpu', 'mps', a GPU index such as '0' or 'cuda:0', or several such as '0,1'; '' chooses.
+    """Return the torch.device for 'cpu', 'mps', a GPU index such as '0' or 'cuda:0', or '0,1'; '' chooses.
 
     Of several GPUs the first is returned (torchrun starts one process for each). ValueError for what this machine does
     not have, and for a batch size that does not divide over the GPUs.
@@ -92,7 +92,7 @@ def smart_inference_mode():
 
 
 def de_parallel(model: nn.Module) -> nn.Module:
-    """The model inside a DataParallel or DistributedDataParallel wrapper, or the model itself."""
+    """Return the model inside a DataParallel or DistributedDataParallel wrapper, or the model itself."""
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
     return model.module if isinstance(model, wrappers) else model
 
@@ -182,7 +182,7 @@ def evaluating(model):
 
 
 def count_flops(model: nn.Module, imgsz=640, ch: int = 3) -> int:
-    """Floating-point operations (2 per multiply-add) of one image; convolutions, matrix products and attention count.
+    """Return the operations (2 per multiply-add) of convolutions, matrix products and attention on one image.
 
     `imgsz`: pixels, an int or (height, width). Runs on the meta device: shapes without numbers, so it is quick.
     """
@@ -274,14 +274,14 @@ def _profile_one(op, x: torch.Tensor, n: int) -> dict:
 
 
 def _tensors(value) -> list:
-    """All tensors in nested lists and tuples."""
+    """Return all tensors in nested lists and tuples."""
     if isinstance(value, torch.Tensor):
         return [value]
     return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
 
 
 def parameter_groups(model: nn.Module) -> tuple:
-    """All parameters as three lists: biases, norm weights, all the rest (which is decayed).
+    """Return all parameters as three lists: biases, norm weights, all the rest (which is decayed).
 
     With the norm weights go other vectors and scalars, and the weights of modules with `no_weight_decay`. Each
     parameter is in exactly one list, also if several modules share it.
@@ -332,13 +332,13 @@ def smart_optimizer(
 
 
 def matrices_of(weights, outputs=()) -> list:
-    """Those of the weights that mix channels, so neither kernels of depthwise convolutions nor `outputs`."""
+    """Return those of the weights that mix channels, so neither kernels of depthwise convolutions nor `outputs`."""
     output_ids = {id(p) for p in outputs}
     return [p for p in weights if p.ndim > 1 and p.shape[1] > 1 and id(p) not in output_ids]
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16; False where that is not known, off Linux on x86."""
+    """Return whether this CPU multiplies bfloat16; False where that is not known, off Linux on x86."""
     cpuinfo = Path("/proc/cpuinfo")
     flags = cpuinfo.read_text().split() if cpuinfo.is_file() else []
     return "avx512_bf16" in flags or "amx_bf16" in flags

@@ -47,7 +47,7 @@ def start_kind(opt: argparse.Namespace, start: Checkpoint | None, model: nn.Modu
 def build_model(
     opt: argparse.Namespace, hyp: dict, nc: int, task, start: Checkpoint | None, resumed: Checkpoint | None
 ):
-    """The model of --cfg or of a checkpoint for `nc` classes, on the CPU.
+    """Return the model of --cfg or of a checkpoint for `nc` classes, on the CPU.
 
     From `start` it takes the tensors that fit by name and shape, then the backbone those of backbone_file(). With
     --cfg a detector can start a segmentation model, and the other way round.
@@ -103,7 +103,7 @@ def freeze_layers(model: nn.Module, specs: list) -> list[str]:
 
 
 def backbone_parameters(model: nn.Module) -> list:
-    """The parameters of the modules that are backbones, else those of a model file's backbone rows."""
+    """Return the parameters of the modules that are backbones, else those of a model file's backbone rows."""
     parts = list(backbones(model))
     if not parts and getattr(model, "yaml", None) and "backbone" in model.yaml:
         parts = list(model.model)[: len(model.yaml["backbone"])]
@@ -111,7 +111,7 @@ def backbone_parameters(model: nn.Module) -> list:
 
 
 def output_parameters(model: nn.Module) -> list:
-    """The parameters of a detector's head, or of the last layer of another network."""
+    """Return the parameters of a detector's head, or of the last layer of another network."""
     last = getattr(model, "head", None) or list(model.modules())[-1]
     return list(last.parameters())
 
@@ -152,7 +152,7 @@ def _prefixes(name: str) -> list[str]:
 
 
 def parallelize(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model itself in a single process, else wrapped so that the ranks' gradients are averaged."""
+    """Return the model itself in a single process, else wrapped so that the ranks' gradients are averaged."""
     if not dist.is_distributed():
         return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)

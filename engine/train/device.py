@@ -33,7 +33,7 @@ def to_input(images: torch.Tensor, device: torch.device, memory_format: torch.me
 
 
 def choose_device(opt: argparse.Namespace) -> torch.device:
-    """The device of this process: under torchrun the GPU of its local rank (or the CPU), else that of --device."""
+    """Return the device of this process: under torchrun its local rank's GPU (or the CPU), else that of --device."""
     if dist.world_size() > 1:
         cuda = torch.cuda.is_available() and opt.device != "cpu"
         return torch.device("cuda", dist.local_rank()) if cuda else torch.device("cpu")
@@ -63,7 +63,7 @@ def check_options(opt: argparse.Namespace, device: torch.device) -> None:
 
 
 def amp_dtype(choice: str, device: torch.device) -> torch.dtype | None:
-    """The type of --amp's mixed precision on this device, None for plain float32. ValueError if the device cannot."""
+    """Return the type of --amp's mixed precision on this device, None for float32. ValueError if it cannot be."""
     if choice == "auto":
         choice = "fp16" if device.type == "cuda" else "off"
     if choice == "off":

@@ -44,7 +44,7 @@ class RunFolder:
         write_atomic(self.results_csv, ("\n".join(lines) + "\n").encode())
 
     def read_seconds(self, epochs: int) -> list[float]:
-        """The `time` of the first epochs in results.csv; 0 for those that it does not have."""
+        """Return the `time` of the first epochs in results.csv; 0 for those that it does not have."""
         rows = []
         if self.results_csv.is_file():
             with self.results_csv.open(newline="", encoding="utf-8") as file:
@@ -62,7 +62,7 @@ def create_run_folder(opt: argparse.Namespace) -> Path:
 
 
 def plain_options(opt: argparse.Namespace) -> dict:
-    """The options that a checkpoint stores, as plain data: two equal runs store equal bytes."""
+    """Return the options that a checkpoint stores, as plain data: two equal runs store equal bytes."""
     return {key: _plain(value) for key, value in vars(opt).items() if key not in NOT_SAVED}
 
 

@@ -59,7 +59,7 @@ class Recipe:
 
 
 def batch_size(opt: argparse.Namespace, images: int, ranks: int = 1) -> int:
-    """The batch for a training set of so many images."""
+    """Return the batch for a training set of so many images."""
     if opt.hyp != AUTO or ranks > 1:
         return USUAL_BATCH
     wanted = max(images // WANTED_BATCHES, 1)
@@ -72,7 +72,7 @@ def batch_size(opt: argparse.Namespace, images: int, ranks: int = 1) -> int:
 
 
 def precision(opt: argparse.Namespace, device: torch.device) -> str:
-    """The value of --amp, where it is open bf16 on a CPU that is faster with it."""
+    """Return the value of --amp, where it is open bf16 on a CPU that is faster with it."""
     if opt.amp != AUTO or opt.hyp != AUTO or device.type != "cpu" or not multiplies_bfloat16():
         return opt.amp
     LOGGER.info("chosen: bfloat16 (--amp bf16): this CPU multiplies it, a step takes about three quarters of the time")

@@ -13,7 +13,7 @@ MAY_CHANGE = ("resume", "device", "workers", "local_rank", "profile")
 
 
 def resume(opt: argparse.Namespace, task) -> tuple[argparse.Namespace, Checkpoint, Path]:
-    """The options of the interrupted run, its checkpoint and its run folder.
+    """Return the options of the interrupted run, its checkpoint and its run folder.
 
     `opt.resume` is True (the newest last.pt below the task's default folder) or a path. Of the other options only
     those in MAY_CHANGE may differ from the checkpoint's. FileNotFoundError without a checkpoint, ValueError if the
@@ -43,13 +43,13 @@ def default_options(task) -> dict:
 
 
 def given_options(opt: argparse.Namespace, task) -> dict:
-    """The training options that differ from their defaults."""
+    """Return the training options that differ from their defaults."""
     defaults = default_options(task)
     return {key: value for key, value in vars(opt).items() if key in defaults and value != defaults[key]}
 
 
 def merge_options(opt: argparse.Namespace, saved: dict, task) -> argparse.Namespace:
-    """The saved options with those of MAY_CHANGE that were given put over them; ValueError if another was changed."""
+    """Return the saved options with the given ones of MAY_CHANGE; ValueError if another one was changed."""
     defaults = default_options(task)
     given = given_options(opt, task)
     changed = [key for key in given if key not in MAY_CHANGE and given[key] != saved.get(key)]

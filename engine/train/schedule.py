@@ -48,14 +48,14 @@ class Schedule:
         return min(wanted, int(self.epochs * self.batches_per_epoch * LONGEST_WARMUP_PART))
 
     def lr_part(self, epoch: int) -> float:
-        """The learning rate of `epoch` as a part of lr0."""
+        """Return the learning rate of `epoch` as a part of lr0."""
         lrf = self.hyp["lrf"]
         if self.cosine:
             return one_cycle(1.0, lrf, self.epochs)(epoch)
         return (1 - epoch / self.epochs) * (1 - lrf) + lrf
 
     def at(self, iteration: int) -> Settings:
-        """The settings of `iteration`, counted from 0 over all epochs."""
+        """Return the settings of `iteration`, counted from 0 over all epochs."""
         lr = self.hyp["lr0"] * self.lr_part(iteration // self.batches_per_epoch)
         done = iteration / self.warmup_iterations if self.warmup_iterations else 1.0
         if done >= 1:
@@ -69,18 +69,18 @@ class Schedule:
 
 
 def accumulation(batch_size: int, nominal_batch: float) -> int:
-    """How many batches make one optimizer step."""
+    """Return how many batches make one optimizer step."""
     return max(round(nominal_batch / batch_size), 1)
 
 
 def scaled_weight_decay(hyp: dict, batch_size: int) -> float:
-    """The weight decay per optimizer step: proportional to the images in it."""
+    """Return the weight decay per optimizer step: proportional to the images in it."""
     nominal = hyp["nominal_batch"]
     return hyp["weight_decay"] * batch_size * accumulation(batch_size, nominal) / nominal
 
 
 def scaled_loss_gains(hyp: dict, nl: int, nc: int, imgsz: int) -> dict:
-    """`hyp` with box, cls and obj gains made comparable over `nl` output maps, `nc` classes and the image size (px)."""
+    """Return `hyp` with gains made comparable over `nl` output maps, `nc` classes and the image size (px)."""
     scaled = dict(hyp)
     scaled["box"] *= 3 / nl
     scaled["cls"] *= nc / 80 * 3 / nl
@@ -91,7 +91,7 @@ def scaled_loss_gains(hyp: dict, nl: int, nc: int, imgsz: int) -> dict:
 
 
 def multi_scale_size(imgsz: int, stride: int, rng) -> int:
-    """An image size between 50 and 150 % of `imgsz`, a multiple of `stride`; `rng`: numpy Generator."""
+    """Return an image size between 50 and 150 % of `imgsz`, a multiple of `stride`; `rng`: numpy Generator."""
     least = max(math.ceil(imgsz * 0.5 / stride), 1)
     most = max(math.floor(imgsz * 1.5 / stride), least)
     return int(rng.integers(least, most + 1)) * stride
@@ -113,5 +113,5 @@ def multi_scaled(images: torch.Tensor, iteration: int, imgsz: int, stride: int, 
 
 
 def epoch_seed(seed: int, epoch: int, rank: int) -> int:
-    """The seed of everything random that has no generator of its own (stochastic depth, dropout) in one epoch."""
+    """Return the seed of an epoch for everything random that has no generator of its own, such as dropout."""
     return int(np.random.SeedSequence([seed, epoch, max(rank, 0)]).generate_state(1)[0])

@@ -58,7 +58,7 @@ class Row:
 
 
 def benchmark(opt) -> list:
-    """The options are those of benchmarks.py; a Row for each format, which are also printed and written as a table.
+    """Measure by the options of benchmarks.py; print and write a table, and return a Row for each format.
 
     ValueError or OSError for options that cannot be, and where the checkpoint itself cannot be measured.
     """
@@ -79,7 +79,7 @@ def benchmark(opt) -> list:
 
 
 def chosen_formats(opt) -> list:
-    """--include's, else all, PyTorch first; with --pt-only that alone. ValueError for an unknown name."""
+    """Return --include's, else all, PyTorch first; with --pt-only that alone. ValueError for an unknown name."""
     exported = [find_format(name) for name in opt.include or ()] or [row for row in FORMATS if row.exports]
     pytorch = [row for row in FORMATS if not row.exports]
     if opt.test:
@@ -165,7 +165,7 @@ class Benchmark:
 
 
 def run_process(command: list, log: Path, timeout_s: float | None = None) -> dict:
-    """The JSON object that `command` writes into the file that it gets as last argument; {"error": why} if it does not.
+    """Return the JSON object that `command` writes into the file of its last argument, else {"error": why}.
 
     What it prints goes into the file `log`. It runs in the project's root, and no longer than TIMEOUT_S.
     """
@@ -194,7 +194,7 @@ def how_it_ended(code: int) -> str:
 
 
 def summary(row: Row) -> str:
-    """A row in one line, while the others are still to come."""
+    """Return a row in one line, while the others are still to come."""
     if row.status != "ok":
         return f"{row.status}{f', {row.note}' if row.note else ''}"
     return f"mAP50-95 {cell(row, 'map')}, {cell(row, 'ms')} ms/image, {cell(row, 'memory_mb')} MB of memory"
@@ -206,14 +206,14 @@ def cell(row: Row, column: str) -> str:
 
 
 def table(rows: list) -> str:
-    """The rows under their titles; text to the left, numbers to the right."""
+    """Return the rows under their titles; text to the left, numbers to the right."""
     titles = [title for title, _ in COLUMNS.values()]
     left = [i for i, key in enumerate(COLUMNS) if key in TEXT_COLUMNS]
     return aligned([titles, *([cell(row, key) for key in COLUMNS] for row in rows)], left)
 
 
 def write_csv(rows: list, file: Path) -> None:
-    """All fields of the rows; an empty cell where there is no value."""
+    """Write all fields of the rows; an empty cell where there is no value."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, [field.name for field in fields(Row)])
         writer.writeheader()
@@ -221,7 +221,7 @@ def write_csv(rows: list, file: Path) -> None:
 
 
 def write_report(rows: list, folder: Path, title: str) -> None:
-    """The table, what came of how many formats, and where the files are."""
+    """Print the table, what came of how many formats, and where the files are."""
     LOGGER.info(f"\n{table(rows)}\n")
     counts = Counter(row.status for row in rows)
     LOGGER.info(", ".join(f"{counts[status]} {status}" for status in ("ok", "exported", "skipped", "failed")))
@@ -231,7 +231,7 @@ def write_report(rows: list, folder: Path, title: str) -> None:
 
 
 def exit_code(rows: list, opt) -> int:
-    """1 if --hard-fail is given and a format failed, was asked for by name but skipped, or has a lower mAP50-95."""
+    """Return 1 if --hard-fail is given and a format failed, was named but skipped, or has a lower mAP50-95."""
     if opt.hard_fail is None or opt.hard_fail is False:
         return 0
     least = 0.0 if opt.hard_fail is True else opt.hard_fail
@@ -245,7 +245,7 @@ def exit_code(rows: list, opt) -> int:
 
 
 def plot(rows: list, file: Path, title: str = "") -> None:
-    """mAP50-95 over the milliseconds of an image, a point with its name for each format that was measured."""
+    """Draw mAP50-95 over the milliseconds of an image, a point with its name for each measured format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -73,7 +73,7 @@ def milliseconds(model, batches: list) -> float:
 
 
 def peak_memory_mb():
-    """The most memory (resident, 2**20 bytes) that this process ever held; None where the system does not tell."""
+    """Return the most memory (resident, 2**20 bytes) that this process ever held; None if nobody knows."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux; getrusage() there begins with what the parent process held
         for line in status.read_text().splitlines():
@@ -88,7 +88,7 @@ def peak_memory_mb():
 
 
 def validate(model, job: dict, imgsz: int):
-    """The EvalResult (engine.val.detection) on the val split, images padded to squares, for files of one size."""
+    """Return the EvalResult on the val split, images padded to squares, for files of one size."""
     import torch
 
     from engine import options
@@ -119,7 +119,7 @@ def main(job: dict, answer: Path) -> None:
 
 
 def reason(error: Exception) -> str:
-    """The first line of an error's message, with its kind where it is not one of ours."""
+    """Return the first line of an error's message, with its kind where it is not one of ours."""
     first = next(iter(str(error).strip().splitlines()), "")
     is_ours = isinstance(error, (ValueError, ImportError, OSError))
     return first if is_ours and first else f"{type(error).__name__}: {first}"

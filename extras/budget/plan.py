@@ -27,7 +27,7 @@ RECENT = 5  # epochs that the time of the next ones is judged by
 
 
 def parse_duration(text) -> float:
-    """Seconds of "90s", "15m", "1h30m" or "15" (minutes). ValueError for anything else."""
+    """Return seconds of "90s", "15m", "1h30m" or "15" (minutes). ValueError for anything else."""
     text = f"{text}m" if re.fullmatch(r"[\d.]+", str(text)) else str(text)
     number = r"(\d+(?:\.\d+)?)"
     parts = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text)
@@ -47,7 +47,7 @@ class Plan:
 
 
 def first_plan(seconds: float, batch_seconds: float, batches: int, batch_size: int, val_images: int) -> Plan:
-    """The Plan for the `seconds` that are left, from the time of one batch of training."""
+    """Return the Plan for the `seconds` that are left, from the time of one batch of training."""
     val_seconds = val_images * batch_seconds / batch_size * FORWARD_PART
     seconds -= val_seconds  # the best model is validated once more at the end
     taken = min(batches, max(int(seconds / LEAST_EPOCHS / batch_seconds), 1))
@@ -118,7 +118,7 @@ def seconds_per_batch(model: nn.Module, loader, precision: Precision, at_least: 
 
 
 def _tensors(outputs) -> list:
-    """The tensors of nested lists and tuples."""
+    """Return the tensors of nested lists and tuples."""
     if isinstance(outputs, torch.Tensor):
         return [outputs]
     return [tensor for part in outputs for tensor in _tensors(part)]

@@ -16,7 +16,7 @@ CUTMIX_ALPHA = 1.0
 
 @contextmanager
 def seeded(seed: int):
-    """torch's CPU generator starts from `seed` inside, and is as it was before afterwards."""
+    """Let torch's CPU generator start from `seed` inside; afterwards it is as it was before."""
     state = torch.get_rng_state()
     torch.default_generator.manual_seed(seed)
     try:

@@ -30,5 +30,5 @@ TABLE = {
 
 
 def load_classify_hyp(source=None) -> dict:
-    """Every hyperparameter: those of a YAML file or a mapping, the others at their defaults. ValueError as load_hyp."""
+    """Return every hyperparameter: those of a YAML file or mapping, then the defaults. ValueError as load_hyp."""
     return load_hyp(source or {}, TABLE)

@@ -96,6 +96,6 @@ def probabilities(predictions: np.ndarray) -> np.ndarray:
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities [B, nc] of logits [B, nc]."""
+    """Return probabilities [B, nc] of logits [B, nc]."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)

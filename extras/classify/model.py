@@ -137,7 +137,7 @@ class ClassificationModel(BaseModel):
         return model_info(self if self.has_rows else self.model, verbose, img_size)
 
     def layer_table(self) -> str:
-        """A line for each row as in a detector's table, or for each part of a network without rows."""
+        """Return a line for each row as in a detector's table, or for each part of a network without rows."""
         if self.has_rows:
             return super().layer_table()
         rows = [("", "params", "part", "module")]
@@ -146,7 +146,7 @@ class ClassificationModel(BaseModel):
         return aligned(rows, left=(2, 3))
 
     def export_state_dict(self) -> dict:
-        """The network's tensors, float32, under its own names: those of published EdgeViT, torchvision or timm.
+        """Return the network's tensors, float32, under its own names: those of published EdgeViT, torchvision or timm.
 
         They are for images without ImageNet's mean and deviation, as those codes feed them: an EdgeViT that was trained
         otherwise is rewritten exactly. Other networks stay as they are.
@@ -160,7 +160,7 @@ class ClassificationModel(BaseModel):
 
 
 def _mean_and_deviation(normalize, ch: int):
-    """(mean, deviation), each [ch], for a value of `normalize`; None for none. ValueError for any other value."""
+    """Return (mean, deviation), each [ch], for a value of `normalize`, or None. ValueError for another value."""
     if normalize == "none":
         return None
     pair = IMAGENET if normalize == "imagenet" else normalize
@@ -178,7 +178,7 @@ def fold_input(conv: nn.Conv2d, scale, shift) -> None:
 
 
 def _official_yaml(ckpt: Checkpoint) -> dict:
-    """The yaml for an official YOLOv5 -cls checkpoint, which holds none: its first convolution tells the size."""
+    """Return the yaml for an official YOLOv5 -cls checkpoint, which has none: its first convolution tells the size."""
     stem = ckpt.state_dict.get("model.0.conv.weight")
     size = OFFICIAL_SIZES.get(len(stem)) if stem is not None else None
     if size is None:
@@ -188,7 +188,7 @@ def _official_yaml(ckpt: Checkpoint) -> dict:
 
 
 def find_network(name: str) -> str:
-    """`name` as `yaml` stores it: one of VARIANTS, torchvision/NAME or timm/NAME; torchvision has precedence.
+    """Return `name` as `yaml` stores it: one of VARIANTS, torchvision/NAME or timm/NAME; torchvision has precedence.
 
     ValueError with the nearest names if there is none.
     """
@@ -218,7 +218,7 @@ def _timm_names() -> list:
 
 
 def build_network(name: str, nc: int, ch: int = 3) -> nn.Module:
-    """The network that find_network() names, with `nc` outputs, from scratch."""
+    """Return the network that find_network() names, with `nc` outputs, from scratch."""
     if name in VARIANTS:
         return EdgeViTClassifier(*VARIANTS[name], nc=nc, in_chans=ch)
     library, _, short = name.partition("/")
@@ -266,7 +266,7 @@ def _transfer(network: nn.Module, tensors: dict, source) -> dict:
 
 
 def last_layer(network: nn.Module) -> tuple:
-    """(name, module) of the linear layer or convolution that makes the logits: the last one."""
+    """Return (name, module) of the linear layer or convolution that makes the logits: the last one."""
     layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
     if not layers:
         raise ValueError(f"{type(network).__name__}: expected a classifier, found no linear layer or convolution")
@@ -326,7 +326,7 @@ def reshape_classifier_output(model: nn.Module, n: int = 1000) -> nn.Module:
 
 
 def cut_detector(cfg: dict, cutoff=None) -> dict:
-    """A detector's model file content with a Classify head in the place of what follows its backbone.
+    """Return a detector's model file content with a Classify head in the place of what follows its backbone.
 
     cutoff: indices that stay, that of the head included, as in YOLOv5 (10 for its v6 files). None: the head stands
     behind the backbone, in the place of a last SPP or SPPF. A content that has a Classify head already is returned.
@@ -353,7 +353,7 @@ def cut_detector(cfg: dict, cutoff=None) -> dict:
 
 
 def load_classifier(source, nc=None, *, pretrained=False, cutoff=None, dropout=None, normalize=None):
-    """The ClassificationModel that `--model` names, to train for `nc` classes (None: its own number).
+    """Return the ClassificationModel that `--model` names, to train for `nc` classes (None: its own number).
 
     Args:
         source: a name (edgevit_xxs, resnet18, timm/convnext_atto ...), a model file, or a checkpoint: a classifier, or
@@ -388,7 +388,7 @@ def load_classifier(source, nc=None, *, pretrained=False, cutoff=None, dropout=N
 
 
 def _normalize_of(path):
-    """The `normalize` of a weights file: that of a checkpoint with its model, imagenet for tensors alone."""
+    """Return the `normalize` of a weights file: that of a checkpoint with its model, imagenet for tensors alone."""
     try:
         return load_checkpoint(path).yaml.get("normalize", "none")
     except ValueError:

@@ -39,7 +39,7 @@ def plot_tiles(images: list, captions: list, colors: list, file, columns: int | 
 
 
 def plot_class_images(images, targets, file, names, predictions=None, max_tiles: int = 16) -> None:
-    """A picture of a batch with its classes, or with true and predicted ones.
+    """Draw a picture of a batch with its classes, or with true and predicted ones.
 
     Args:
         images: [B, 3, H, W] RGB, uint8, or float in 0..1.
@@ -65,7 +65,7 @@ def plot_class_images(images, targets, file, names, predictions=None, max_tiles:
 
 
 def _described(target, names) -> str:
-    """The class's name; of a mixed image its two largest parts."""
+    """Return the class's name; of a mixed image its two largest parts."""
     if np.ndim(target) == 0:
         return str(names[int(target)])
     first, second = (np.argsort(-target, kind="stable")[:2].tolist() * 2)[:2]
@@ -75,7 +75,7 @@ def _described(target, names) -> str:
 
 
 def plot_worst(mistakes: list, file, names) -> None:
-    """A picture of the most confident mistakes (extras.classify.metrics.Mistake): true / predicted class."""
+    """Draw the most confident mistakes (extras.classify.metrics.Mistake): true / predicted class."""
     images, captions = [], []
     for mistake in mistakes:
         try:
@@ -89,6 +89,6 @@ def plot_worst(mistakes: list, file, names) -> None:
 
 
 def plot_classification_result(result, names, folder) -> None:
-    """confusion_matrix.png and, if there are any, worst_mistakes.jpg of a ClassificationResult, into `folder`."""
+    """Write confusion_matrix.png and, if there are any, worst_mistakes.jpg of a ClassificationResult."""
     plot_confusion_matrix(result.matrix, Path(folder) / "confusion_matrix.png", names, background=False)
     plot_worst(result.worst, Path(folder) / "worst_mistakes.jpg", names)

@@ -51,7 +51,7 @@ class ClassificationEvaluator(Evaluator):
         self.fire("on_val_batch_end", batch_i, images, targets, paths, shapes, logits)
 
     def plot_batch(self, batch_i, images, targets, logits) -> None:
-        """val_batchN_labels.jpg and val_batchN_pred.jpg."""
+        """Draw val_batchN_labels.jpg and val_batchN_pred.jpg."""
         from extras.classify.plots import plot_class_images
 
         for found, kind in ((None, "labels"), (logits.float().softmax(1), "pred")):

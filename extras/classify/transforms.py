@@ -5,7 +5,7 @@ import numpy as np
 
 
 def center_crop(image: np.ndarray, imgsz) -> np.ndarray:
-    """The largest central part of uint8 [H, W, 3] that has the shape `imgsz` (px; or height, width), resized to it."""
+    """Return the largest central part of uint8 [H, W, 3] of the shape `imgsz` (px; or height, width), resized."""
     target_h, target_w = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     h, w = image.shape[:2]
     ratio = max(target_h / h, target_w / w)
@@ -15,7 +15,7 @@ def center_crop(image: np.ndarray, imgsz) -> np.ndarray:
 
 
 def resize(image: np.ndarray, size_wh: tuple) -> np.ndarray:
-    """uint8 [H, W, 3] in this width and height; every pixel counts where it becomes smaller (antialiasing)."""
+    """Return uint8 [H, W, 3] in this width and height; every pixel counts where it becomes smaller (antialiasing)."""
     h, w = image.shape[:2]
     if (w, h) == tuple(size_wh):
         return image

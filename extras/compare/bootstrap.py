@@ -28,7 +28,7 @@ class Interval:
 
 
 def sample_weights(n_images: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
-    """How often each image is drawn: int32 [images, 1 + resamples]; the first column is the sample itself, all 1."""
+    """Return how often each image is drawn, int32 [images, 1 + resamples]; the first column is all 1."""
     if n_images < 1 or resamples < 1:
         raise ValueError(f"expected at least 1 image and 1 resample, found {n_images} and {resamples}")
     drawn = np.random.default_rng(seed).multinomial(n_images, np.full(n_images, 1 / n_images), size=resamples)
@@ -36,7 +36,7 @@ def sample_weights(n_images: int, resamples: int = RESAMPLES, seed: int = 0) -> 
 
 
 def mean_ap(ap) -> tuple:
-    """mAP50 [r] and mAP50-95 [r] of AP [r, k, 10]: the means over the classes that have targets, nan if none has."""
+    """Return mAP50 [r] and mAP50-95 [r] of AP [r, k, 10], over the classes that have targets; nan if none has."""
     return _mean(ap[..., 0]), _mean(ap.reshape(len(ap), -1))
 
 
@@ -48,13 +48,13 @@ def _mean(values) -> np.ndarray:
 
 
 def resampled(values) -> np.ndarray:
-    """The known resamples of a figure [1 + resamples], moved until their mean is its first, that of the sample."""
+    """Return the known resamples of a figure [1 + resamples], moved until their mean is the sample's own."""
     known = values[1:][~np.isnan(values[1:])]
     return known + (values[0] - known.mean()) if len(known) else known
 
 
 def interval(values) -> Interval:
-    """The interval of a figure [1 + resamples], the first being that of the sample itself."""
+    """Return the interval of a figure [1 + resamples], the first being that of the sample itself."""
     spread = resampled(values)
     if len(spread) == 0:
         return Interval(float(values[0]), np.nan, np.nan)
@@ -63,7 +63,7 @@ def interval(values) -> Interval:
 
 
 def p_value(differences) -> float:
-    """Two-sided p of a paired difference [1 + resamples] being 0; never less than 2 / (resamples + 1)."""
+    """Return Two-sided p of a paired difference [1 + resamples] being 0; never less than 2 / (resamples + 1)."""
     spread = resampled(differences)
     fewest = min((spread <= 0).sum(), (spread >= 0).sum())
     return float(min(2 * (1 + fewest) / (1 + len(spread)), 1.0))

@@ -53,7 +53,7 @@ class Difference:
 
 
 def compare(opt) -> list:
-    """The options are those of compare.py; prints, draws, and returns every Difference.
+    """Compare by the options of compare.py: print, draw, and return every Difference.
 
     ValueError or FileNotFoundError for runs that are not there or cannot be compared.
     """
@@ -81,7 +81,7 @@ def compare(opt) -> list:
 
 
 def evidence_file(source) -> Path:
-    """The evidence of a run folder, or the file itself; FileNotFoundError if it is not there."""
+    """Return the evidence of a run folder, or the file itself; FileNotFoundError if it is not there."""
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such run folder")
@@ -92,7 +92,7 @@ def evidence_file(source) -> Path:
 
 
 def align(baseline: Evidence, other: Evidence, first: str, name: str) -> Evidence:
-    """`other` with its images in the order of `baseline`. ValueError if classes, images or labels are not the same."""
+    """Return `other` with its images in `baseline`'s order. ValueError if classes, images or labels differ."""
     if baseline.names != other.names:
         raise ValueError(f"other classes: {first} has {_listed(baseline.names)}, {name} has {_listed(other.names)}")
     order, other_order = (sorted(range(len(e.images)), key=e.images.__getitem__) for e in (baseline, other))
@@ -118,7 +118,7 @@ def _listed(names: dict) -> str:
 
 
 def same_labels(a, b) -> bool:
-    """Whether targets [m, 5] are those of the same label file."""
+    """Return whether targets [m, 5] are those of the same label file."""
     return a.shape == b.shape and bool((a[:, 0] == b[:, 0]).all() and (np.abs(a - b) <= MAX_LABEL_SHIFT).all())
 
 
@@ -128,7 +128,7 @@ def score(name: str, evidence: Evidence, weights) -> Run:
 
 
 def differences_of(first: Run, run: Run) -> list:
-    """A Difference in each metric for all classes together, then for each class."""
+    """Return a Difference in each metric for all classes together, then for each class."""
     found = [_difference(run, metric, "", mean_ap(run.ap)[i], mean_ap(first.ap)[i]) for i, metric in enumerate(METRICS)]
     for k, cls in enumerate(first.classes):
         ours, theirs = (mean_ap(ap[:, k : k + 1]) for ap in (run.ap, first.ap))
@@ -174,7 +174,7 @@ def sentence(d: Difference, first: str) -> str:
 
 
 def draw(runs: list, folder: Path) -> None:
-    """error_split.png, and learning_curves.png of the runs that have a results.csv."""
+    """Draw error_split.png, and learning_curves.png of the runs that have a results.csv."""
     from extras.compare.charts import plot_error_split, plot_learning_curves
     from utils.plots.charts import read_results
 

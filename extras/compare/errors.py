@@ -82,7 +82,7 @@ def find_errors(image) -> tuple:
 
 
 def _collect(matches: list) -> _Rows:
-    """The rows of all images, by falling confidence; targets are numbered through."""
+    """Return the rows of all images, by falling confidence; targets are numbered through."""
     kinds, targets, first = [np.zeros(0, int)], [np.zeros(0, int)], 0
     for image in matches:
         kind, target = find_errors(image)
@@ -97,7 +97,7 @@ def _collect(matches: list) -> _Rows:
 
 
 def _repaired(rows: _Rows, kind: str, missed) -> tuple:
-    """The rows with one kind of error repaired, and the targets that are no longer asked for."""
+    """Return the rows with one kind of error repaired, and the targets that are no longer asked for."""
     if kind == "missed":
         return rows, missed
     chosen = rows.kind == KINDS.index(kind)
@@ -114,7 +114,7 @@ def _repaired(rows: _Rows, kind: str, missed) -> tuple:
 
 
 def _map50(rows: _Rows, not_asked=()) -> float:
-    """mAP50 over the classes of the targets; 1 for a class whose targets are all not asked for, 0 without targets."""
+    """Return mAP50 over the targets' classes; 1 for a class that needs no target any more, 0 without targets."""
     asked = np.delete(rows.target_class, np.asarray(not_asked, int))
     aps = []
     for cls in np.unique(rows.target_class):
@@ -127,6 +127,6 @@ def _map50(rows: _Rows, not_asked=()) -> float:
 
 
 def error_lines(split: ErrorSplit) -> list:
-    """A table with a row for each kind: how many, and the AP50 that they cost."""
+    """Return a table with a row for each kind: how many, and the AP50 that they cost."""
     rows = [(kind, split.counts[kind], f"{split.gains[kind]:.3f}") for kind in KINDS]
     return aligned([("Error", "Number", "AP50 gained"), *rows]).splitlines()

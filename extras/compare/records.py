@@ -90,6 +90,6 @@ def _read_arrays(file: Path) -> dict:
 
 
 def below_common_folder(paths: list) -> list:
-    """Paths, with / between their parts, below the deepest folder that holds all of them."""
+    """Return the paths, with / between their parts, below the deepest folder that holds all of them."""
     folder = os.path.commonpath([os.path.dirname(path) for path in paths]) if paths else ""
     return [Path(os.path.relpath(path, folder or ".")).as_posix() for path in paths]

@@ -37,7 +37,7 @@ def conclude(evidence: Evidence, folder, verbose: bool = False, plots: bool = Fa
 
 
 def interval_line(matches: list, resamples: int = RESAMPLES, seed: int = 0) -> str:
-    """mAP50 and mAP50-95 of extras.compare.matching.match_images() with their intervals, or why there are none."""
+    """Return a line with the mAP50 and mAP50-95 of match_images() and their intervals, or why there are none."""
     targets = sum(len(image.targets) for image in matches)
     if len(matches) < 2 or targets == 0:
         return f"no interval of mAP: at least 2 images and 1 target are needed, found {len(matches)} and {targets}"
@@ -46,7 +46,7 @@ def interval_line(matches: list, resamples: int = RESAMPLES, seed: int = 0) -> s
 
 
 def mean_line(ap) -> str:
-    """mAP50 and mAP50-95 with their intervals, from AP [1 + resamples, k, 10]."""
+    """Return mAP50 and mAP50-95 with their intervals, from AP [1 + resamples, k, 10]."""
     map50, map50_95 = map(interval, mean_ap(ap))
     level = f"{LEVEL * 100:.0f} % interval"
     return f"mAP50 {map50.value:.3f} ({level} {map50.low:.3f} to {map50.high:.3f}), mAP50-95 {map50_95}"

@@ -166,7 +166,7 @@ def _check_members(file: Path, folder: Path, members: list) -> None:
 
 
 def attempt_download(name) -> Path:
-    """`name` if it is a file; a weights name of YOLOv5's release (yolov5n.pt ...) is downloaded to that path."""
+    """Return `name` if it is a file; a weights name of YOLOv5's release (yolov5n.pt ...) is downloaded to that path."""
     path = Path(str(name).strip())
     if path.is_file():
         return path

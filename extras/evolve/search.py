@@ -60,7 +60,7 @@ def evolve(opt: argparse.Namespace, callbacks=None, task=DETECT) -> argparse.Nam
 
 
 def search_options(opt: argparse.Namespace, task=DETECT) -> argparse.Namespace:
-    """`opt` for trials: nothing is saved or drawn, validation once at the end, data defaults applied."""
+    """Return `opt` for trials: nothing is saved or drawn, validation once at the end, data defaults applied."""
     opt = copy(opt)
     if opt.evolve < 1:
         raise ValueError(f"--evolve: expected at least 1 training, found {opt.evolve}")
@@ -74,7 +74,7 @@ def search_options(opt: argparse.Namespace, task=DETECT) -> argparse.Namespace:
 
 
 def starting_points(opt: argparse.Namespace, task=DETECT) -> list[dict]:
-    """The values of --hyp, then those of the population folder's files that differ from all before."""
+    """Return the values of --hyp, then those of the population folder's files that differ from all before."""
     points = [task.read_hyp(opt)]
     folder = next((f for f in (Path(opt.evolve_population), ROOT / opt.evolve_population) if f.is_dir()), None)
     if folder is None:
@@ -87,12 +87,12 @@ def starting_points(opt: argparse.Namespace, task=DETECT) -> list[dict]:
 
 
 def columns(task) -> tuple:
-    """The first columns of evolve.csv: the metrics and the losses of a validation."""
+    """Return the first columns of evolve.csv: the metrics and the losses of a validation."""
     return (*(f"metrics/{name}" for name in task.metric_names), *(f"val/{name}" for name in task.loss_names))
 
 
 def train_once(opt: argparse.Namespace, hyp: dict, callbacks, folder: Path, task) -> list[float]:
-    """The figures (of columns()) of one training; the metrics are 0 if it diverged."""
+    """Return the figures (of columns()) of one training; the metrics are 0 if it diverged."""
     try:
         return summary(task, fit(opt, callbacks, hyp=hyp, folder=folder, task=task).result)
     except NonFiniteLossError as error:
@@ -101,7 +101,7 @@ def train_once(opt: argparse.Namespace, hyp: dict, callbacks, folder: Path, task
 
 
 def child(trials: list, task, rng: np.random.Generator) -> dict:
-    """A mutation of a mixture of two of the best trials. A value of 0 is a thing switched off, and stays."""
+    """Return a mutation of a mixture of two of the best trials. A value of 0 is a thing switched off, and stays."""
     best = sorted(trials, key=lambda trial: task.fitness(trial[0]), reverse=True)[:PARENTS]
     chances = np.array([task.fitness(figures) for figures, _ in best]) + 1e-6
     mother, father = (best[i][1] for i in rng.choice(len(best), 2, p=chances / chances.sum()))
@@ -125,7 +125,7 @@ def print_trials(trials: list, total: int, seconds: float, task) -> None:
 
 
 def write_trials(folder: Path, trials: list, task) -> None:
-    """evolve.csv with a row for each trial, and hyp_evolve.yaml with the best one's values."""
+    """Write evolve.csv with a row for each trial, and hyp_evolve.yaml with the best one's values."""
     lines = [",".join((*columns(task), *TABLE))]
     lines += [",".join(map(as_text, (*figures, *hyp.values()))) for figures, hyp in trials]
     write_atomic(folder / "evolve.csv", ("\n".join(lines) + "\n").encode())
@@ -137,7 +137,7 @@ def as_text(value) -> str:
 
 
 def read_trials(path: str, task=DETECT) -> list:
-    """The trials of an evolve.csv. ValueError with file and line if it is none."""
+    """Return the trials of an evolve.csv. ValueError with file and line if it is none."""
     rows = list(csv.reader(Path(path).read_text(encoding="utf-8").splitlines()))
     header, expected = [name.strip() for name in rows[0]] if rows else [], [*columns(task), *TABLE]
     if header != expected:

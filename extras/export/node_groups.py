@@ -24,7 +24,7 @@ class Node:
 
 
 def group_nodes(nodes: list, candidates: set) -> dict:
-    """{group: names} of those of the Nodes (in an order of computation) whose names are in `candidates`."""
+    """Return {group: names} of those of the Nodes (in an order of computation) whose names are in `candidates`."""
     roles = _roles(nodes)
     groups = {}
     for node in nodes:
@@ -39,7 +39,7 @@ def group_nodes(nodes: list, candidates: set) -> dict:
 
 
 def _roles(nodes: list) -> dict:
-    """{name: group} of all nodes, "convolutions" for the ordinary ones."""
+    """Return {name: group} of all nodes, "convolutions" for the ordinary ones."""
     before, after = _layers_around(nodes)
     clusters = _arithmetic_clusters(nodes)
     roles = {}
@@ -67,7 +67,7 @@ def _layer_role(node: Node, has_layer_before: bool, has_layer_after: bool) -> st
 
 
 def _layers_around(nodes: list):
-    """(names of the nodes with a layer before them, names of those with one after them)."""
+    """Return (names of the nodes with a layer before them, names of those with one after them)."""
     before, after = set(), set()
     by_name = {node.name: node for node in nodes}
     for node in nodes:
@@ -80,7 +80,7 @@ def _layers_around(nodes: list):
 
 
 def _arithmetic_clusters(nodes: list) -> dict:
-    """{name: group} of the arithmetic inside norms and activations.
+    """Return {name: group} of the arithmetic inside norms and activations.
 
     Nodes of ARITHMETIC that are joined form one cluster, and the tell-tale operator in it says what it computes. Sums
     of two results join whole blocks, so they are in none.

@@ -82,7 +82,7 @@ class Parity:
         return text
 
     def problem(self, tolerance: Tolerance) -> str:
-        """What is beyond the tolerance, or ''."""
+        """Return what is beyond the tolerance, or ''."""
         found = []
         if not self.box_px <= tolerance.box_px:
             found.append(f"boxes differ by {self.box_px:.3g} px, at most {tolerance.box_px:g} expected")
@@ -110,7 +110,7 @@ class Gate:
         self.batch = metadata.batch if exported.fixed_hw else DYNAMIC_BATCH
 
     def run(self, images: list) -> Parity:
-        """images: uint8 BGR [H, W, 3]. ValueError if there is nothing to compare."""
+        """Compare on images, uint8 BGR [H, W, 3]. ValueError if there is nothing to compare."""
         parity = Parity()
         compare = {"detect": self._boxes, "segment": self._masks, "classify": self._probabilities}[self.task]
         for batch in self._batches(images):
@@ -125,7 +125,7 @@ class Gate:
         return parity
 
     def _batches(self, images):
-        """Lists of (RGB as the model takes it, original RGB, ratio_pad), of one shape, as long as the file's batch."""
+        """Yield lists of (RGB as the model takes it, original RGB, ratio_pad), of one shape, as long as a batch."""
         groups = {}
         for image in images:
             prepared, ratio_pad = self._prepared(image)
@@ -181,7 +181,7 @@ class Gate:
 
 
 def compare_raw(expected: list, found: list, borderline: float):
-    """matched() of each image of raw predictions, without differences, which the rows tell.
+    """Return matched() of each image of raw predictions, without differences, which the rows tell.
 
     Of two nearly equal boxes NMS may keep the other.
     """
@@ -202,7 +202,7 @@ def compare_rows(expected: np.ndarray, found: np.ndarray, nm: int = 0) -> Parity
 
 
 def compare_masks(boxes: np.ndarray, expected: tuple, found: tuple, shape_hw) -> Parity:
-    """The masks in an image's boxes [n, 4], xyxy px, pair by pair, at the size shape_hw of the model's input.
+    """Return the masks in an image's boxes [n, 4], xyxy px, pair by pair, at the size shape_hw of the model's input.
 
     expected, found: the boxes' mask coefficients [n, nm], and prototypes [nm, h, w]. Both are cut to the same boxes:
     an edge that is rounded otherwise would move over a whole row of pixels.
@@ -234,7 +234,7 @@ def compare_logits(expected: np.ndarray, found: np.ndarray, tie: float) -> Parit
 
 
 def matched(boxes: np.ndarray, others: np.ndarray, borderline: float) -> Parity:
-    """The boxes [n, 6+] and [m, 6+] of an image, xyxy px, confidence, class: pairs of one class by falling IoU.
+    """Return the boxes [n, 6+] and [m, 6+] of an image, xyxy px, confidence, class: pairs of one class by falling IoU.
 
     A box without a partner counts if its confidence is above `borderline`: below it the partner may have missed the
     threshold.
@@ -253,6 +253,6 @@ def matched(boxes: np.ndarray, others: np.ndarray, borderline: float) -> Parity:
 
 
 def _largest(differences: np.ndarray) -> float:
-    """The largest absolute value, 0 of nothing; infinity where a number is none."""
+    """Return the largest absolute value, 0 of nothing; infinity where a number is none."""
     largest = float(np.abs(differences).max(initial=0))
     return largest if np.isfinite(largest) else float("inf")

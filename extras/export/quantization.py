@@ -97,7 +97,7 @@ def quantize_within_budget(
 
 
 def in_batches(images, size: int):
-    """Arrays [size, 3, H, W] from arrays [1, 3, H, W]; in the last one images are repeated to fill it."""
+    """Yield arrays [size, 3, H, W] from arrays [1, 3, H, W]; in the last one images are repeated to fill it."""
     images = iter(images)
     while part := list(islice(images, size)):
         yield np.concatenate((part * size)[:size])
@@ -112,7 +112,7 @@ class Search:
         self.groups = {}
 
     def run(self) -> Path | None:
-        """The file within the budget with the fewest groups in float, or None."""
+        """Return the file within the budget with the fewest groups in float, or None."""
         file = self._new_file()
         self.quantizer.write(file, ())
         self.groups = group_nodes(self.quantizer.nodes, self.quantizer.quantizable_nodes(file))
@@ -146,11 +146,11 @@ class Search:
         return True
 
     def _new_file(self) -> Path:
-        """A path of its own for each file: a runtime may still have the one before mapped into memory."""
+        """Return a path of its own for each file: a runtime may still have the one before mapped into memory."""
         return Path(tempfile.mkdtemp(dir=self.folder)) / self.name
 
     def _ranked(self) -> list:
-        """The names of the groups, the most harmful one first."""
+        """Return the names of the groups, the most harmful one first."""
         images = list(islice(self.calibration(), DAMAGE_IMAGES))
         expected = self._predictions(self.fp32_file, images)
         every_node = self._nodes_of(self.groups)
@@ -183,7 +183,7 @@ class Search:
         return found
 
     def _most_groups(self, ranked: list) -> int:
-        """How many of the groups can be in float without too many layers."""
+        """Return how many of the groups can be in float without too many layers."""
         layers = {node.name for node in self.quantizer.nodes if node.is_layer}
         total = sum(len(layers & set(names)) for names in self.groups.values())
         in_float = 0
@@ -195,7 +195,7 @@ class Search:
 
 
 def damage(expected: np.ndarray, found: np.ndarray) -> float:
-    """How far predictions [B, N, 5 + nc] are from the expected ones, 0 for the same.
+    """Return how far predictions [B, N, 5 + nc] are from the expected ones, 0 for the same.
 
     The mean over the rows, weighted by the higher of both confidences, of the largest difference of a score plus that
     of a coordinate as a share of the box's size. It needs few images where mAP, which is all or nothing, needs many.

@@ -25,13 +25,13 @@ class CroppedMask(NamedTuple):
         return cls(x, y, mask[y : y + h, x : x + w].copy())
 
     def whole(self, shape_hw) -> np.ndarray:
-        """The mask bool [H, W] of a picture of that size."""
+        """Return the mask bool [H, W] of a picture of that size."""
         mask = np.zeros(shape_hw[:2], bool)
         mask[self._region] = self.pixels
         return mask
 
     def polygon(self) -> np.ndarray:
-        """The outline of its largest part, float32 [k, 2] x, y in pixels of the picture; [0, 2] if it is empty."""
+        """Return the outline of its largest part, float32 [k, 2] x, y in the picture's pixels; [0, 2] if empty."""
         return masks_to_polygons([self.pixels])[0] + np.float32([self.x, self.y])
 
     def draw(self, image: np.ndarray, color, alpha: float = 0.5) -> None:
@@ -47,7 +47,7 @@ class CroppedMask(NamedTuple):
 
 
 def cropped_masks(protos, coefficients, boxes_xyxy, input_hw, shape0_hw, ratio_pad, retina: bool = False) -> list:
-    """The CroppedMask of each of n boxes, in pixels of the original picture of size shape0_hw.
+    """Return the CroppedMask of each of n boxes, in pixels of the original picture of size shape0_hw.
 
     protos [nm, ph, pw], coefficients [n, nm], boxes [n, 4] in pixels of the letterboxed picture of size input_hw,
     ratio_pad as in utils.boxes.scale_boxes. The masks are decided at the letterboxed size and then enlarged; with

@@ -48,13 +48,13 @@ class LoadImagesAndMasks(LoadImagesAndLabels):
 
 
 def _in_original(polygons: Polygons, shapes) -> Polygons:
-    """Polygons of a letterboxed image in pixels of the original."""
+    """Return polygons of a letterboxed image in pixels of the original."""
     (ratio_h, ratio_w), (left, top) = shapes[1]
     return polygons.moved((polygons.points - np.float32([left, top])) / np.float32([ratio_w, ratio_h]))
 
 
 def _merge_polygons(group) -> Polygons:
-    """The polygons of the image that `merge_quad` makes of up to four items."""
+    """Return the polygons of the image that `merge_quad` makes of up to four items."""
     images, _, paths, _, polygons = zip(*group)
     h, w = images[0].shape[1:]
     if is_enlarged(paths):

@@ -33,7 +33,7 @@ class ComputeSegmentLoss(ComputeLoss):
         return weighted.sum() * protos.shape[0], weighted.detach()
 
     def mask_loss(self, maps, protos, targets, matches=None):
-        """The unweighted loss of the masks, a float32 scalar. `matches` of each level: found here if None.
+        """Return the unweighted loss of the masks, a float32 scalar. `matches` of each level: found here if None.
 
         A positive place's loss is the binary cross-entropy of its mask's pixels inside the target's box, divided by the
         box's area. Of these the mean over the positives of each level and image, summed over the levels (see
@@ -53,7 +53,7 @@ class ComputeSegmentLoss(ComputeLoss):
         return loss / len(protos)
 
     def positives(self, maps, targets, matches=None):
-        """The m places, of all levels, that answer for a target with a mask.
+        """Return the m places, of all levels, that answer for a target with a mask.
 
         Returns image [m], row of the target [m], mask coefficients [m, nm], and the share of each in the loss of its
         image [m]: with the assigner `ratio` 1 / (such places of the same level and image); with the others its score by
@@ -76,13 +76,13 @@ class ComputeSegmentLoss(ComputeLoss):
 
 
 def numbers_in_image(boxes):
-    """[n], counted from 1: the place of each row of boxes [n, 6] among the rows of its image."""
+    """Return [n], counted from 1: the place of each row of boxes [n, 6] among the rows of its image."""
     image = boxes[:, 0]
     return (image[:, None] == image).tril().sum(1)
 
 
 def masks_of(targets, image: int, rows, numbers, shape_hw):
-    """The true masks bool [k, *shape_hw] of rows [k], which have these numbers [k] in their image."""
+    """Return the true masks bool [k, *shape_hw] of rows [k], which have these numbers [k] in their image."""
     masks = targets.masks[image][None] if targets.overlap else targets.masks[rows]
     if masks.shape[1:] != shape_hw:
         masks = F.interpolate(masks[:, None].float(), shape_hw, mode="nearest-exact")[:, 0]

@@ -17,19 +17,19 @@ PROTO_STRIDE_PX = 4  # pixels of the model's input on a pixel of the prototypes
 
 
 def box_pixels(boxes_xyxy, y, x):
-    """bool [n, h, w]: whether the box n of [n, 4] holds the point (y[h], x[w]). Arrays or tensors."""
+    """Return bool [n, h, w]: whether the box n of [n, 4] holds the point (y[h], x[w]). Arrays or tensors."""
     left, top, right, bottom = (boxes_xyxy[:, i, None] for i in range(4))
     return ((top <= y) & (y < bottom))[:, :, None] & ((left <= x) & (x < right))[:, None]
 
 
 def crop_mask(masks, boxes_xyxy):
-    """masks [n, h, w] with zeros for the pixels whose centre is outside of their box [n, 4], in the masks' pixels."""
+    """Return masks [n, h, w] with zeros for pixels whose centre is outside of their box [n, 4], in mask pixels."""
     y, x = (np.arange(size) + 0.5 for size in masks.shape[1:])
     return masks * box_pixels(boxes_xyxy, y, x)
 
 
 def process_mask(protos, coefficients, boxes_xyxy, shape_hw, upsample=False) -> np.ndarray:
-    """The masks bool [n, h, w] of n boxes: sigmoid(coefficients @ prototypes) > 0.5 inside the box.
+    """Return the masks bool [n, h, w] of n boxes: sigmoid(coefficients @ prototypes) > 0.5 inside the box.
 
     protos [nm, ph, pw], coefficients [n, nm], boxes [n, 4] in pixels of the model's input, whose size is shape_hw.
     The masks have the prototypes' size; with `upsample` that of the input, interpolated before the threshold.
@@ -43,7 +43,7 @@ def process_mask(protos, coefficients, boxes_xyxy, shape_hw, upsample=False) -> 
 def process_mask_native(
     protos, coefficients, boxes_xyxy, shape0_hw, ratio_pad=None, stride=PROTO_STRIDE_PX
 ) -> np.ndarray:
-    """The masks bool [n, h0, w0] of n boxes at the size (h0, w0) of the original image, interpolated once.
+    """Return the masks bool [n, h0, w0] of n boxes at the size (h0, w0) of the original image, interpolated once.
 
     protos [nm, ph, pw] of the letterboxed image, coefficients [n, nm], boxes [n, 4] in pixels of the original image.
     ratio_pad: as in utils.boxes.scale_boxes. stride: pixels of the letterboxed image on a pixel of the prototypes.
@@ -55,7 +55,7 @@ def process_mask_native(
 
 
 def scale_masks(img1_shape, masks, img0_shape, ratio_pad=None) -> np.ndarray:
-    """Masks [n, h, w] (bool, or chances from 0 to 1) of a letterboxed image -> bool [n, h0, w0] of the original.
+    """Return masks bool [n, h0, w0] of the original from those [n, h, w] of a letterboxed image, bool or 0 to 1.
 
     The mask counterpart of utils.boxes.scale_boxes. The masks cover the letterboxed image of size img1_shape (height,
     width) and may be smaller than it.
@@ -83,29 +83,29 @@ class Axis(NamedTuple):
 
     @classmethod
     def of(cls, size: int, ratio=1.0, pad=0.0, scale=1.0) -> "Axis":
-        """Coordinates go into the other image by * ratio, + pad, * scale."""
+        """Return the axis on which coordinates go into the other image by * ratio, + pad, * scale."""
         return cls(size, (0.5 * ratio + pad) * scale - 0.5, ratio * scale)
 
     def between(self, low: float, high: float) -> tuple:
-        """The first pixel that lies at `low` or behind, and the first behind `high`, both from 0 to size."""
+        """Return the first pixel that lies at `low` or behind, and the first behind `high`, both from 0 to size."""
         first, last = ((position - self.start) / self.step for position in (low, high))
         return tuple(int(np.clip(number, 0, self.size)) for number in (np.ceil(first), np.floor(last) + 1))
 
     def around(self, first: int, end: int, limit: int) -> slice:
-        """The pixels, of `limit`, of the other image that surround the pixels from `first` to before `end`."""
+        """Return the pixels, of `limit`, of the other image that surround the pixels from `first` to before `end`."""
         low, high = (np.clip(self.start + i * self.step, 0, limit - 1) for i in (first, end - 1))
         return slice(int(low), int(high) + 2)
 
 
 def _letterbox_axes(shape1_hw, shape0_hw, ratio_pad, scale) -> tuple:
-    """The Axis of the rows, and that of the columns, of an original image in its letterboxed form times `scale`."""
+    """Return the Axis of the rows and of the columns of an original image, letterboxed, times `scale`."""
     (ratio_h, ratio_w), (pad_w, pad_h) = letterbox_ratio_pad(shape1_hw, shape0_hw) if ratio_pad is None else ratio_pad
     height, width = shape0_hw[:2]
     return Axis.of(height, ratio_h, pad_h, scale), Axis.of(width, ratio_w, pad_w, scale)
 
 
 def _sample(image, y: Axis, x: Axis, box) -> np.ndarray:
-    """float32 values of the image at the pixels (x1, y1, x2, y2) of the axes, linear between its own pixels.
+    """Return float32 values of the image at the pixels (x1, y1, x2, y2) of the axes, linear between its own pixels.
 
     OpenCV before version 5 rounds the positions to 1/32.
     """
@@ -116,7 +116,7 @@ def _sample(image, y: Axis, x: Axis, box) -> np.ndarray:
 
 
 def _combine(protos, coefficients, boxes_xyxy, y: Axis, x: Axis) -> np.ndarray:
-    """Masks bool [n, y.size, x.size], cut to boxes in their pixels; the axes lie in the prototypes."""
+    """Return masks bool [n, y.size, x.size], cut to boxes in their pixels; the axes lie in the prototypes."""
     protos, coefficients = as_float32(protos), as_float32(coefficients)
     nm, ph, pw = protos.shape
     # the first pixel whose centre is in the box, and the first behind it
@@ -149,7 +149,7 @@ def mask_iou(a, b) -> np.ndarray:
 
 
 def masks_to_polygons(masks) -> list:
-    """The outline of each mask's largest part as float32 [k, 2] (x, y) in the masks' pixels; [0, 2] for an empty mask.
+    """Return the outline of each mask's largest part, float32 [k, 2] (x, y) in mask pixels; [0, 2] for none.
 
     It runs half way between the centres of pixels inside and outside, so that it fills to the same mask again. Holes
     and further parts are left out; pixels that touch at a corner are one part.
@@ -173,7 +173,7 @@ def _outline(mask: np.ndarray) -> np.ndarray:
 
 
 def encode_rle(masks) -> list:
-    """Masks [n, h, w] as COCO's run lengths: {"size": [h, w], "counts": str} each, the same as pycocotools'."""
+    """Return masks [n, h, w] as COCO's run lengths: {"size": [h, w], "counts": str} each, the same as pycocotools'."""
     from faster_coco_eval.core.mask import frPyObjects
 
     codes = []
@@ -191,7 +191,7 @@ def encode_rle(masks) -> list:
 
 
 def polygons_to_rle(polygons, shape_hw) -> list:
-    """Polygons [k, 2] (x, y) in pixels of an image, filled by COCO's rules, in the form of encode_rle()."""
+    """Return polygons [k, 2] (x, y) in pixels of an image, filled by COCO's rules, in the form of encode_rle()."""
     from faster_coco_eval.core.mask import frPyObjects
 
     h, w = shape_hw

@@ -117,7 +117,7 @@ def _codes(masks) -> list:
 
 
 def _box_code(box_xyxy, size) -> dict:
-    """The rectangle as the run lengths of an image of this size (height, width)."""
+    """Return the rectangle as the run lengths of an image of this size (height, width)."""
     x1, y1, x2, y2 = box_xyxy
     return polygons_to_rle([[[x1, y1], [x2, y1], [x2, y2], [x1, y2]]], size)[0]
 
@@ -165,7 +165,7 @@ def _coco_evaluation(truth: dict, found: dict) -> np.ndarray:
 
 
 def _coco_dict(images, classes, masks) -> dict:
-    """A data set in COCO's annotation format, in memory; masks: (image number, counts, class, further keys) of each."""
+    """Return a data set in COCO's format; masks: (image number, counts, class, further keys) of each."""
     from faster_coco_eval.core.mask import area
 
     sizes = [image.size for image in images]

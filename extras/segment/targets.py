@@ -34,7 +34,7 @@ class MaskTargets:
 
     @classmethod
     def from_polygons(cls, boxes, polygons: list[Polygons], shape_hw, ratio=4, overlap=True, originals=None):
-        """boxes [n, 6] as above; polygons: of each image's rows, in pixels of an image of shape_hw (height, width)."""
+        """Return the targets of boxes [n, 6] as above and of each image's polygons, in pixels of shape_hw."""
         if overlap:
             most = max(len(p.counts) for p in polygons)
             dtype = np.uint8 if most < 256 else np.int16
@@ -57,7 +57,7 @@ class MaskTargets:
         return replace(self, boxes=change(self.boxes), masks=change(self.masks), has_mask=change(self.has_mask))
 
     def image_masks(self, i: int) -> torch.Tensor:
-        """The masks bool [n_i, h, w] of image i's rows; what a smaller object hides is missing with `overlap`."""
+        """Return the masks bool [n_i, h, w] of image i's rows; with `overlap` smaller objects hide larger ones."""
         rows = self.boxes[:, 0] == i
         if not self.overlap:
             return self.masks[rows].bool()
@@ -66,7 +66,7 @@ class MaskTargets:
 
 
 def polygons_to_masks(polygons: Polygons, shape_hw, ratio: int = 1) -> np.ndarray:
-    """Masks uint8 [n, height // ratio, width // ratio] of polygons in pixels of an image of shape_hw (height, width).
+    """Return masks uint8 [n, height // ratio, width // ratio] of polygons in pixels of an image of shape_hw.
 
     A pixel is 1 where the polygon covers half of it or more. A polygon that is in the image but covers half of no pixel
     has the one that it covers most. All zeros for a row without a polygon.
@@ -78,7 +78,7 @@ def polygons_to_masks(polygons: Polygons, shape_hw, ratio: int = 1) -> np.ndarra
 
 
 def polygons_to_index_map(polygons: Polygons, shape_hw, ratio: int = 1) -> np.ndarray:
-    """The masks of `polygons_to_masks` in one map int16 [h, w] of 1 + row; smaller ones lie on top of larger ones."""
+    """Return the masks in one map int16 [h, w] of 1 + row; smaller ones lie on top of larger ones."""
     index_map = np.zeros(_mask_shape(shape_hw, ratio), np.int16)
     for row, region, inside in sorted(_drawn(polygons, shape_hw, index_map.shape), key=lambda drawn: -drawn[2].sum()):
         index_map[region][inside] = row + 1

@@ -9,7 +9,7 @@ MUTED, VIVID = (0.0, 0.4), (0.6, 1.0)  # saturation: backgrounds are muted, obje
 
 
 def random_color(rng, saturation, away_from=None, distance: float = 0.0) -> np.ndarray:
-    """A random colour float32 [3] BGR whose saturation (0..1) is in the range given: MUTED or VIVID.
+    """Return a random colour float32 [3] BGR whose saturation (0..1) is in the range given: MUTED or VIVID.
 
     At least `distance` levels from `away_from` if one is found in 50 tries.
     """
@@ -33,7 +33,7 @@ def noise_field(rng, width: int, height: int, cells: float, octaves: int = 3) ->
 
 
 def draw_background(rng, width: int, height: int) -> np.ndarray:
-    """A colour gradient with some of: a second surface, texture, stripes, irregular blobs, curves."""
+    """Return a colour gradient with some of: a second surface, texture, stripes, irregular blobs, curves."""
     ys, xs = (axis.astype(np.float32) / max(width, height) for axis in np.ogrid[:height, :width])
     angle = np.float32(rng.uniform(0, 2 * np.pi))
     along = xs * np.cos(angle) + ys * np.sin(angle)
@@ -55,7 +55,7 @@ def draw_background(rng, width: int, height: int) -> np.ndarray:
 
 
 def _tint(rng, low: float, high: float) -> np.ndarray:
-    """A strength of low..high that differs a little between the three channels, float32 [3]."""
+    """Return a strength of low..high that differs a little between the three channels, float32 [3]."""
     return (rng.uniform(low, high) * rng.uniform(0.5, 1, 3)).astype(np.float32)
 
 
@@ -89,7 +89,7 @@ def draw_curves(rng, image: np.ndarray, count: int) -> None:
 
 
 def degrade(rng, image: np.ndarray) -> np.ndarray:
-    """What a camera does: uneven light, blur, sensor noise. Returns uint8 BGR."""
+    """Return uint8 BGR as a camera sees it: uneven light, blur, sensor noise."""
     height, width = image.shape[:2]
     light = noise_field(rng, width, height, 1, octaves=1) * np.float32(rng.uniform(0, 0.2)) + 1
     image = image * light[..., None]

@@ -50,7 +50,7 @@ def keep_drawn(folder, wanted: dict, draw_files, file_names) -> None:
 
 
 def _read_manifest(folder: Path, drawn_by: str) -> dict | None:
-    """The options that `folder` was drawn with; None if there is nothing in it, FileExistsError if others made it."""
+    """Return the options that `folder` was drawn with, None if it is empty; FileExistsError if others made it."""
     if not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir())):
         return None
     try:

@@ -171,7 +171,7 @@ def _is_clear(mask, masks: list, still_visible: list) -> bool:
 
 
 def object_stencil(rng, kind: str, size: float) -> tuple[np.ndarray, bool]:
-    """A rotated object of `size` pixels: coverage float32 [side, side] in 0..1, and whether it is filled."""
+    """Return a rotated object of `size` pixels: coverage float32 [side, side] in 0..1, and whether it is filled."""
     points = outline(kind)
     points = points / np.ptp(points, axis=0).max() * size * [1.0, rng.uniform(0.85, 1.0)]
     angle = np.radians(rng.uniform(-ROTATION_DEGREES, ROTATION_DEGREES))
@@ -190,18 +190,18 @@ def object_stencil(rng, kind: str, size: float) -> tuple[np.ndarray, bool]:
 
 
 def _without_holes(stencil: np.ndarray) -> np.ndarray:
-    """The stencil with 1 for what its pixels enclose; before an edge of the picture cuts it, where it would be open."""
+    """Return the stencil with 1 for what its pixels enclose, before an edge of the picture cuts it open."""
     contours, _ = cv2.findContours((stencil >= 0.5).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     return cv2.drawContours(stencil.copy(), contours, -1, 1.0, cv2.FILLED)
 
 
 def _choose_corner(rng, side: int, width: int, height: int) -> tuple[int, int]:
-    """Where the left upper corner (x, y) of a stencil goes: at most a quarter of its side is beyond an edge."""
+    """Return where the left upper corner (x, y) of a stencil goes: at most a quarter of its side is beyond an edge."""
     return tuple(int(rng.integers(-side // 4, max(length - 3 * side // 4, 1))) for length in (width, height))
 
 
 def _place(stencil: np.ndarray, corner: tuple[int, int], width: int, height: int, least=INSIDE_MIN) -> np.ndarray:
-    """The stencil in a picture, [height, width]; all zero if less than the share `least` of it would be inside."""
+    """Return the stencil in a picture, [height, width]; zeros if less than the share `least` would be inside."""
     (x, y), side = corner, len(stencil)
     left, top, right, bottom = max(x, 0), max(y, 0), min(x + side, width), min(y + side, height)
     alpha = np.zeros((height, width), np.float32)

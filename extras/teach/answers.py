@@ -90,7 +90,7 @@ class Answers:
         return records
 
     def _soft_rows(self, rows: torch.Tensor) -> np.ndarray:
-        """Boxes [N, no] of a picture -> [n, 7 + shared]: xyxy px, confidence, class, objectness, shared classes.
+        """Return rows [n, 7 + shared] of boxes [N, no]: xyxy px, confidence, class, objectness, shared classes.
 
         Objectness is reduced where the box is rather one of a class that the student does not know. A student of one
         class does not learn class scores, so its objectness follows the whole confidence.

@@ -55,12 +55,12 @@ class TeacherCache:
             LOGGER.info(f"{what} will take up to {size} in {self.folder}, which may be deleted after the training")
 
     def used_bytes(self) -> int:
-        """What the files take on the disk by now; parts that were never written take nothing."""
+        """Return what the files take on the disk by now; parts that were never written take nothing."""
         stats = [file.stat() for file in self.folder.glob("*.bin")]
         return sum(getattr(stat, "st_blocks", 0) * 512 for stat in stats)  # Windows does not say it
 
     def read(self, view: str, index: int, picture: int) -> np.ndarray | None:
-        """The record [] of a picture, None if there is none, or only one of another picture or a damaged one.
+        """Return the record [] of a picture, None if there is none, or only one of another picture or a damaged one.
 
         picture: its checksum, from picture_checksum().
         """
@@ -105,7 +105,7 @@ class TeacherCache:
 
 
 def picture_checksum(picture_uint8: np.ndarray) -> int:
-    """crc32 of a picture's shape and pixels."""
+    """Return crc32 of a picture's shape and pixels."""
     return zlib.crc32(np.ascontiguousarray(picture_uint8), zlib.crc32(str(picture_uint8.shape).encode()))
 
 

@@ -37,7 +37,7 @@ def load_pretrain_hyp(source=None) -> dict:
 
 
 def read_source(source) -> dict:
-    """The image files (sorted, under "train") that --source means.
+    """Return the image files (sorted, under "train") that --source means.
 
     source: folders (with the folders in them), image files, list files (.txt), globs, and dataset YAMLs, of which
     the training images are taken; one of these or a list. "yaml_file" is the source in words; there are also the
@@ -63,7 +63,7 @@ def read_source(source) -> dict:
 
 
 def _matches(pattern: str) -> list:
-    """The images and folders that a glob matches; FileNotFoundError if there are none."""
+    """Return the images and folders that a glob matches; FileNotFoundError if there are none."""
     found = [
         path
         for path in sorted(glob.glob(pattern, recursive=True))

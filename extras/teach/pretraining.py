@@ -149,7 +149,7 @@ def pretrain(opt: argparse.Namespace, callbacks=None) -> argparse.Namespace:
 
 
 def write_backbone(run: RunFolder) -> Path:
-    """weights/backbone.pt of a finished run: {"model": name -> tensor, "meta": what it was taught by}."""
+    """Write weights/backbone.pt of a finished run: {"model": name -> tensor, "meta": what it was taught by}."""
     ckpt = load_checkpoint(run.best if run.best.is_file() else run.last)
     tensors = {
         name.removeprefix(BACKBONE): value for name, value in ckpt.state_dict.items() if name.startswith(BACKBONE)

@@ -90,7 +90,7 @@ class Square(NamedTuple):
     left_top: tuple[int, int]
 
     def to_record(self, boxes: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        """[n, 5] class, xyxy in px of the square -> the record of the original, without boxes outside of it."""
+        """Return the original's record of [n, 5] class, xyxy in px of the square, without boxes outside of it."""
         w, h = self.size_wh
         xyxy = scale_boxes(self.pixels.shape[1:], boxes[:, 1:].copy(), (h, w), (self.ratio_wh[::-1], self.left_top))
         rows = np.concatenate([boxes[:, :1], xyxy2xywhn(xyxy, w, h)], 1).astype(np.float32)

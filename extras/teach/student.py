@@ -38,13 +38,13 @@ class Student(BaseModel):
 
     @classmethod
     def of(cls, backbone: str, teacher: nn.Module):
-        """The student for a teacher of extras.teach.teachers."""
+        """Return the student for a teacher of extras.teach.teachers."""
         keys = {key: getattr(teacher, key) for key in ("strides", "channels", "description")}
         return cls({"backbone": backbone, **keys})
 
     @classmethod
     def from_checkpoint(cls, ckpt: Checkpoint):
-        """The model of a utils.checkpoint.Checkpoint: float32, in eval mode."""
+        """Return the model of a utils.checkpoint.Checkpoint: float32, in eval mode."""
         model = cls(ckpt.yaml)
         model.load_checkpoint_state(ckpt.state_dict)
         model.hyp, model.imgsz = ckpt.hyp, ckpt.imgsz
@@ -59,7 +59,7 @@ class Student(BaseModel):
         return model_info(self.model, verbose, img_size)
 
     def layer_table(self) -> str:
-        """A line for each adapter."""
+        """Return a line for each adapter."""
         return "\n".join(
             f"stride {stride:>2}: {adapter.in_channels} channels learn {adapter.out_channels}"
             for stride, adapter in zip(self.yaml["strides"], self.adapters)

@@ -226,15 +226,15 @@ def _build(variant: str, in_chans: int, weights, drop_path_rate: float) -> EdgeV
 
 
 def edgevit_xxs(in_chans: int = 3, weights=None, *, drop_path_rate: float = 0.0) -> EdgeViT:
-    """EdgeViT-XXS: 3.8 M parameters. `weights`: a .pt, .pth or .safetensors file."""
+    """Return EdgeViT-XXS: 3.8 M parameters. `weights`: a .pt, .pth or .safetensors file."""
     return _build("edgevit_xxs", in_chans, weights, drop_path_rate)
 
 
 def edgevit_xs(in_chans: int = 3, weights=None, *, drop_path_rate: float = 0.0) -> EdgeViT:
-    """EdgeViT-XS: 6.4 M parameters. `weights`: a .pt, .pth or .safetensors file."""
+    """Return EdgeViT-XS: 6.4 M parameters. `weights`: a .pt, .pth or .safetensors file."""
     return _build("edgevit_xs", in_chans, weights, drop_path_rate)
 
 
 def edgevit_s(in_chans: int = 3, weights=None, *, drop_path_rate: float = 0.0) -> EdgeViT:
-    """EdgeViT-S: 12.7 M parameters. `weights`: a .pt, .pth or .safetensors file."""
+    """Return EdgeViT-S: 12.7 M parameters. `weights`: a .pt, .pth or .safetensors file."""
     return _build("edgevit_s", in_chans, weights, drop_path_rate)

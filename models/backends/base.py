@@ -89,7 +89,7 @@ class Backend:
         return len(self.names)
 
     def prepare(self, images: np.ndarray):
-        """The runtime's input (RGB, 0 to 1, [B, 3, H, W]) from uint8 RGB images [B, H, W, 3]."""
+        """Return the runtime's input (RGB, 0 to 1, [B, 3, H, W]) from uint8 RGB images [B, H, W, 3]."""
         raise NotImplementedError
 
     def forward(self, images, augment: bool = False, visualize=False):
@@ -100,7 +100,7 @@ class Backend:
         raise NotImplementedError
 
     def predict(self, images: np.ndarray, augment: bool = False, visualize=False):
-        """forward() of prepare(), for uint8 RGB images [B, H, W, 3]."""
+        """Return forward() of prepare(), for uint8 RGB images [B, H, W, 3]."""
         return self.forward(self.prepare(images), augment, visualize)
 
     def parallel_map(self, function, items):
@@ -178,7 +178,7 @@ class ExportedBackend(Backend):
         return one_or_tuple(outputs)
 
     def _run_batches(self, images: np.ndarray) -> list:
-        """All outputs, as a list."""
+        """Return all outputs, as a list."""
         size = self.batch or max(len(images), 1)
         if len(images) == size:
             return listed(self.run(images))
@@ -195,17 +195,17 @@ class ExportedBackend(Backend):
 
 
 def one_or_tuple(outputs):
-    """The only one of a model's outputs, or a tuple of several."""
+    """Return the only one of a model's outputs, or a tuple of several."""
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def listed(output) -> list:
-    """The reverse of one_or_tuple()."""
+    """Return the reverse of one_or_tuple()."""
     return list(output) if isinstance(output, tuple) else [output]
 
 
 def require(package: str, extra: str, purpose: str):
-    """The imported package; ImportError with the pip line of the project's extra where it is missing."""
+    """Return the imported package; ImportError with the pip line of the project's extra where it is missing."""
     try:
         return importlib.import_module(package)
     except ImportError as error:

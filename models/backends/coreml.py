@@ -18,7 +18,7 @@ COMPUTE_UNITS = {"": "ALL", "cpu": "CPU_ONLY", "mps": "CPU_AND_GPU"}  # ALL: the
 
 
 def load_coremltools():
-    """The coremltools package; ImportError with the pip line if it is missing."""
+    """Return the coremltools package; ImportError with the pip line if it is missing."""
     with quiet():  # it has something to say about the version of every other package
         return require("coremltools", "coreml", "CoreML")
 
@@ -54,7 +54,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
 
 def exported_program(model, spec: ExportSpec):
-    """torch.export's graph of the model. (A trace has arithmetic on sizes, over which coremltools 9 stumbles.)"""
+    """Return torch.export's graph. (A trace has arithmetic on sizes, over which coremltools 9 stumbles.)"""
     import torch
 
     from models.exportable import example_images
@@ -65,7 +65,7 @@ def exported_program(model, spec: ExportSpec):
 
 
 def image_input(ct, spec: ExportSpec):
-    """A picture, as apps have it; CoreML takes several at once as numbers only."""
+    """Return a picture, as apps have it; CoreML takes several at once as numbers only."""
     shape = (spec.batch, 3, *spec.imgsz)
     if spec.batch > 1:
         return ct.TensorType(name=INPUT, shape=shape, dtype=np.float32)
@@ -73,7 +73,7 @@ def image_input(ct, spec: ExportSpec):
 
 
 def mixed_precision(ct):
-    """float16, and float32 behind the last convolution: half precision cannot tell a large image's pixels apart."""
+    """Return the precision: float16, and float32 behind the last convolution, as boxes of large images need."""
     feeds_convolution = {}
 
     def is_half(operation) -> bool:
@@ -86,7 +86,7 @@ def mixed_precision(ct):
 
 
 def specification_file(package: Path) -> Path:
-    """The file in a package that holds everything but the weights. OSError or ValueError if it is no such package."""
+    """Return the file with everything but the weights of a package. OSError or ValueError if it is none."""
     manifest = Path(package) / "Manifest.json"
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
@@ -96,7 +96,7 @@ def specification_file(package: Path) -> Path:
 
 
 def read_specification(package: Path):
-    """The package's protobuf message; OSError or ValueError if it cannot be read."""
+    """Return the package's protobuf message; OSError or ValueError if it cannot be read."""
     load_coremltools()
     from coremltools.proto import Model_pb2
     from google.protobuf.message import DecodeError
@@ -157,7 +157,7 @@ class CoreMlBackend(ExportedBackend):
 
 
 def picture(image: np.ndarray):
-    """A PIL image of float32 RGB [3, H, W], 0 to 1."""
+    """Return a PIL image of float32 RGB [3, H, W], 0 to 1."""
     from PIL import Image
 
     return Image.fromarray(np.rint(image.transpose(1, 2, 0) * 255).astype(np.uint8))

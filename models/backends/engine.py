@@ -50,7 +50,7 @@ def gpu(device, file):
 
 
 def quantized(graph: Path, calibration) -> Path:
-    """A copy of an ONNX file whose convolutions are in int8, in TensorRT's way: symmetric, with QDQ pairs.
+    """Return a copy of an ONNX file whose convolutions are in int8, in TensorRT's way: symmetric, with QDQ pairs.
 
     The ranges are taken from the images of calibration(), float32 [1, 3, H, W]. Linear layers are convolutions here.
     """
@@ -75,7 +75,7 @@ def quantized(graph: Path, calibration) -> Path:
 
 
 def build(trt, graph: Path, spec: ExportSpec, metadata: Metadata):
-    """The serialised engine, a buffer, of an ONNX file. Every layer computes in the type that the file says."""
+    """Return the serialised engine, a buffer, of an ONNX file. Every layer computes in the type that the file says."""
     logger = trt.Logger(trt.Logger.VERBOSE if spec.verbose else trt.Logger.WARNING)
     builder = trt.Builder(logger)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -109,7 +109,7 @@ def write(file: Path, metadata: Metadata, engine) -> None:
 
 
 def read(file: Path) -> tuple:
-    """(Metadata, serialised engine); ValueError for a file of another layout."""
+    """Return (Metadata, serialised engine); ValueError for a file of another layout."""
     data = Path(file).read_bytes()
     length = int.from_bytes(data[:4], "little")
     expected = "expected metadata as JSON at the beginning of the engine, as export.py writes it"
@@ -151,7 +151,7 @@ class TensorRtBackend(ExportedBackend):
         self._lock = threading.Lock()
 
     def _tensor_names(self, trt) -> tuple:
-        """The name of the only input, and those of the outputs in the graph's order."""
+        """Return the name of the only input, and those of the outputs in the graph's order."""
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         outputs = sorted(name for name in names if name not in inputs)  # output0, output1

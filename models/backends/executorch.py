@@ -38,7 +38,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
 
 def xnnpack_form(model: nn.Module) -> nn.Module:
-    """The model with its layer norms as XNNPACK's operators alone, in place."""
+    """Return the model with its layer norms as XNNPACK's operators alone, in place."""
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, MapNorm):

@@ -45,7 +45,7 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
 
 def convert(model, spec: ExportSpec) -> bytes:
-    """The model as a float32 .tflite file's content; images [B, H, W, 3] go in."""
+    """Return the model as a float32 .tflite file's content; images [B, H, W, 3] go in."""
     import litert_torch
 
     from models.exportable import example_images
@@ -56,7 +56,7 @@ def convert(model, spec: ExportSpec) -> bytes:
 
 
 def to_half(content: bytes, spec: ExportSpec) -> bytes:
-    """The convolutions' weights as float16. CPUs compute in float32 with them, GPUs in float16."""
+    """Return the convolutions' weights as float16. CPUs compute in float32 with them, GPUs in float16."""
     with quiet(spec.verbose):
         from ai_edge_quantizer import qtyping
         from ai_edge_quantizer.algorithm_manager import AlgorithmName
@@ -72,7 +72,7 @@ def to_half(content: bytes, spec: ExportSpec) -> bytes:
 
 
 def to_int8(content: bytes, spec: ExportSpec) -> bytes:
-    """Weights per channel and activations per tensor as int8, with ranges from spec.calibration(); float32 in and out.
+    """Return int8 weights per channel and activations per tensor, ranges by spec.calibration(); float32 in and out.
 
     The head, layer norms, attention and GELU compute in float32.
     """
@@ -98,7 +98,7 @@ def to_int8(content: bytes, spec: ExportSpec) -> bytes:
 
 
 def rewritten(content: bytes, recipe, ranges=None) -> bytes:
-    """A .tflite file's content as a recipe of ai_edge_quantizer has it, with the calibrated ranges of its tensors."""
+    """Return a .tflite file as a recipe of ai_edge_quantizer has it, with the calibrated ranges of its tensors."""
     from ai_edge_quantizer.quantizer import Quantizer
 
     quantizer = Quantizer(content, recipe.get_quantization_recipe())
@@ -148,12 +148,12 @@ class LiteRtBackend(ExportedBackend):
 
 
 def sizes(tensor: dict) -> list:
-    """The shape in a runtime's description of a tensor."""
+    """Return the shape in a runtime's description of a tensor."""
     return [int(size) for size in tensor["shape"]]
 
 
 def quantized(values: np.ndarray, tensor: dict) -> np.ndarray:
-    """float32 values as the type of a runtime's tensor."""
+    """Return float32 values as the type of a runtime's tensor."""
     scale, zero = tensor["quantization"]
     if not scale:
         return values.astype(tensor["dtype"], copy=False)
@@ -162,7 +162,7 @@ def quantized(values: np.ndarray, tensor: dict) -> np.ndarray:
 
 
 def dequantized(values: np.ndarray, tensor: dict) -> np.ndarray:
-    """The reverse of quantized()."""
+    """Return the reverse of quantized()."""
     scale, zero = tensor["quantization"]
     values = values.astype(np.float32, copy=False)
     return (values - zero) * np.float32(scale) if scale else values

@@ -53,7 +53,7 @@ def _run_pnnx(arguments: list, folder) -> list:
 
 
 def unknown_layers(layers: str) -> list:
-    """The operators that pnnx left as they are, from a .param file's text: their names are torch's, with dots."""
+    """Return the operators that pnnx left, from a .param file's text: their names are torch's, with dots."""
     kinds = {line.split()[0] for line in layers.splitlines()[2:] if line.strip()}
     return sorted(kind for kind in kinds if "." in kind or "::" in kind)
 
@@ -106,7 +106,7 @@ class NcnnBackend(ExportedBackend):
 
 
 def find_parts(path) -> tuple:
-    """The .param and .bin files of a folder, or of the .param file; FileNotFoundError if one is not there."""
+    """Return the .param and .bin files of a folder, or of the .param file; FileNotFoundError if one is not there."""
     path = Path(path)
     layers = path / LAYERS if path.is_dir() else path
     weights = layers.with_suffix(".bin")

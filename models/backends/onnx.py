@@ -52,7 +52,7 @@ def complete(file: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
 
 def _with_boxes(graph, spec: ExportSpec, metadata: Metadata):
-    """The onnx.ModelProto with what spec.nms and spec.embed add to it."""
+    """Return the onnx.ModelProto with what spec.nms and spec.embed add to it."""
     from models.backends.onnx_graph import add_image_input, add_nms
 
     if spec.embed:
@@ -68,7 +68,7 @@ def _save(graph, file: Path, metadata: Metadata) -> None:
 
 
 def traced(model, spec: ExportSpec, task: str = "detect"):
-    """The onnx.ModelProto of `model` with its constants folded: "images" [B, 3, H, W] -> "output0" (and "output1")."""
+    """Return `model` as onnx.ModelProto, constants folded: "images" [B, 3, H, W] -> "output0" (and "output1")."""
     import onnx
     from onnxscript import optimizer
 
@@ -87,7 +87,7 @@ def traced(model, spec: ExportSpec, task: str = "detect"):
 
 
 def _torch_export(model, spec: ExportSpec, opset: int, task: str) -> bytes:
-    """The ONNX file that torch writes.
+    """Return the ONNX file that torch writes.
 
     Of torch's two exporters this is the older one. It takes a second, not up to a minute as the other one for dynamic
     sizes, and writes any of OPSETS, the other one only 18 and later. Once their constants are folded, both have the
@@ -109,7 +109,7 @@ def _torch_export(model, spec: ExportSpec, opset: int, task: str) -> bytes:
 
 
 def node_counts(graph) -> dict:
-    """{operator: number of nodes} of an onnx.ModelProto, the most frequent first."""
+    """Return {operator: number of nodes} of an onnx.ModelProto, the most frequent first."""
     from collections import Counter
 
     return dict(Counter(node.op_type for node in graph.graph.node).most_common())
@@ -186,7 +186,7 @@ class OnnxBackend(ExportedBackend):
         return one_or_tuple([output.astype(np.float32, copy=False) for output in outputs])
 
     def _run_images(self, images: np.ndarray) -> np.ndarray:
-        """Boxes [B, n, 6] of uint8 RGB images [B, H, W, 3], which the file takes one by one."""
+        """Return boxes [B, n, 6] of uint8 RGB images [B, H, W, 3], which the file takes one by one."""
         found = [np.column_stack(self.runner.run(np.ascontiguousarray(image))) for image in images]
         boxes = np.zeros((len(found), max(map(len, found), default=0), 6), np.float32)
         for rows, image_boxes in zip(boxes, found):
@@ -226,7 +226,7 @@ class OnnxRuntime:
         self.output_shapes = [known_sizes(output.shape) for output in self.session.get_outputs()]
 
     def run(self, array: np.ndarray) -> list:
-        """All outputs."""
+        """Return all outputs."""
         return self.session.run(None, {self.input.name: array.astype(self.dtype, copy=False)})
 
 
@@ -235,14 +235,14 @@ def known_sizes(shape) -> list[int | None]:
 
 
 def load_errors() -> tuple:
-    """The classes of onnxruntime's errors, which have no common one of their own."""
+    """Return the classes of onnxruntime's errors, which have no common one of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     return tuple(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception))
 
 
 def providers_for(device, available: list) -> list:
-    """onnxruntime's execution providers for a --device value; ValueError if they are not `available`."""
+    """Return onnxruntime's execution providers for a --device value; ValueError if they are not `available`."""
     name = str(device).strip().lower().removeprefix("cuda").removeprefix(":")
     has_cuda = "CUDAExecutionProvider" in available
     if name == "cpu" or (not str(device) and not has_cuda):

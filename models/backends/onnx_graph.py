@@ -76,7 +76,7 @@ IMAGE_BOXES = """
 
 
 def add_nms(model, spec: ExportSpec):
-    """The onnx.ModelProto `model` with utils.nms.non_max_suppression(multi_label=False) behind it.
+    """Return the onnx.ModelProto `model` with utils.nms.non_max_suppression(multi_label=False) behind it.
 
     model: gives "output0", float32 [B, N, 5 + nc]: xywh in pixels, objectness, class scores from 0 to 1. B and N may be
         unknown. spec: conf_thres, iou_thres, max_det, agnostic_nms.
@@ -90,7 +90,7 @@ def add_nms(model, spec: ExportSpec):
 
 
 def add_image_input(model, spec: ExportSpec, metadata: Metadata):
-    """The onnx.ModelProto `model` as a whole detector: what detect.py does with a .pt file, in one graph.
+    """Return the onnx.ModelProto `model` as a whole detector: what detect.py does with a .pt file, in one graph.
 
     model: as for add_nms(), and takes "images", float32 RGB [B, 3, H, W] from 0 to 1, with B, H and W unknown. spec: as
         for add_nms(), and imgsz. metadata: the stride.
@@ -116,12 +116,12 @@ def add_image_input(model, spec: ExportSpec, metadata: Metadata):
 
 
 def _dims(value) -> list:
-    """The dimensions of a graph's input or output, 0 where they are unknown."""
+    """Return the dimensions of a graph's input or output, 0 where they are unknown."""
     return [dim.dim_value for dim in value.type.tensor_type.shape.dim]
 
 
 def _output_dims(model) -> list:
-    """Those of the model's output; ValueError if they are not [B, N, 5 + nc]."""
+    """Return those of the model's output; ValueError if they are not [B, N, 5 + nc]."""
     dims = _dims(model.graph.output[0])
     if len(dims) != 3 or 0 < dims[2] < 6:
         raise ValueError(f"NMS needs a model with an output [B, N, 5 + classes], found dimensions {dims}")
@@ -161,7 +161,7 @@ def _nms_constants(spec: ExportSpec) -> dict:
 
 
 def graph_of_text(signature: str, text: str, constants: dict):
-    """An onnx.GraphProto of the text; its inner values get the graph's name before their own, so that it can be joined.
+    """Return an onnx.GraphProto of the text; inner values get the graph's name first, so that it can be joined.
 
     constants: {name: array} of those in the text, and others.
     """
@@ -180,7 +180,7 @@ def graph_of_text(signature: str, text: str, constants: dict):
 
 
 def _joined(model, graphs: list):
-    """A checked copy of the model with these graphs, one after the other, as its graph; equal names are one value."""
+    """Return a checked copy of the model whose graph is these graphs in order; equal names are one value."""
     onnx = require("onnx", "onnx", "ONNX export")
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if opset < MIN_OPSET:

@@ -102,14 +102,14 @@ WAY_BACK = """
 
 
 def text() -> str:
-    """The letterbox's nodes, to go with SIGNATURE and constants()."""
+    """Return the letterbox's nodes, to go with SIGNATURE and constants()."""
     neighbours = [NEIGHBOURS.replace("AXIS", axis) for axis in ("y", "x")]
     rows = [ROW.replace("SIDE", side) for side in ("low", "high")]
     return "".join([SIZES, *neighbours, *rows, PICTURE, WAY_BACK])
 
 
 def constants(spec: ExportSpec, metadata: Metadata) -> dict:
-    """{name: array} of the text's constants."""
+    """Return {name: array} of the text's constants."""
     float64 = {"target_hw": spec.imgsz, "zero_64": 0, "one_64": 1, "half_64": 0.5}
     float32 = {
         "zero": 0,

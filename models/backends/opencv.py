@@ -29,7 +29,7 @@ class OpenCvDnn:
         self.path, self.error = path, cv2.error
 
     def run(self, array: np.ndarray) -> list:
-        """All outputs."""
+        """Return all outputs."""
         try:
             self.net.setInput(array)
             outputs = self.net.forward(self.net.getUnconnectedOutLayersNames())

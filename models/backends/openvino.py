@@ -59,7 +59,7 @@ def complete(folder: Path, spec: ExportSpec, metadata: Metadata) -> None:
 
 
 def _nms_graph(openvino, dims: list, spec: ExportSpec):
-    """The openvino.Model of NMS alone, from raw predictions [B, N, 5 + nc] of these sizes, None for any."""
+    """Return the openvino.Model of NMS alone, from raw predictions [B, N, 5 + nc] of these sizes, None for any."""
     import onnx
 
     from models.backends.onnx import OPSET, OUTPUT
@@ -145,7 +145,7 @@ class OpenVinoBackend(ExportedBackend):
 
 
 def graph_path(path) -> Path:
-    """The .xml file of a folder or of itself; FileNotFoundError if it or its .bin is missing."""
+    """Return the .xml file of a folder or of itself; FileNotFoundError if it or its .bin is missing."""
     path = Path(path)
     if path.is_dir():
         files = sorted(path.glob("*.xml"))
@@ -159,7 +159,7 @@ def graph_path(path) -> Path:
 
 
 def read_metadata(file: Path, graph) -> Metadata:
-    """metadata.yaml beside the .xml `file`; what it does not say (as others' files may not) from the openvino.Model.
+    """Return metadata.yaml beside the .xml `file`; what it lacks is read from the openvino.Model.
 
     ValueError unless the graph takes one batch of RGB images.
     """
@@ -179,13 +179,13 @@ def read_metadata(file: Path, graph) -> Metadata:
 
 
 def known_sizes(output) -> list:
-    """The shape of a graph's output, None for what is dynamic, [] if even the number of dimensions is."""
+    """Return the shape of a graph's output, None for what is dynamic, [] if even the number of dimensions is."""
     shape = output.get_partial_shape()
     return [] if shape.rank.is_dynamic else [None if dim.is_dynamic else dim.get_length() for dim in shape]
 
 
 def find_device(core, device) -> str:
-    """The name of an OpenVINO device for a --device value; ValueError with what there is if it is not here."""
+    """Return the name of an OpenVINO device for a --device value; ValueError with what there is if it is not here."""
     name = str(device).strip().upper() or "CPU"
     name = f"GPU.{name}" if name.isdigit() else name
     if name == "CPU":
@@ -197,6 +197,6 @@ def find_device(core, device) -> str:
 
 
 def gist(error: Exception) -> str:
-    """The gist of OpenVINO's errors, which are long: their last line with words."""
+    """Return the gist of OpenVINO's errors, which are long: their last line with words."""
     lines = [line.strip() for line in str(error).splitlines() if " " in line.strip()]
     return lines[-1] if lines else type(error).__name__

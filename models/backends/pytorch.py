@@ -46,14 +46,14 @@ class PyTorchBackend(Backend):
         return one_or_tuple(self._outputs(images, augment, visualize))
 
     def _outputs(self, images: torch.Tensor, augment: bool, visualize) -> list:
-        """What forward() gives, as a list."""
+        """Return what forward() gives, as a list."""
         asked = {"augment": augment} if augment else {}  # not every model can
         output = self.model(images, visualize=visualize, **asked)
         outputs = output if isinstance(output, (list, tuple)) else [output]
         return outputs[: len(OUTPUT_DIMS[self.task])]  # raw maps come behind
 
     def _forward_side_by_side(self, images: torch.Tensor, augment: bool, visualize):
-        """forward() without gradients on a CPU. Of many images each goes by itself, and its maps stay in the cache."""
+        """Run forward() without gradients on a CPU, each of many images by itself: its maps stay in the cache."""
         run = torch.inference_mode()(partial(self._outputs, augment=augment, visualize=visualize))
         one_by_one = len(images) > 1 and len(images) >= self._workers()
         outputs = list(self.parallel_map(run, images.split(1))) if one_by_one else [run(images)]

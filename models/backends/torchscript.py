@@ -100,7 +100,7 @@ class Traceable(nn.Module):
 
 
 def _cells(head: Detect, ny, nx, device) -> torch.Tensor:
-    """Detect._cells from the head's ramp: [1, 1, 2, ny * nx], corner of every cell less 0.5."""
+    """Return Detect._cells from the head's ramp: [1, 1, 2, ny * nx], corner of every cell less 0.5."""
     x = head.ramp[:nx].expand(ny, nx)
     y = head.ramp[:ny, None].expand(ny, nx)
     return torch.stack((x.reshape(-1), y.reshape(-1)))[None, None] - 0.5
@@ -136,7 +136,7 @@ class InModelNms(nn.Module):
         return self._table(image[kept], found, y.shape[0])
 
     def _table(self, image: torch.Tensor, found: torch.Tensor, images) -> torch.Tensor:
-        """The rows `found` [n, 6], of which `image` [n] tells the image, as [images, max_det, 6]."""
+        """Return the rows `found` [n, 6], of which `image` [n] tells the image, as [images, max_det, 6]."""
         image, order = image.sort(stable=True)
         rank = (image * 0 + 1).cumsum(0) - 1 - torch.searchsorted(image, image)
         rank = rank.clamp(max=self.max_det)  # what is too much goes into a row that is cut off

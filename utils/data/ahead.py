@@ -7,7 +7,7 @@ END = object()  # what comes after the last item
 
 
 def prefetch(items, ahead: int):
-    """`items` in order, while one thread works out the next `ahead` of them."""
+    """Yield `items` in order, while one thread works out the next `ahead` of them."""
     iterator = iter(items)
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
         try:
@@ -22,7 +22,7 @@ def prefetch(items, ahead: int):
 
 
 def map_ahead(function, items, workers: int, start=None):
-    """function(item) for each of `items`, in order, by `workers` threads; start() runs first in each of them."""
+    """Yield function(item) for each of `items`, in order, by `workers` threads; start() runs first in each."""
     with ThreadPoolExecutor(workers, thread_name_prefix="map", initializer=start) as pool:
         try:
             pending: deque = deque()

@@ -22,7 +22,7 @@ class Tile(NamedTuple):
     y2: int
 
     def seen_in(self, part) -> tuple:
-        """x1, y1, x2, y2 of what a rectangle of the canvas shows of the image; zeros if that is nothing."""
+        """Return x1, y1, x2, y2 of what a rectangle of the canvas shows of the image; zeros if that is nothing."""
         x1, y1 = max(self.x1, part[0]), max(self.y1, part[1])
         x2, y2 = min(self.x2, part[2]), min(self.y2, part[3])
         return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else (0, 0, 0, 0)
@@ -32,7 +32,7 @@ class Tile(NamedTuple):
 
 
 def mosaic_tiles(sizes_wh, imgsz: int, rng: np.random.Generator) -> list:
-    """The Tiles of 4 or 9 images (no side longer than `imgsz`) around a random point of a canvas of twice that size.
+    """Return the Tiles of 4 or 9 images (at most `imgsz` px) around a random point of a canvas of twice that.
 
     Source of the mosaic of four: YOLOv4, arXiv 2004.10934.
     """
@@ -49,7 +49,7 @@ def mosaic_tiles(sizes_wh, imgsz: int, rng: np.random.Generator) -> list:
 
 
 def paste(images, tiles, part) -> np.ndarray:
-    """The rectangle `part` (x1, y1, x2, y2) of the canvas with these images on it, uint8 [y2 - y1, x2 - x1, 3] BGR."""
+    """Return the rectangle `part` (x1, y1, x2, y2) of the canvas with these images on it, uint8 [h, w, 3] BGR."""
     left, top, right, bottom = part
     rectangles = [tile.seen_in(part) for tile in tiles]
     covered = sum((x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in rectangles)

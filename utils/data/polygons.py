@@ -29,7 +29,7 @@ class Polygons(NamedTuple):
         return cls(np.concatenate([p.points for p in parts]), np.concatenate([p.counts for p in parts]))
 
     def take(self, rows: np.ndarray) -> "Polygons":
-        """The rows where the bool array [n] is True."""
+        """Return the rows where the bool array [n] is True."""
         return Polygons(self.points[np.repeat(rows, self.counts)], self.counts[rows])
 
     def to_list(self) -> list:
@@ -39,7 +39,7 @@ class Polygons(NamedTuple):
         return Polygons(points, self.counts)
 
     def mirrored(self, axis: int, size: float) -> "Polygons":
-        """Up-down (axis 0) or left-right (axis 1) in an image of `size` pixels along that axis."""
+        """Return the polygons flipped up-down (axis 0) or left-right (axis 1) in an image of `size` px along it."""
         points = self.points.copy()
         points[:, 1 - axis] = size - points[:, 1 - axis]
         return self.moved(points)
@@ -54,7 +54,7 @@ class Polygons(NamedTuple):
 
 
 def clip_polygons(polygons: Polygons, low, high) -> Polygons:
-    """What of the polygons is inside the rectangle from `low` to `high` (x, y); count 0 where nothing is.
+    """Return what of the polygons is inside the rectangle from `low` to `high` (x, y); count 0 where nothing is.
 
     Where a concave polygon falls apart, its parts stay joined along the rectangle's side. Source: Sutherland and
     Hodgman, 1974.
@@ -78,7 +78,7 @@ def clip_polygons(polygons: Polygons, low, high) -> Polygons:
 
 
 def visible_boxes(polygons: Polygons, w: int, h: int) -> np.ndarray:
-    """Boxes [n, 4] xyxy around the parts of the polygons inside a w x h image; zeros where nothing is inside.
+    """Return boxes [n, 4] xyxy around the parts of the polygons inside a w x h image; zeros where nothing is inside.
 
     Exact: every edge is cut at the image's sides (Liang and Barsky, 1984), and image corners inside the polygon count.
     """

@@ -19,7 +19,7 @@ RESULT_COLUMNS = (  # of results.csv, as the chart shows them: training above, v
 
 
 def new_figure(rows: int = 1, columns: int = 1, size=(9, 6)):
-    """A figure and its axes, an array [rows, columns]."""
+    """Return a figure and its axes, an array [rows, columns]."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -34,7 +34,7 @@ def plain_text(text) -> str:
 
 
 def _name_list(names, count: int) -> list[str]:
-    """The names (list, or mapping from 0) of `count` classes; numbers where there is none."""
+    """Return the names (list, or mapping from 0) of `count` classes; numbers where there is none."""
     names = dict(names if isinstance(names, dict) else enumerate(names or ()))
     return [plain_text(names.get(i, i)) for i in range(count)]
 
@@ -67,7 +67,7 @@ def unit_rgb(color) -> tuple:
 
 
 def _boxes_on_one_centre(classes, wh, side: int = 1000, count: int = 1000) -> np.ndarray:
-    """A white picture uint8 RGB with (a sample of) the boxes of normalised sizes [n, 2], all with the same centre."""
+    """Draw on white, uint8 RGB, (a sample of) the boxes of normalised sizes [n, 2], all with the same centre."""
     import cv2
 
     picture = np.full((side, side, 3), 255, np.uint8)
@@ -79,7 +79,7 @@ def _boxes_on_one_centre(classes, wh, side: int = 1000, count: int = 1000) -> np
 
 
 def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
-    """Two-dimensional histograms of every pair of x, y, width, height; on the diagonal the plain ones."""
+    """Draw two-dimensional histograms of every pair of x, y, width, height; on the diagonal the plain ones."""
     titles = ("x", "y", "width", "height")
     figure, axes = new_figure(4, 4, size=(10, 10))
     for row in range(4):
@@ -100,7 +100,7 @@ def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
 
 
 def read_results(file) -> dict[str, np.ndarray]:
-    """The columns of a CSV file with a heading, as floats; what is missing or no number becomes nan."""
+    """Return the columns of a CSV file with a heading, as floats; what is missing or no number becomes nan."""
     with open(file, newline="", encoding="utf-8") as stream:
         rows = [[cell.strip() for cell in row] for row in csv.reader(stream)]
     if not rows:
@@ -117,7 +117,7 @@ def _number(text: str) -> float:
 
 
 def known_points(x: np.ndarray, y: np.ndarray) -> tuple:
-    """The points whose y is finite: not every epoch has a validation."""
+    """Return the points whose y is finite: not every epoch has a validation."""
     return x[np.isfinite(y)], y[np.isfinite(y)]
 
 
@@ -162,7 +162,7 @@ def plot_pr_curve(px, py, ap50, path="pr_curve.png", names=()) -> None:
 
 
 def plot_mc_curve(px, py, path="mc_curve.png", names=(), xlabel="Confidence", ylabel="Metric") -> None:
-    """A metric over confidence: px [n], py [k, n] for k classes; row i is the class names[i]."""
+    """Draw a metric over confidence: px [n], py [k, n] for k classes; row i is the class names[i]."""
     py = np.asarray(py, dtype=np.float64).reshape(-1, len(px))
     mean = "no classes"
     if len(py):
@@ -246,7 +246,7 @@ def plot_evolve(evolve_csv="evolve.csv") -> Path:
 
 
 def plot_val_study(rows, path="study.png", label="") -> None:
-    """mAP over time of the same model at several image sizes.
+    """Draw mAP over time of the same model at several image sizes.
 
     rows: [k, 4] image size in pixels, mAP50, mAP50-95 (0..1), milliseconds an image.
     """

@@ -12,6 +12,6 @@ PALETTE_RGB = (
 
 
 def colors(i: int, bgr: bool = False) -> tuple[int, int, int]:
-    """The colour of class i, 0..255 RGB (or BGR); they repeat after 20 classes."""
+    """Return the colour of class i, 0..255 RGB (or BGR); they repeat after 20 classes."""
     r, g, b = PALETTE_RGB[int(i) % len(PALETTE_RGB)]
     return (b, g, r) if bgr else (r, g, b)

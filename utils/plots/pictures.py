@@ -24,7 +24,7 @@ PREDICTION_MIN_CONF = 0.25  # plot_images leaves out less confident boxes
 
 
 def to_numpy(x) -> np.ndarray:
-    """An array from a tensor on any device, a list, or an array."""
+    """Return an array from a tensor on any device, a list, or an array."""
     if hasattr(x, "detach"):
         x = x.detach().float().cpu() if x.is_floating_point() else x.detach().cpu()
     return np.asarray(x)
@@ -70,7 +70,7 @@ class Annotator:
             self.height, self.width = im.shape[:2]
 
     def box_label(self, box, label="", color=(128, 128, 128), txt_color=None) -> None:
-        """A box (xyxy, pixels) and, if given, its label: above the box, or inside where there is no room above.
+        """Draw a box (xyxy, pixels) and its label, if given: above the box, or inside where there is no room above.
 
         txt_color None: black or white, whichever is easier to read on `color`.
         """
@@ -118,7 +118,7 @@ class Annotator:
         return max(cv2.getTextSize("g", FONT, self.font_scale, self.font_thickness)[1], round(6 * self.font_scale))
 
     def text(self, xy, text: str, txt_color=(255, 255, 255), anchor: str = "top") -> None:
-        """A line of text whose left upper (anchor "top") or left lower ("bottom") corner is at `xy`."""
+        """Draw a line of text whose left upper (anchor "top") or left lower ("bottom") corner is at `xy`."""
         x, y = int(xy[0]), int(xy[1])
         if anchor == "bottom":
             y -= self.text_size(text)[1]
@@ -130,7 +130,7 @@ class Annotator:
             cv2.putText(self.im, text, (x + 2, baseline), *style)
 
     def rectangle(self, xy, fill=None, outline=None, width: int = 1) -> None:
-        """A filled and/or outlined rectangle xyxy in pixels."""
+        """Draw a filled and/or outlined rectangle xyxy in pixels."""
         x1, y1, x2, y2 = (int(v) for v in xy)
         if self.pil:
             box = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
@@ -146,7 +146,7 @@ class Annotator:
         self._set_image(im)
 
     def result(self) -> np.ndarray:
-        """The picture, uint8 [H, W, 3]."""
+        """Return the picture, uint8 [H, W, 3]."""
         return np.asarray(self.im)
 
 

@@ -115,7 +115,7 @@ class StreamSource:
                 stream.join()
 
     def _round(self, streams: list, changed) -> list:
-        """The untaken newest frames, as soon as there is one; [] when every stream has ended."""
+        """Return the untaken newest frames, as soon as there is one; [] when every stream has ended."""
         frames = []
         with changed:
             while not any(s.newest for s in streams) and not all(s.ended for s in streams):
