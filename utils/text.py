@@ -19,9 +19,14 @@ def did_you_mean(name: object, known: Iterable[str], form: str = ", {}", n: int 
 
 def brief(value: object) -> str:
     """Return repr(value) in one line that is never long, whatever a file holds."""
-    return _BRIEF.repr(value)
+    try:
+        text = _BRIEF.repr(value)
+    except ValueError:  # Python does not write whole numbers of thousands of digits.
+        text = f"a value of type {type(value).__name__} that is too long to be shown"
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
 
 
+MAX_SHOWN = 200  # characters of a value
 _BRIEF = reprlib.Repr()
 _BRIEF.maxlist = _BRIEF.maxtuple = _BRIEF.maxdict = 12
 _BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 4, 80, 80, 30

@@ -6,8 +6,15 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from utils.files import read_text
 
-class _YamlLoader(yaml.SafeLoader):
+MAX_BYTES = 16 << 20
+MAX_DEPTH = 64
+TOO_DEEP = f"its values are nested more than {MAX_DEPTH} deep"
+MAX_VALUES = 1_000_000  # of all mappings and lists, an alias counted as what it leads to
+
+
+class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """SafeLoader that refuses a key given twice and reads 1e-3 as a number (YAML 1.1 wants 1.0e-3)."""
 
     def construct_mapping(self, node, deep=False):
@@ -31,20 +38,42 @@ _YamlLoader.add_implicit_resolver(
 
 def load_yaml(path) -> dict:
     """The mapping in a YAML file. ValueError with file and line if it is not valid YAML, is empty or is no mapping."""
-    path = Path(path)
+    path, text = Path(path), read_text(path, MAX_BYTES)
     try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _YamlLoader)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected a UTF-8 text file: {error}") from None
+        loader = _YamlLoader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            _check_size(node, {})
+        data = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ValueError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ValueError(f"{where}: not valid YAML: {str(getattr(error, 'problem', None) or error)[:200]}") from None
+    except RecursionError:  # in PyYAML's own part
+        raise ValueError(f"{path}: not valid YAML: {TOO_DEEP}") from None
+    except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:  # as PyYAML leaves them
+        raise ValueError(f"{path}: not valid YAML: {str(error)[:200]}") from None
     if data is None:
         raise ValueError(f"{path}:1: expected 'key: value' lines, found an empty file")
     if not isinstance(data, dict):
         raise ValueError(f"{path}:1: expected 'key: value' lines, found a {type(data).__name__}")
     return data
+
+
+def _check_size(node: yaml.Node, seen: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:
+    """Return how many values a node leads to, and how deep; each is looked at once. ValueError for too much of them."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1, 0
+    if id(node) not in seen and depth <= MAX_DEPTH:  # It grows without end for a node within itself.
+        children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        sizes = [_check_size(child, seen, depth + 1) for child in children]
+        seen[id(node)] = 1 + sum(count for count, _ in sizes), 1 + max((height for _, height in sizes), default=0)
+    count, height = seen.get(id(node), (0, MAX_DEPTH + 1))
+    if height > MAX_DEPTH:
+        raise ValueError(TOO_DEEP)
+    if count > MAX_VALUES:
+        raise ValueError(f"its aliases lead to more than {MAX_VALUES:,} values")
+    return count, height
 
 
 def save_yaml(path, mapping: dict) -> None:

@@ -6,6 +6,10 @@ import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
+from utils.files import read_text
+from utils.text import brief
+
+MAX_BYTES = 16 << 20  # of a metadata file
 LICENCE = "Apache-2.0"
 OUTPUT_DIMS = {"detect": (3,), "segment": (3, 4), "classify": (2,)}  # task -> number of dimensions of each raw output
 MEMBER = "metadata.json"  # in the archive behind the model, for formats whose runtimes pass over what follows it
@@ -67,10 +71,17 @@ class Metadata:
         names = dict(enumerate(names)) if isinstance(names, list) else names
         stride = values.get("stride", 32)
         if not (isinstance(names, dict) and isinstance(stride, int) and stride > 0):
-            raise ValueError(f"{where}: expected names and a stride as metadata, found {names!r} and {stride!r}")
+            raise ValueError(
+                f"{where}: expected names and a stride as metadata, found {brief(names)} and {brief(stride)}"
+            )
         if values.setdefault("task", "detect") not in tuple(OUTPUT_DIMS):
-            raise ValueError(f"{where}: expected one of the tasks {', '.join(OUTPUT_DIMS)}, found {values['task']!r}")
-        values["names"] = {int(key): str(name) for key, name in names.items()}
+            raise ValueError(
+                f"{where}: expected one of the tasks {', '.join(OUTPUT_DIMS)}, found {brief(values['task'])}"
+            )
+        try:
+            values["names"] = {int(key): str(name) for key, name in names.items()}
+        except (TypeError, ValueError):
+            raise ValueError(f"{where}: expected names by class number, found {brief(names)}") from None
         values["stride"] = stride
         values.setdefault("strides", [])
         values.setdefault("imgsz", [])
@@ -81,8 +92,8 @@ class Metadata:
         """Read the fields from a JSON text; ValueError that begins with `where`."""
         try:
             values = json.loads(text)
-        except ValueError as error:  # UnicodeDecodeError is one too
-            raise ValueError(f"{where}: not JSON: {error}") from None
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one too
+            raise ValueError(f"{where}: not JSON: {str(error)[:200]}") from None
         return cls.from_dict(values, where)
 
     @classmethod
@@ -102,8 +113,8 @@ class Metadata:
         """Read FILE_NAME, ours or YOLOv5's, which is YAML of another style."""
         file = Path(folder) / FILE_NAME
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError:
+            values = json.loads(read_text(file, MAX_BYTES))
+        except (ValueError, RecursionError):
             from utils.yaml_files import load_yaml  # needs PyYAML, which files of ours do not
 
             values = load_yaml(file)
@@ -115,7 +126,7 @@ def parsed(text: str):
     for read in (json.loads, ast.literal_eval):
         try:
             return read(text)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, RecursionError, MemoryError):  # the last for what is nested too deeply
             continue
     return text
 
@@ -150,7 +161,9 @@ def read_member(file, name: str) -> str | None:
     try:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
-                member = next((member for member in archive.namelist() if member.endswith(name)), None)
+                member = next((info for info in archive.infolist() if info.filename.endswith(name)), None)
+                if member is not None and member.file_size > MAX_BYTES:
+                    raise ValueError(f"{file}: its {name} claims {member.file_size:,} bytes, {MAX_BYTES:,} at most")
                 return None if member is None else archive.read(member).decode("utf-8")
     except (zipfile.BadZipFile, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: the metadata behind the model cannot be read: {error}") from None

@@ -3,21 +3,25 @@
 import inspect
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 from utils.data.folder import check_own_folder, working_folder
+from utils.data.scan import MAX_PROBLEMS_LOGGED
 from utils.extras import load_extra
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
-from utils.text import did_you_mean
+from utils.text import brief, did_you_mean
 from utils.yaml_files import load_yaml
 
+MAX_CLASSES = 100_000  # several times as many as the largest public data sets have
+MAX_SIDE_PX, MAX_COUNT = 1 << 16, 1_000_000  # whatever is larger is a mistake
 SPLITS = ("train", "val", "test")
 # Optional defaults of a dataset for the command line: key -> what its value must be
 DEFAULTS = {
-    "imgsz": ("a positive integer", lambda v: _is_int(v) and v > 0),
-    "epochs": ("a positive integer", lambda v: _is_int(v) and v > 0),
-    "batch": ("a positive integer, or -1", lambda v: _is_int(v) and (v > 0 or v == -1)),
+    "imgsz": ("a positive integer", lambda v: _is_int(v) and 0 < v <= MAX_SIDE_PX),
+    "epochs": ("a positive integer", lambda v: _is_int(v) and 0 < v <= MAX_COUNT),
+    "batch": ("a positive integer, or -1", lambda v: _is_int(v) and (0 < v <= MAX_COUNT or v == -1)),
     "optimizer": ("a name", lambda v: isinstance(v, str)),
     "hyp": ("a file name", lambda v: isinstance(v, str)),
 }
@@ -69,23 +73,27 @@ def _is_int(value) -> bool:
 
 
 def _check_keys(config: dict, where: str) -> None:
-    for key in config:
-        if key not in KNOWN_KEYS | FOREIGN_KEYS:
-            LOGGER.warning(f"{where}: unknown key '{key}' is ignored{did_you_mean(key, KNOWN_KEYS, ' ({})')}")
+    unknown = [str(key) for key in config if key not in KNOWN_KEYS | FOREIGN_KEYS]
+    for key in unknown[:MAX_PROBLEMS_LOGGED]:
+        LOGGER.warning(f"{where}: unknown key '{key[:100]}' is ignored{did_you_mean(key[:100], KNOWN_KEYS, ' ({})')}")
+    if len(unknown) > MAX_PROBLEMS_LOGGED:
+        LOGGER.warning(f"{where}: {len(unknown) - MAX_PROBLEMS_LOGGED} more unknown keys are ignored")
     for key, (expected, is_valid) in DEFAULTS.items():
         if key in config and not is_valid(config[key]):
-            raise ValueError(f"{where}: '{key}' must be {expected}, found {config[key]!r}")
+            raise ValueError(f"{where}: '{key}' must be {expected}, found {brief(config[key])}")
     for key, kind in (("path", (str, Path)), ("draw", dict)):
         if config.get(key) is not None and not isinstance(config[key], kind):
             expected = "mapping" if kind is dict else "folder"
-            raise ValueError(f"{where}: '{key}' must be a {expected}, found {config[key]!r}")
+            raise ValueError(f"{where}: '{key}' must be a {expected}, found {brief(config[key])}")
 
 
 def check_names(config: dict, where: str) -> dict[int, str]:
     """The `names` list or mapping as {0: name, 1: name, ...}; `nc` alone gives class0, class1, ..."""
     names, nc = config.get("names"), config.get("nc")
     if nc is not None and not (_is_int(nc) and nc > 0):
-        raise ValueError(f"{where}: 'nc' must be a positive integer, found {nc!r}")
+        raise ValueError(f"{where}: 'nc' must be a positive integer, found {brief(nc)}")
+    if max(nc or 0, len(names) if isinstance(names, (list, tuple, dict)) else 0) > MAX_CLASSES:
+        raise ValueError(f"{where}: expected at most {MAX_CLASSES:,} classes, found {brief(nc or len(names))}")
     if names is None:
         if nc is None:
             raise ValueError(f"{where}: no 'names': expected a list of class names, or a mapping 0: name, 1: name, ...")
@@ -93,18 +101,21 @@ def check_names(config: dict, where: str) -> dict[int, str]:
     if isinstance(names, (list, tuple)):
         names = dict(enumerate(names))
     if not isinstance(names, dict) or not names:
-        raise ValueError(f"{where}: 'names' must be a list or a mapping of class names, found {names!r}")
+        raise ValueError(f"{where}: 'names' must be a list or a mapping of class names, found {brief(names)}")
     if not all(_is_int(key) for key in names) or set(names) != set(range(len(names))):
-        raise ValueError(f"{where}: 'names' must have the keys 0 to {len(names) - 1}, found {list(names)}")
+        raise ValueError(f"{where}: 'names' must have the keys 0 to {len(names) - 1}, found {brief(list(names))}")
     if nc is not None and nc != len(names):
         raise ValueError(f"{where}: 'nc' is {nc}, but 'names' has {len(names)} entries")
     for key, name in names.items():
         if name is None or isinstance(name, (bool, dict, list)):
-            raise ValueError(f"{where}: the name of class {key} reads as {name!r}: put it in quotes")
+            raise ValueError(f"{where}: the name of class {key} reads as {brief(name)}: put it in quotes")
     names = {key: str(names[key]) for key in sorted(names)}
-    repeated = sorted({name for name in names.values() if list(names.values()).count(name) > 1})
+    repeated = sorted(name[:100] for name, count in Counter(names.values()).items() if count > 1)
     if repeated:
-        LOGGER.warning(f"{where}: several classes have the same name: {', '.join(repeated)}")
+        more = ", ..." if len(repeated) > MAX_PROBLEMS_LOGGED else ""
+        LOGGER.warning(
+            f"{where}: several classes have the same name: {', '.join(repeated[:MAX_PROBLEMS_LOGGED])}{more}"
+        )
     return names
 
 
@@ -115,7 +126,7 @@ def _split_entries(config: dict, split: str, where: str, is_required: bool) -> l
         raise ValueError(f"{where}: no '{split}': expected a folder, a list file (.txt), or a list of those")
     entries = entries if isinstance(entries, list) else [entries]
     if not all(isinstance(entry, (str, Path)) for entry in entries):
-        raise ValueError(f"{where}: '{split}' must be a path or a list of paths, found {config[split]!r}")
+        raise ValueError(f"{where}: '{split}' must be a path or a list of paths, found {brief(config[split])}")
     return [str(entry) for entry in entries]
 
 
