@@ -1,4 +1,4 @@
-"""PyTorch Hub: a detector or a segmentation model in one line, from any folder.
+"""PyTorch Hub: a detector, segmentation model or classifier in one line, from any folder.
 
 Usage:
     model = torch.hub.load("path/to/this/folder", "custom", path="best.pt", source="local")
@@ -31,8 +31,8 @@ _MODELS |= {
 def custom(path, autoshape=True, _verbose=True, device=None):
     """A model from a file of any format of export.py, or an ensemble from a list of checkpoints.
 
-    autoshape: take images of any kind, give Detections; else the plain model, not fused, for training. It is for
-    detection: a segmentation model comes plain in any case.
+    autoshape: take images of any kind, give Detections, or of a classifier Classifications; else the plain model, not
+    fused, for training. A segmentation model comes plain in any case.
     """
     from models.backends import DetectMultiBackend
     from utils.logger import setup_logging
@@ -45,13 +45,17 @@ def custom(path, autoshape=True, _verbose=True, device=None):
 
 
 def _autoshape(model):
-    """AutoShape of a detector; another model as it is, with a warning."""
+    """AutoShape of a detector or classifier; another model as it is, with a warning."""
     from extras.hub.autoshape import AutoShape
     from utils.logger import LOGGER
 
     task = getattr(model, "task", "detect")
     if task == "detect":
         return AutoShape(model)
+    if task == "classify":
+        from extras.hub.classifications import ClassifyShape
+
+        return ClassifyShape(model)
     LOGGER.warning(f"AutoShape is for detection: this is the plain model, for the task '{task}'")
     return model
 
@@ -81,6 +85,7 @@ def _entry(name):
 def _create(name, pretrained, channels, classes, autoshape, verbose, device):
     from models.yolo import model_class
     from utils.checkpoint import intersect_dicts, load_checkpoint
+    from utils.files import naming
     from utils.general import ROOT
     from utils.logger import LOGGER, setup_logging
     from utils.torch_utils import select_device
@@ -92,7 +97,8 @@ def _create(name, pretrained, channels, classes, autoshape, verbose, device):
     cls = model_class(cfg)
     ckpt = load_checkpoint(_weights(name)) if pretrained else None
     if ckpt and channels == 3 and classes in (None, ckpt.nc):
-        model = cls.from_checkpoint(ckpt, fuse=autoshape)
+        with naming(_weights(name)):
+            model = cls.from_checkpoint(ckpt, fuse=autoshape)
     else:
         model = cls(cfg, ch=channels, nc=classes)
         if ckpt:

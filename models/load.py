@@ -1,11 +1,14 @@
 """Models from checkpoint files: one (attempt_load), or several as one (Ensemble)."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
 from models.yolo import DetectionModel, SegmentationModel
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.extras import load_extra
+from utils.files import naming
 
 
 class Ensemble(nn.ModuleList):
@@ -47,6 +50,12 @@ def class_for(task: str) -> type:
     return classes[task]
 
 
+def model_of(ckpt: Checkpoint, file: Path | str, fuse: bool = False) -> nn.Module:
+    """Return the model of a checkpoint that was read from `file`, float32, in eval mode. ValueError names the file."""
+    with naming(file):
+        return class_for(ckpt.task).from_checkpoint(ckpt, fuse=fuse)
+
+
 def attempt_load(weights, device=None, inplace: bool = True, fuse: bool = True) -> nn.Module:
     """Return the model of a checkpoint file, or an Ensemble from a list of several: float32, in eval mode.
 
@@ -59,7 +68,7 @@ def attempt_load(weights, device=None, inplace: bool = True, fuse: bool = True) 
         ckpt = load_checkpoint(path)
         if len(paths) > 1 and ckpt.task != "detect":
             raise ValueError(f"{path}: an ensemble takes detection models, found one for the task '{ckpt.task}'")
-        model = class_for(ckpt.task).from_checkpoint(ckpt, fuse=fuse)
+        model = model_of(ckpt, path, fuse)
         if ckpt.task != "classify":
             model.inplace = model.head.inplace = inplace
         models.append(model.to(device or "cpu").eval())

@@ -77,6 +77,17 @@ def read_text(path: Path | str, most_bytes: int = MAX_TEXT_BYTES) -> str:
 
 
 @contextmanager
+def naming(file: Path | str) -> Iterator[None]:
+    """Put the name of a file before the message of a ValueError inside, where it is not in it yet."""
+    try:
+        yield
+    except ValueError as error:
+        if str(file) in str(error):
+            raise
+        raise ValueError(f"{file}: {error}") from error
+
+
+@contextmanager
 def replacing(path: Path, temporary: Path) -> Iterator[BinaryIO]:
     """Give a binary file to write that replaces `path` when the block ends well; else `path` stays as it is."""
     try:

@@ -1,6 +1,7 @@
 """The model of a training and its optimizer: starting weights, frozen layers, stochastic depth."""
 
 import argparse
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from engine.train.schedule import scaled_weight_decay
 from models.backbone.pretrained import backbones, load_backbone_weights, shipped_weights
 from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
+from utils.files import naming
 from utils.general import check_yaml
 from utils.logger import LOGGER
 from utils.text import did_you_mean
@@ -61,7 +63,8 @@ def build_model(
     cfg = source.yaml if resumed or not opt.cfg else opt.cfg
     # only --cfg may name a backbone file: what a checkpoint's row names is in its own tensors
     load_backbones = bool(opt.cfg) and resumed is None
-    model = task.model_class(cfg, nc=nc, anchors=hyp["anchors"] or None, load_backbones=load_backbones)
+    with naming(opt.weights) if start is not None and not opt.cfg else nullcontext():
+        model = task.model_class(cfg, nc=nc, anchors=hyp["anchors"] or None, load_backbones=load_backbones)
     if resumed is not None:
         return model
     if start is not None:

@@ -23,7 +23,7 @@ from models.common import BATCH_NORM
 from models.limits import check_size, limited_to, watched
 from models.yolo import BaseModel, load_cfg, parse_model
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
-from utils.files import write_atomic
+from utils.files import naming, write_atomic
 from utils.general import find_file
 from utils.logger import LOGGER, setup_logging
 from utils.text import aligned, did_you_mean
@@ -370,9 +370,10 @@ def load_classifier(source, nc=None, *, pretrained=False, cutoff=None, dropout=N
         return ClassificationModel(cut_detector(load_cfg(source), cutoff), **options)
     if suffix == ".pt":
         ckpt = load_checkpoint(source)
-        if ckpt.task != ClassificationModel.task:
-            return _from_detector(ckpt, source, cutoff, options)
-        model = ClassificationModel.from_checkpoint(ckpt)
+        with naming(source):
+            if ckpt.task != ClassificationModel.task:
+                return _from_detector(ckpt, source, cutoff, options)
+            model = ClassificationModel.from_checkpoint(ckpt)
         model.configure(dropout, normalize)
         return reshape_classifier_output(model, nc or model.nc)
     model = ClassificationModel(source, **options)
@@ -413,7 +414,8 @@ def export_weights(source, target) -> None:
     ckpt = load_checkpoint(source)
     if ckpt.task != ClassificationModel.task:
         raise ValueError(f"{source}: expected a classification model, found one for the task '{ckpt.task}'")
-    tensors = ClassificationModel.from_checkpoint(ckpt).export_state_dict()
+    with naming(source):
+        tensors = ClassificationModel.from_checkpoint(ckpt).export_state_dict()
     suffix = Path(target).suffix
     if suffix == ".safetensors":
         from safetensors.torch import save

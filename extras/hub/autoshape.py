@@ -1,6 +1,8 @@
 """AutoShape: a detector that takes pictures as people have them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ class AutoShape(nn.Module):
     The thresholds are attributes, to be set by the user: conf (confidence), iou (NMS), agnostic and multi_label (NMS),
     classes (list of class numbers to keep, None for all), max_det (boxes per image), amp (mixed precision on a GPU).
     """
+
+    results = Detections
 
     def __init__(self, model):
         """model: DetectionModel, Ensemble or DetectMultiBackend."""
@@ -60,18 +64,27 @@ class AutoShape(nn.Module):
         timers = [Profile(device=self._device()) for _ in range(3)]
         with timers[0]:
             images, files = load_images(ims)
-            shapes_hw = [image.shape[:2] for image in images]
-            shape = self.fixed_hw or batch_shape(shapes_hw, self.imgsz if size is None else size, self.stride)
-            padded, ratios_wh, pads_wh = zip(*(letterbox(image, shape, auto=False) for image in images))
-            batch = torch.from_numpy(np.stack(padded)).permute(0, 3, 1, 2).contiguous().to(self._device()) / 255
+            pictures, ratio_pads = self._pictures(images, self.imgsz if size is None else size)
+            batch = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous().to(self._device()) / 255
         with timers[1]:
             output = self._infer(batch, augment, profile)
         with timers[2]:
-            options = {"agnostic": self.agnostic, "multi_label": self.multi_label, "max_det": self.max_det}
-            boxes_per_image = final_boxes(output, self.end2end, self.conf, self.iou, self.classes, **options)
-            for boxes, image, ratio_wh, pad_wh in zip(boxes_per_image, images, ratios_wh, pads_wh):
-                scale_boxes(shape, boxes[:, :4], image.shape, (ratio_wh[::-1], pad_wh))
-        return Detections(images, boxes_per_image, files, [timer.t for timer in timers], self.names, tuple(batch.shape))
+            pred = self._pred(output, pictures[0].shape[:2], images, ratio_pads)
+        return self.results(images, pred, files, [timer.t for timer in timers], self.names, tuple(batch.shape))
+
+    def _pictures(self, images: list[np.ndarray], size: int | Sequence[int]) -> tuple[Sequence[np.ndarray], list]:
+        """Return the images, letterboxed to one shape, and for each what scale_boxes() takes as ratio_pad."""
+        shape = self.fixed_hw or batch_shape([image.shape[:2] for image in images], size, self.stride)
+        padded, ratios_wh, pads_wh = zip(*(letterbox(image, shape, auto=False) for image in images))
+        return padded, [(ratio_wh[::-1], pad_wh) for ratio_wh, pad_wh in zip(ratios_wh, pads_wh)]
+
+    def _pred(self, output: Any, shape_hw: tuple, images: list[np.ndarray], ratio_pads: list) -> list:
+        """Return what `results` takes for each image, from the model's output for pictures of `shape_hw`."""
+        options = {"agnostic": self.agnostic, "multi_label": self.multi_label, "max_det": self.max_det}
+        boxes_per_image = final_boxes(output, self.end2end, self.conf, self.iou, self.classes, **options)
+        for boxes, image, ratio_pad in zip(boxes_per_image, images, ratio_pads):
+            scale_boxes(shape_hw, boxes[:, :4], image.shape, ratio_pad)
+        return boxes_per_image
 
     def _device(self) -> torch.device:
         parameter = next(self.parameters(), None)
@@ -82,11 +95,12 @@ class AutoShape(nn.Module):
         if not batch.is_floating_point():
             raise TypeError(f"a tensor of images must be floating point, 0 to 1, found {batch.dtype}")
         device = self._device()
+        asked = {"augment": augment} if augment else {}  # not every model can
         if not isinstance(self.model, nn.Module):
-            return self.model(batch.to(device), augment=augment)
+            return self.model(batch.to(device), **asked)
         dtype = next(self.parameters()).dtype
         with torch.autocast(device.type, enabled=self.amp and device.type != "cpu"):
-            return self.model(batch.to(device, dtype), augment=augment, profile=profile)
+            return self.model(batch.to(device, dtype), profile=profile, **asked)
 
 
 def batch_shape(shapes_hw, size, stride: int) -> tuple[int, int]:

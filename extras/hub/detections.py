@@ -1,6 +1,7 @@
 """Detections: the boxes that AutoShape found, to print, draw, crop, save, or take into pandas."""
 
 import copy
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -13,18 +14,20 @@ from utils.logger import LOGGER
 from utils.plots.pictures import Annotator, colors, save_one_box
 from utils.text import counted, describe_classes
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
-class Detections:
-    """The boxes of a batch of images. All lists have one entry for each image.
+
+class Results:
+    """What a model found in a batch of images, to print, draw, show and save. All lists have an entry for each image.
 
     ims    uint8 RGB [H, W, 3]           files  names for saving, unique       names  {class number: name}
-    pred   [n, 6] xyxy px, confidence, class, by falling confidence; the same as
-    xyxy   and with other boxes: xywh (centre, px), xyxyn and xywhn (fractions of the image's sides)
+    pred   what was found in it
     n      number of images              s      shape of the batch at inference
-    times  seconds of pre-process, inference and NMS for the batch; t: milliseconds of each per image
+    times  seconds of pre-process, inference and the last step for the batch; t: milliseconds of each per image
     """
 
-    BOX_COLUMNS = {"xyxy": ["xmin", "ymin", "xmax", "ymax"], "xywh": ["xcenter", "ycenter", "width", "height"]}
+    last_step = ""
 
     def __init__(self, ims, pred, files, times=(0.0, 0.0, 0.0), names=None, shape=None):
         self.ims = ims
@@ -32,11 +35,6 @@ class Detections:
         self.names = names or {}
         self.files = files
         self.times = tuple(times)
-        self.xyxy = pred
-        self.xywh = [xyxy2xywh(boxes) for boxes in pred]
-        sides = [boxes.new_tensor([*im.shape[1::-1], *im.shape[1::-1], 1, 1]) for boxes, im in zip(pred, ims)]
-        self.xyxyn = [boxes / side for boxes, side in zip(self.xyxy, sides)]
-        self.xywhn = [boxes / side for boxes, side in zip(self.xywh, sides)]
         self.n = len(pred)
         self.t = tuple(1000 * seconds / self.n for seconds in self.times)
         self.s = shape
@@ -45,52 +43,99 @@ class Detections:
         return self.n
 
     def __repr__(self) -> str:
-        return f"Detections of {counted(self.n, 'image')}\n{self}"
+        return f"{type(self).__name__} of {counted(self.n, 'image')}\n{self}"
 
     def __str__(self) -> str:
         lines = [
-            f"image {i + 1}/{self.n}: {im.shape[0]}x{im.shape[1]} {self._count(boxes)}"
-            for i, (im, boxes) in enumerate(zip(self.ims, self.pred))
+            f"image {i + 1}/{self.n}: {im.shape[0]}x{im.shape[1]} {self._summary(pred)}"
+            for i, (im, pred) in enumerate(zip(self.ims, self.pred))
         ]
-        speed = "{:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms NMS per image".format(*self.t)
+        speed = "{:.1f}ms pre-process, {:.1f}ms inference, {:.1f}ms {} per image".format(*self.t, self.last_step)
         return "\n".join([*lines, f"Speed: {speed} at shape {self.s}"])
 
-    def _count(self, boxes) -> str:
-        """Return '2 dogs, 1 cat' for one image's boxes."""
-        return describe_classes(boxes[:, 5].tolist(), self.names)
+    def _summary(self, pred) -> str:
+        """Return in a few words what was found in an image."""
+        raise NotImplementedError
+
+    def _drawn(self, labels: bool) -> list[np.ndarray]:
+        """Return copies of the images with what was found in them."""
+        raise NotImplementedError
 
     def _name(self, cls) -> str:
         return str(self.names.get(int(cls), int(cls)))
 
-    def _label(self, conf, cls) -> str:
-        return f"{self._name(cls)} {conf:.2f}"
+    def _frame(self, columns: list[str], numbers: np.ndarray, classes: list) -> "DataFrame":
+        """Return a DataFrame of `numbers` [n, len(columns)], class (int64) and name (str): also without a row."""
+        import pandas as pd
+
+        frame = pd.DataFrame(numbers, columns=columns)
+        frame["class"] = np.array(classes, np.int64)
+        frame["name"] = pd.Series([self._name(cls) for cls in classes], dtype=str)
+        return frame
 
     def print(self) -> None:
         """Print what was found in each image, and the speed."""
         print(self)
 
+    def tolist(self) -> list:
+        """Return the same results as one object for each image."""
+        rows = zip(self.ims, self.pred, self.files)
+        seconds = [milliseconds / 1000 for milliseconds in self.t]
+        return [type(self)([im], [pred], [file], seconds, self.names, self.s) for im, pred, file in rows]
+
+    def render(self, labels: bool = True) -> list[np.ndarray]:
+        """Replace `ims` by images with what was found drawn on them, and return them."""
+        self.ims = self._drawn(labels)
+        return self.ims
+
+    def show(self, labels: bool = True) -> None:
+        """Draw, and open each image in a viewer, or below the cell of a notebook."""
+        for im in self._drawn(labels):
+            display(Image.fromarray(im))
+
+    def save(self, labels: bool = True, save_dir="runs/detect/exp", exist_ok: bool = False) -> None:
+        """Draw, and write each image to `save_dir`, which gets a number if it exists, unless `exist_ok`."""
+        folder = increment_path(save_dir, exist_ok, mkdir=True)
+        for im, file in zip(self._drawn(labels), self.files):
+            write_image(folder / file, im[..., ::-1])
+        LOGGER.info(f"Saved {counted(self.n, 'image')} to {folder}")
+
+
+class Detections(Results):
+    """The boxes of a batch of images, as Results.
+
+    pred   [n, 6] xyxy px, confidence, class, by falling confidence; the same as
+    xyxy   and with other boxes: xywh (centre, px), xyxyn and xywhn (fractions of the image's sides)
+    """
+
+    BOX_COLUMNS = {"xyxy": ["xmin", "ymin", "xmax", "ymax"], "xywh": ["xcenter", "ycenter", "width", "height"]}
+    last_step = "NMS"
+
+    def __init__(self, ims, pred, files, times=(0.0, 0.0, 0.0), names=None, shape=None):
+        super().__init__(ims, pred, files, times, names, shape)
+        self.xyxy = pred
+        self.xywh = [xyxy2xywh(boxes) for boxes in pred]
+        sides = [boxes.new_tensor([*im.shape[1::-1], *im.shape[1::-1], 1, 1]) for boxes, im in zip(pred, ims)]
+        self.xyxyn = [boxes / side for boxes, side in zip(self.xyxy, sides)]
+        self.xywhn = [boxes / side for boxes, side in zip(self.xywh, sides)]
+
+    def _summary(self, pred) -> str:
+        """Return '2 dogs, 1 cat' for one image's boxes."""
+        return describe_classes(pred[:, 5].tolist(), self.names)
+
+    def _label(self, conf, cls) -> str:
+        return f"{self._name(cls)} {conf:.2f}"
+
     def pandas(self) -> "Detections":
         """Return a copy whose xyxy, xyxyn, xywh and xywhn hold DataFrames: box, confidence, class and name."""
-        import pandas as pd
-
         tables = copy.copy(self)
         for field in ("xyxy", "xyxyn", "xywh", "xywhn"):
-            columns = [*self.BOX_COLUMNS[field[:4]], "confidence", "class"]
-            frames = [pd.DataFrame(boxes.cpu().numpy(), columns=columns) for boxes in getattr(self, field)]
-            for frame in frames:
-                frame["class"] = frame["class"].astype(int)
-                frame["name"] = [self._name(cls) for cls in frame["class"]]
+            columns = [*self.BOX_COLUMNS[field[:4]], "confidence"]
+            frames = [self._frame(columns, b[:, :5].cpu().numpy(), b[:, 5].tolist()) for b in getattr(self, field)]
             setattr(tables, field, frames)
         return tables
 
-    def tolist(self) -> list["Detections"]:
-        """Return the same detections as one Detections for each image."""
-        rows = zip(self.ims, self.pred, self.files)
-        seconds = [milliseconds / 1000 for milliseconds in self.t]
-        return [Detections([im], [pred], [file], seconds, self.names, self.s) for im, pred, file in rows]
-
     def _drawn(self, labels: bool) -> list[np.ndarray]:
-        """Return copies of the images with their boxes."""
         drawn = []
         for im, boxes in zip(self.ims, self.pred):
             annotator = Annotator(im.copy(), example=str(self.names))
@@ -98,23 +143,6 @@ class Detections:
                 annotator.box_label(box, self._label(conf, cls) if labels else "", color=colors(cls))
             drawn.append(annotator.result())
         return drawn
-
-    def render(self, labels: bool = True) -> list[np.ndarray]:
-        """Replace `ims` by images with their boxes drawn, and return them."""
-        self.ims = self._drawn(labels)
-        return self.ims
-
-    def show(self, labels: bool = True) -> None:
-        """Draw the boxes and open each image in a viewer, or below the cell of a notebook."""
-        for im in self._drawn(labels):
-            display(Image.fromarray(im))
-
-    def save(self, labels: bool = True, save_dir="runs/detect/exp", exist_ok: bool = False) -> None:
-        """Draw the boxes and write each image to `save_dir`, which gets a number if it exists, unless `exist_ok`."""
-        folder = increment_path(save_dir, exist_ok, mkdir=True)
-        for im, file in zip(self._drawn(labels), self.files):
-            write_image(folder / file, im[..., ::-1])
-        LOGGER.info(f"Saved {counted(self.n, 'image')} to {folder}")
 
     def crop(self, save: bool = True, save_dir="runs/detect/exp", exist_ok: bool = False) -> list[dict]:
         """Cut every box out: a list of {"box", "conf", "cls", "label", "im"}, with im uint8 BGR [h, w, 3].

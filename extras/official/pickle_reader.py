@@ -1,6 +1,7 @@
 """What pickles inside official YOLOv5 checkpoints may name: a fixed list of functions of ours, and empty shells.
 
-A shell keeps the state of a network layer whose class is never imported. Every other name is refused.
+A shell keeps the state of an object, mostly a network layer, whose class is never imported. Every other name is
+refused.
 """
 
 from pathlib import Path
@@ -12,8 +13,9 @@ import torch
 from utils.pickles import Named, Rebuilt, UnsafeCheckpointError, scalar_set
 from utils.torch_files import MAX_VALUES, check_tree, read_torch_file
 
-SHELL_MODULES = ("models.common", "models.yolo", "models.experimental")
-SHELL_PACKAGE = "torch.nn.modules."
+# Classifiers that YOLOv5 trained hold the steps before them (utils.augmentations), and may be torchvision's networks.
+SHELL_MODULES = ("models.common", "models.yolo", "models.experimental", "utils.augmentations")
+SHELL_PACKAGES = ("torch.nn.modules.", "torchvision.models.", "torchvision.ops.", "torchvision.transforms.")
 TORCH_DTYPES = ("float16", "float32", "float64", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "bool")
 
 
@@ -113,7 +115,7 @@ def find(module: str, name: str) -> Any:
     if (module, name) in NAMES:
         value = NAMES[module, name]
         return Named(full_name, value) if callable(value) else value
-    if (module in SHELL_MODULES or module.startswith(SHELL_PACKAGE)) and name.isidentifier():
+    if (module in SHELL_MODULES or module.startswith(SHELL_PACKAGES)) and name.isidentifier():
         return Named(full_name, lambda *_: Shell(full_name))
     full_name = full_name if len(full_name) < 100 else f"{full_name[:100]}..."
     raise UnsafeCheckpointError(f"refused: the pickle names {full_name}, which no YOLOv5 checkpoint needs")

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from models.backbone.lite import DEVIATION, LITES, MEAN, lite_tensors
 from models.backbone.pretrained import load_matching_weights
 from models.backbone.timm import TimmBackbone
-from models.load import attempt_load, class_for
+from models.load import attempt_load, model_of
 from models.yolo import BaseModel
 from utils.checkpoint import load_checkpoint, load_state_dict_file, state_sha256
 from utils.general import find_file
@@ -118,7 +118,7 @@ def _from_detector(source: str, download: bool) -> Teacher:
     ckpt = load_checkpoint(source)
     if ckpt.task not in ("detect", "segment"):
         raise ValueError(f"teacher {source}: expected a detector, found a model for '{ckpt.task}'")
-    model = class_for(ckpt.task).from_checkpoint(ckpt, fuse=True)
+    model = model_of(ckpt, source, fuse=True)
     rows = list(model.model)[: len(model.yaml["backbone"])]
     model.model = nn.Sequential(*rows)
     with_maps(model, [i for row in rows for i in getattr(row, "slots", [row.i])])
