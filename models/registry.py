@@ -135,7 +135,7 @@ BY_RULE = {
 def _find_class(name: str) -> Callable:
     if name.startswith("nn."):
         return getattr(nn, name[3:])
-    return next(getattr(module, name) for module in (common, experimental, heads) if hasattr(module, name))
+    return next(vars(module)[name] for module in (common, experimental, heads) if name in vars(module))
 
 
 LAYERS = {name: Layer(_find_class(name), rule) for rule, names in BY_RULE.items() for name in names.split()}

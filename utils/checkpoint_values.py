@@ -10,7 +10,8 @@ MAX_CLASSES, MAX_PX = 1_000_000, 1 << 16  # Larger numbers are damage.
 # field -> (what is expected, whether a value is that), for what other programs may have written
 FIELDS = {
     "yaml": ("a dict", lambda value: isinstance(value, dict)),
-    "nc": (f"a whole number from 1 to {MAX_CLASSES}", lambda value: type(value) is int and 0 < value <= MAX_CLASSES),
+    # A backbone that pretrain.py has taught has no class.
+    "nc": (f"a whole number up to {MAX_CLASSES}", lambda value: type(value) is int and 0 <= value <= MAX_CLASSES),
     "names": (
         "a dict of class numbers and names",
         lambda value: isinstance(value, dict) and all(type(k) is int and type(v) is str for k, v in value.items()),

@@ -20,7 +20,8 @@ from utils.data.images import GREY, IMG_FORMATS, chw_rgb, find_images  # noqa: F
 from utils.data.labels import image_to_label_path, label_cache_path, scan_labels
 from utils.data.loader import epoch_loader
 from utils.data.polygons import Polygons
-from utils.data.store import Paths, join_scans
+from utils.data.sets import scan_parts
+from utils.data.store import LabelScan, Paths, join_scans
 from utils.extras import lazy, load_extra
 from utils.logger import LOGGER
 from utils.timing import UNTIMED
@@ -82,7 +83,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         if self.mosaic and epoch < self.mosaic_until and self._happens("mosaic", rng):
             image, labels, polygons = self._mosaic(index, rng)
             if self._happens("mixup", rng):
-                image2, labels2, polygons2 = self._mosaic(int(rng.integers(self.n)), rng)
+                image2, labels2, polygons2 = self._mosaic(self._others(index, 1, rng)[0], rng)
                 image, labels = aug.mixup(image, labels, image2, labels2, rng)
                 polygons = Polygons.join([polygons, polygons2])
             shapes = None
@@ -132,15 +133,24 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         return max(self.shapes[i].tolist()) // self.img_size
 
     def _scan(self, nc, extra) -> None:
-        files = find_images(self.path)
-        scan = scan_labels(files, nc, label_cache_path(files, str(self.path)), self.prefix, self.progress)
+        paths = self.path if isinstance(self.path, (list, tuple)) else [self.path]
+        scan, self.known = scan_parts(paths, self._scan_files, nc)
+        if extra:
+            scan = join_scans(scan, extra)
+            if self.known is not None:
+                self.known.append(extra.im_files)
+        self.im_files, self.labels, self.segments, self.shapes = scan.im_files, scan.labels, scan.segments, scan.shapes
+
+    def _scan_files(self, paths: list, nc: int | None) -> LabelScan:
+        path = paths[0] if len(paths) == 1 else paths  # The name of the cache comes from it.
+        files = find_images(path)
+        scan = scan_labels(files, nc, label_cache_path(files, str(path)), self.prefix, self.progress)
         if not scan.im_files:
-            raise ValueError(f"{self.path}: none of the {len(files)} images can be used; the first: {scan.problems[0]}")
+            raise ValueError(f"{path}: none of the {len(files)} images can be used; the first: {scan.problems[0]}")
         if not scan.found:
             folder = os.path.dirname(image_to_label_path(files[0]))
             LOGGER.warning(f"{self.prefix}no labels found in {folder}: every image counts as background")
-        scan = join_scans(scan, extra) if extra else scan
-        self.im_files, self.labels, self.segments, self.shapes = scan.im_files, scan.labels, scan.segments, scan.shapes
+        return scan
 
     def _sort_by_aspect(self, pad: float) -> None:
         """Order the images by height / width, so that the images of a batch have like shapes, and set batch_shapes."""
@@ -149,6 +159,8 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         self.im_files = Paths(self.im_files[i] for i in order)
         self.labels, self.segments = self.labels.reordered(order), self.segments.reordered(order)
         self.shapes, aspect = self.shapes[order], aspect[order]
+        if self.known is not None:
+            self.known.reorder(order)
         firsts = np.flatnonzero(np.diff(self.batch, prepend=-1))
         flattest, tallest = aspect[firsts], aspect[np.append(firsts[1:], self.n) - 1]
         # height and width relative to the long side, with room for every image of the batch
@@ -168,10 +180,17 @@ class LoadImagesAndLabels(CachedImages, Dataset):
     def _happens(self, key: str, rng) -> bool:
         return rng.random() < self.hyp.get(key, 0.0)
 
+    def _others(self, index: int, count: int, rng) -> list[int]:
+        """Return numbers of images to be seen together with image `index`, which answer for the same classes."""
+        if self.known is None:
+            return rng.integers(self.n, size=count).tolist()
+        alike = self.known.alike(index)
+        return alike[rng.integers(len(alike), size=count)].tolist()
+
     def _mosaic(self, index: int, rng):
         """This image among 3 or 8 others: (image [imgsz, imgsz, 3], labels [n, 5] class, xyxy in pixels, Polygons)."""
         count = 9 if self._happens("mosaic9", rng) else 4
-        chosen = [index, *rng.integers(self.n, size=count - 1).tolist()]
+        chosen = [index, *self._others(index, count - 1, rng)]
         chosen = [chosen[k] for k in rng.permutation(count).tolist()]
         tiles = mosaic.mosaic_tiles([self.kept_wh(i) for i in chosen], self.img_size, rng)
         warp = self._random_warp((2 * self.img_size,) * 2, (self.img_size,) * 2, rng)
@@ -282,6 +301,8 @@ def create_dataloader(
         dataset = load_extra("segment.dataset").LoadImagesAndMasks(*options, mask_ratio=mask_ratio, overlap=overlap)
     else:
         dataset = LoadImagesAndLabels(*options)
+    if quad and dataset.known is not None:
+        raise ValueError("--quad makes one image of four, which must answer for the same classes; leave it away")
     collate = dataset.collate_fn4 if quad else dataset.collate_fn
     order = {"shuffle": shuffle, "rect": dataset.rect, "seed": seed, "rank": rank}
     return epoch_loader(dataset, batch_size, workers, collate, **order), dataset

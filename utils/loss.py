@@ -72,19 +72,23 @@ class ComputeLoss:
         if len(self.balance) != levels:
             raise ValueError(f"the loss takes 1 to {len(self.balance)} detection levels, the model has {levels}")
 
-    def __call__(self, p, targets):
+    def __call__(self, p, targets, known=None):
         """p: for each level raw outputs [B, na, ny, nx, no]; targets [n, 6]: image, class, xywh normalised.
 
+        known: bool [B, nc], the classes of which all objects of an image are labelled; None: all of them.
         Returns the weighted sum of the terms times B (a scalar), and the weighted terms [3], detached: box, objectness,
         class.
         """
         hyp = self.hyp
-        terms = self.terms(p, assign(p, targets, self.head, hyp))
+        terms = self.terms(p, assign(p, targets, self.head, hyp), known)
         weighted = torch.stack([terms[name] * hyp[name] for name in ("box", "obj", "cls")])
         return weighted.sum() * p[0].shape[0], weighted.detach()
 
-    def terms(self, p, matches):
+    def terms(self, p, matches, known=None):
         """Return the unweighted losses {"box", "obj", "cls"}, each a float32 scalar. `matches`: of each level.
+
+        With `known` (as for the whole loss) a class that an image does not answer for is neither right nor wrong: it is
+        left out of the class loss, and so is a place without a target where it is the most probable class.
 
         Box and class: with the assigner `ratio` the mean of each level's matches, summed over the levels; with the
         others the mean of all matches, weighted with their scores, times the number of levels. So a gain weighs about
@@ -96,10 +100,14 @@ class ComputeLoss:
         boxes, anchors = (torch.cat([getattr(found, name) for found in matches]) for name in ("boxes", "anchors"))
         ciou = bbox_iou(decode_boxes(rows[:, :4], anchors), boxes, CIoU=True)
         quality = ciou.detach() if matches[0].scores is None else scores_of(matches)
+        counted = of_image = None
+        if known is not None:
+            counted = [answered_places(raw[..., 5 : 5 + self.head.nc], known) for raw in p]
+            of_image = known[torch.cat([found.place[0] for found in matches])]
         return {
             "box": (weights * (1 - ciou)).sum(),
-            "obj": self.objectness_loss([objectness.float() for _, objectness in read], matches, quality),
-            "cls": self.class_loss(rows, torch.cat([found.classes for found in matches]), weights),
+            "obj": self.objectness_loss([objectness.float() for _, objectness in read], matches, quality, counted),
+            "cls": self.class_loss(rows, torch.cat([found.classes for found in matches]), weights, of_image),
         }
 
     def weights(self, matches):
@@ -110,23 +118,34 @@ class ComputeLoss:
         scores = scores_of(matches)
         return scores * (self.head.nl / scores.sum().clamp(min=1))
 
-    def objectness_loss(self, maps, matches, quality):
+    def objectness_loss(self, maps, matches, quality, counted=None):
         """Loss of the objectness of every place, maps [B, na, ny, nx] of each level, a scalar.
 
         The target is the quality [m] at the matches and 0 elsewhere. The mean over a level's places, weighted with
-        `balance`.
+        `balance`. counted: bool, as `maps`, where a place without a match counts; None: everywhere.
         """
         hyp = self.hyp
         numbers = place_numbers(maps, matches)
         winners = last_of_each(numbers)
         wanted = torch.zeros(sum(level.numel() for level in maps), device=quality.device)
         wanted[numbers[winners]] = quality[winners].clamp(min=0)
-        pairs = zip(maps, wanted.split([level.numel() for level in maps]))
-        losses = [binary_loss(level.flatten(), w, hyp["obj_pw"], hyp.get("fl_gamma", 0.0)) for level, w in pairs]
+        sizes = [level.numel() for level in maps]
+        shares = [None] * len(maps)
+        if counted is not None:
+            weights = torch.cat([level.flatten() for level in counted]).float()
+            weights[numbers] = 1
+            shares = [part / size for part, size in zip(weights.split(sizes), sizes)]
+        losses = [
+            binary_loss(level.flatten(), target, hyp["obj_pw"], hyp.get("fl_gamma", 0.0), share)
+            for level, target, share in zip(maps, wanted.split(sizes), shares)
+        ]
         return sum(loss * weight for loss, weight in zip(losses, self.balance))
 
-    def class_loss(self, rows, classes, weights):
-        """Weighted sum of the losses of the class logits of matched rows [m, no]; zero for a model of one class."""
+    def class_loss(self, rows, classes, weights, known=None):
+        """Weighted sum of the losses of the class logits of matched rows [m, no]; zero for a model of one class.
+
+        known: bool [m, nc], the classes that count; None: all.
+        """
         hyp, nc = self.hyp, self.head.nc
         if nc == 1:
             return rows.new_zeros(())
@@ -134,4 +153,14 @@ class ComputeLoss:
         wanted = torch.full((len(rows), nc), 0.5 * smoothing, device=rows.device)
         wanted.scatter_(1, classes[:, None], 1 - 0.5 * smoothing)
         logits = rows[:, 5 : 5 + nc]
-        return binary_loss(logits, wanted, hyp["cls_pw"], hyp.get("fl_gamma", 0.0), weights[:, None] / nc)
+        shares = weights[:, None] / nc if known is None else weights[:, None] / nc * known
+        return binary_loss(logits, wanted, hyp["cls_pw"], hyp.get("fl_gamma", 0.0), shares)
+
+
+def answered_places(class_logits, known):
+    """Return bool [B, na, ny, nx], whether the most probable class of a place is one that its image answers for.
+
+    class_logits [B, na, ny, nx, nc], known bool [B, nc].
+    """
+    batch = torch.arange(len(known), device=known.device).view(-1, 1, 1, 1)
+    return known[batch, class_logits.detach().argmax(-1)]

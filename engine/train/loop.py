@@ -1,6 +1,6 @@
 """The training loop: train_one_epoch -> Learner.step -> Learner.optimizer_step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,7 @@ from engine.train.progress import EpochProgress, MeanLosses
 from engine.train.schedule import Schedule, Settings, epoch_seed
 from utils import dist
 from utils.callbacks import Callbacks
+from utils.data.sets import KnownClasses
 from utils.general import init_seeds
 from utils.timing import UNTIMED, Untimed
 from utils.torch_utils import ModelEMA
@@ -30,7 +31,7 @@ class Learner:
 
     model: nn.Module
     train_model: nn.Module  # the model itself, or its wrapper that averages the gradients of several processes
-    criterion: Callable  # (outputs, targets) -> (loss, items [len(loss_names)], detached)
+    criterion: Callable  # (outputs, targets[, known]) -> (loss, items [len(loss_names)], detached)
     loss_names: tuple[str, ...]
     optimizer: torch.optim.Optimizer
     schedule: Schedule
@@ -39,6 +40,7 @@ class Learner:
     device: torch.device
     amp: torch.dtype | None  # mixed precision's type, None for float32
     memory_format: torch.memory_format
+    known: KnownClasses | None = None  # of a training set whose pictures do not answer for every class
     resize: Callable | None = None  # (images, iteration) -> images of another size, for --multi-scale
     loss_factor: int = 1  # on the loss of a batch; 4 with --quad, whose batches have a quarter of the images
     hooks: list[TrainHook] = field(default_factory=list)
@@ -51,16 +53,17 @@ class Learner:
         images = to_input(images, self.device, self.memory_format)
         return self.resize(images, iteration) if self.resize else images
 
-    def step(self, images: torch.Tensor, targets, iteration: int, is_last: bool) -> torch.Tensor:
+    def step(self, images: torch.Tensor, targets, iteration: int, is_last: bool, paths: Sequence[str] = ()):
         """Add the gradients of one batch, and make an optimizer step where enough are gathered or none will follow.
 
-        images [B, 3, H, W] in 0..1; targets as the task's loader gives them. Returns the loss terms, detached.
+        images [B, 3, H, W] in 0..1; targets and paths as the task's loader gives them. Returns the loss terms [k],
+        detached.
         """
         settings = self.schedule.at(iteration)
         self.apply(settings)
         steps_now = is_last or self.pending + 1 >= settings.accumulate
         with nullcontext() if steps_now or self.train_model is self.model else self.train_model.no_sync():
-            loss, items = self.loss(images, targets)
+            loss, items = self.loss(images, targets, paths)
             with self.times("backward"):
                 self.scaler.scale(loss).backward()
         self.pending += 1
@@ -70,13 +73,14 @@ class Learner:
                 self.optimizer_step()
         return items
 
-    def loss(self, images: torch.Tensor, targets) -> tuple[torch.Tensor, torch.Tensor]:
+    def loss(self, images: torch.Tensor, targets, paths: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the loss of a batch as it is differentiated, and its terms."""
         with torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None):
             with self.times("forward"):
                 outputs = self.train_model(images)
             with self.times("loss"):
-                loss, items = self.criterion(outputs, targets.to(self.device, non_blocking=True))
+                known = () if self.known is None else (self.known.of(paths).to(self.device),)
+                loss, items = self.criterion(outputs, targets.to(self.device, non_blocking=True), *known)
                 for hook in self.hooks:
                     added = hook.loss(outputs)
                     loss = loss if added is None else loss + added
@@ -131,7 +135,7 @@ def train_one_epoch(
         for hook in learner.hooks:
             hook.before_batch(images, i)
         images = learner.to_input(images, iteration)
-        losses.add(learner.step(images, targets, iteration, is_last=i + 1 == total))
+        losses.add(learner.step(images, targets, iteration, is_last=i + 1 == total, paths=paths))
         if i % look_every == 0 or i + 1 == total:
             progress.update(losses.values(f"epoch {epoch}, batch {i}"), len(targets), max(images.shape[2:]))
         if dist.is_main():

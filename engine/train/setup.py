@@ -249,6 +249,7 @@ def _learner(opt, hyp: dict, task: Task, model: nn.Module, loader: DataLoader, p
         ema=ModelEMA(model, hyp["ema_decay"], hyp["ema_tau"]),
         resize=partial(multi_scaled, imgsz=opt.imgsz, stride=stride, seed=opt.seed) if opt.multi_scale else None,
         loss_factor=4 if opt.quad else 1,
+        known=getattr(loader.dataset, "known", None),
         **precision._asdict(),
     )
 

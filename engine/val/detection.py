@@ -51,16 +51,19 @@ class DetectionEvaluator(Evaluator):
             if options.single_cls:
                 targets = self.one_class(targets)
             true_boxes = self.true_boxes(targets)
+            known = None if self.known is None or options.single_cls else self.known.of(paths).to(self.device)
         with self.times("inference", inference), self.precision():
             output = self.model(inputs, augment=options.augment)
         predictions, trainable = self.split(output)
         with self.times("loss"):
-            self.add_losses(trainable, targets)
+            self.add_losses(trainable, targets, known)
 
         height, width = images.shape[2:]
         targets_px = true_boxes * true_boxes.new_tensor([1, 1, width, height, width, height])
         with self.times("NMS", suppression):
             found = self.suppress(predictions, targets_px)
+            if known is not None:  # What a picture does not answer for is neither right nor wrong.
+                found = [boxes[of_image[boxes[:, 5].long()]] for boxes, of_image in zip(found, known)]
         targets_px = targets_px.cpu()
         for i, boxes in enumerate(found):
             truth = targets_px[targets_px[:, 0] == i, 1:]

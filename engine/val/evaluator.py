@@ -79,8 +79,10 @@ class Evaluator:
         self.timers = [Profile(device=device) for _ in self.timed]
         self.losses = torch.zeros(len(self.loss_names), device=device)
         self.images = 0
+        self.known = None  # a KnownClasses, where the pictures do not answer for every class
 
     def run(self, loader):
+        self.known = getattr(getattr(loader, "dataset", None), "known", None)
         self.fire("on_val_start")
         LOGGER.info(self.header)
         batches = self.times.each("waiting", progress_bar(loader, "validating", self.options.progress))
@@ -129,6 +131,6 @@ class Evaluator:
         """Return a context of float16 autocast with the option half, on CUDA alone."""
         return torch.autocast(self.device.type, torch.float16, enabled=self.options.half and self.device.type == "cuda")
 
-    def add_losses(self, outputs, targets) -> None:
+    def add_losses(self, outputs, targets, known=None) -> None:
         if self.compute_loss is not None and outputs is not None:
-            self.losses += self.compute_loss(outputs, targets)[1]
+            self.losses += self.compute_loss(outputs, targets, *(() if known is None else (known,)))[1]

@@ -17,8 +17,8 @@ class ComputeSegmentLoss(ComputeLoss):
     has_mask [n], False for a target that is only a box.
     """
 
-    def __call__(self, outputs, targets):
-        """outputs: maps [B, na, ny, nx, 5 + nc + nm] and prototypes [B, nm, h, w].
+    def __call__(self, outputs, targets, known=None):
+        """outputs: maps [B, na, ny, nx, 5 + nc + nm] and prototypes [B, nm, h, w]; known as in detection.
 
         Returns the weighted sum of the terms times B (a scalar), and the weighted terms [4], detached: box, mask,
         objectness, class. The mask loss has the gain of the box loss.
@@ -26,7 +26,7 @@ class ComputeSegmentLoss(ComputeLoss):
         maps, protos = outputs
         hyp = self.hyp
         matches = assign(maps, targets.boxes, self.head, hyp)
-        terms = self.terms(maps, matches)
+        terms = self.terms(maps, matches, known)
         terms["seg"] = self.mask_loss(maps, protos, targets, matches)
         gains = {"box": hyp["box"], "seg": hyp["box"], "obj": hyp["obj"], "cls": hyp["cls"]}
         weighted = torch.stack([terms[name] * gain for name, gain in gains.items()])

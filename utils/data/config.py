@@ -8,6 +8,7 @@ from pathlib import Path
 
 from utils.data.folder import check_own_folder, working_folder
 from utils.data.scan import MAX_PROBLEMS_LOGGED
+from utils.data.sets import SPLITS, join_sets
 from utils.extras import load_extra
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
@@ -16,7 +17,6 @@ from utils.yaml_files import load_yaml
 
 MAX_CLASSES = 100_000  # several times as many as the largest public data sets have
 MAX_SIDE_PX, MAX_COUNT = 1 << 16, 1_000_000  # whatever is larger is a mistake
-SPLITS = ("train", "val", "test")
 # Optional defaults of a dataset for the command line: key -> what its value must be
 DEFAULTS = {
     "imgsz": ("a positive integer", lambda v: _is_int(v) and 0 < v <= MAX_SIDE_PX),
@@ -25,8 +25,9 @@ DEFAULTS = {
     "optimizer": ("a name", lambda v: isinstance(v, str)),
     "hyp": ("a file name", lambda v: isinstance(v, str)),
 }
-KNOWN_KEYS = {"path", *SPLITS, "names", "folders", "nc", "download", "draw", "yaml_file", *DEFAULTS}
-FOREIGN_KEYS = {"roboflow"}  # written by other tools into files that are otherwise fine
+KNOWN_KEYS = {"path", *SPLITS, "names", "folders", "nc", "download", "draw", "yaml_file", "sets", "same", *DEFAULTS}
+# Other tools write these, or people for people, into files that are otherwise fine.
+FOREIGN_KEYS = {"roboflow", "license", "source"}
 
 
 def check_dataset(data: str | Path | dict, download: bool = True, required: tuple = ("train", "val")) -> dict:
@@ -48,6 +49,8 @@ def check_dataset(data: str | Path | dict, download: bool = True, required: tupl
     config = dict(data) if isinstance(data, dict) else load_yaml(yaml_file)
     where = str(yaml_file) if yaml_file else "dataset"
     _check_keys(config, where)
+    if config.get("sets"):
+        return _check_sets(config, where, yaml_file, download, required)
     config["names"] = check_names(config, where)
     config["nc"] = len(config["names"])
     splits = {split: _split_entries(config, split, where, split in required) for split in SPLITS}
@@ -66,6 +69,14 @@ def check_dataset(data: str | Path | dict, download: bool = True, required: tupl
     config["download"] = config.get("download") or None
     config["yaml_file"] = str(yaml_file) if yaml_file else None
     return config
+
+
+def _check_sets(config: dict, where: str, yaml_file, download: bool, required: tuple) -> dict:
+    """Return what check_dataset() does for a file that lists the files of several data sets."""
+    folder = Path(yaml_file).absolute().parent if yaml_file else ROOT
+    joined = join_sets(config, where, folder, lambda file: check_dataset(file, download, required))
+    defaults = {key: config[key] for key in DEFAULTS if key in config}
+    return {**defaults, "path": folder, **joined, "download": None, "yaml_file": str(yaml_file) if yaml_file else None}
 
 
 def _is_int(value) -> bool:
