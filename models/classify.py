@@ -3,7 +3,7 @@
 import sys
 
 from utils.extras import lazy, load_extra
-from utils.general import main_guard
+from utils.guard import main_guard
 
 NAMES = ("ClassificationModel", "export_weights", "load_classifier")
 __getattr__ = lazy(dict.fromkeys(NAMES, "extras.classify.model"), __name__)

@@ -20,7 +20,8 @@ import torch
 from utils.checkpoint_values import problem_of, same_kind, unusable_tensors
 from utils.extras import load_extra
 from utils.files import write_atomic
-from utils.general import VERSION, file_size, main_guard
+from utils.general import VERSION, file_size
+from utils.guard import main_guard
 from utils.logger import LOGGER, setup_logging
 from utils.pickles import UnsafeCheckpointError
 from utils.torch_files import read_torch_file

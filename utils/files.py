@@ -118,6 +118,25 @@ def write_atomic(path: Path | str, data: bytes) -> None:
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}; {old}; {hint}") from error
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Name the file in an OSError of the block, which writes it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_whole(path: Path | str, data: bytes | str) -> None:
+    """Write a file of a result, text as UTF-8: under its name there is all of it, or what was there before.
+
+    Nothing waits for the disk, as there may be thousands. OSError with the path.
+    """
+    path = Path(path)
+    with naming(path), replacing(path, path.with_name(path.name + ".tmp")) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
 def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Make the cache file `path` of what write(file) puts into it, whole or not at all. OSError if that fails.
 

@@ -5,13 +5,12 @@ import math
 import os
 import random
 import sys
-import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from utils.extras import EXTRAS, lazy, missing_extra
+from utils.extras import lazy
 from utils.logger import LOGGER, colorstr
 from utils.text import did_you_mean
 
@@ -34,6 +33,7 @@ MOVED = {
     "strip_optimizer": "utils.checkpoint",
     "Profile": "utils.timing",
     "write_atomic": "utils.files",
+    "main_guard": "utils.guard",
     **dict.fromkeys(BOX_FUNCTIONS, "utils.boxes"),
 }
 
@@ -208,44 +208,3 @@ def collecting_later():
     finally:
         if enabled:
             gc.enable()
-
-
-def main_guard(main, *args, **kwargs) -> int:
-    """Run a script's main(*args, **kwargs) and return its exit code: sys.exit(main_guard(main, opt)).
-
-    An error of the user's (ValueError, TypeError or ImportError raised by this project, any OSError) becomes one line
-    on stderr and code 1, Ctrl-C code 130. Everything else is a bug and keeps its traceback, as does everything
-    where the environment has YOLOV5_TRACEBACK=1. If main returns an int, that is the code.
-    """
-    try:
-        result = main(*args, **kwargs)
-        return result if type(result) is int else 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        if os.environ.get("YOLOV5_TRACEBACK") == "1" or not _is_user_error(error):
-            raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 1
-
-
-def _one_line(error: Exception) -> str:
-    """Return the message of an error; for a module that is not there what brings it."""
-    if not isinstance(error, ModuleNotFoundError):
-        return str(error) or type(error).__name__
-    package, _, folder = (error.name or "").partition(".")
-    return (
-        missing_extra(folder)
-        if package == "extras" and folder in EXTRAS
-        else f"{error}: pip install -r requirements.txt"
-    )
-
-
-def _is_user_error(error: Exception) -> bool:
-    """Tell whether it is an OSError, or an error whose last frame is in this project's own files."""
-    if isinstance(error, OSError):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    file = Path(frames[-1].filename).resolve()
-    return file.is_relative_to(ROOT) and "site-packages" not in file.parts

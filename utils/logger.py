@@ -41,7 +41,14 @@ class _StdoutHandler(logging.StreamHandler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stdout
-        super().emit(record)
+        if self.stream is not None:  # It was closed before Python began.
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Raise what writing has met, a closed pipe or a full disk, instead of a report for each message."""
+        if isinstance(sys.exc_info()[1], OSError):
+            raise
+        super().handleError(record)
 
 
 def colorstr(*args: object) -> str:
@@ -50,7 +57,7 @@ def colorstr(*args: object) -> str:
     It stays plain where stdout is no terminal or NO_COLOR is set.
     """
     *styles, text = args
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+    if sys.stdout is None or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
         return str(text)
     codes = ";".join(str(ANSI_CODES[str(style)]) for style in styles or ("blue", "bold"))
     return f"\033[{codes}m{text}\033[0m"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from utils.files import read_text
+from utils.files import read_text, write_whole
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
@@ -87,4 +87,4 @@ def save_yaml(path, mapping: dict) -> None:
         return str(value) if isinstance(value, Path) else value.item() if isinstance(value, np.generic) else value
 
     text = yaml.safe_dump(plain(mapping), sort_keys=False, allow_unicode=True, width=120)
-    Path(path).write_text(text, encoding="utf-8")
+    write_whole(path, text)

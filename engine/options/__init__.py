@@ -5,10 +5,11 @@ An option in DATA_DEFAULTS is None until `apply_data_defaults` takes it from the
 """
 
 import argparse
+import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from engine.options.flags import DATA_DEFAULTS
+from engine.options.flags import BOUNDS, DATA_DEFAULTS
 from engine.options.inference import (
     classify_predict_parser,
     classify_val_parser,
@@ -53,12 +54,31 @@ def start(name: str, main: Callable[[argparse.Namespace], int | None], first: st
     first: a slow package that main() needs, imported beforehand without garbage collection.
     """
     opt = parse(name)
-    from utils.general import collecting_later, main_guard  # --help needs neither.
+    from utils.general import collecting_later  # --help needs neither this nor the guard.
+    from utils.guard import main_guard
 
-    if first:
-        with collecting_later():
-            import_module(first)
-    return main_guard(main, opt)
+    def run() -> int | None:
+        check_bounds(opt)
+        if first:
+            with collecting_later():
+                import_module(first)
+        return main(opt)
+
+    return main_guard(run)
+
+
+def check_bounds(opt: argparse.Namespace) -> None:
+    """Raise ValueError for a number beyond BOUNDS."""
+    for option, (low, high) in BOUNDS.items():
+        value = getattr(opt, option, None)
+        for number in value if isinstance(value, (list, tuple)) else [value]:
+            if not isinstance(number, (int, float)):
+                continue
+            is_whole = isinstance(low, int)
+            if not low <= number <= high or (is_whole and number % 1):
+                span = f"from {low}" if high == math.inf else f"from {low} to {high}"
+                kind = "whole number" if is_whole else "number"
+                raise ValueError(f"--{option.replace('_', '-')}: expected a {kind} {span}, found {number}")
 
 
 def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
@@ -79,6 +99,7 @@ def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
         if action.nargs == "+" and isinstance(value, (int, str)):
             value = [value]
         setattr(opt, action.dest, value)
+    check_bounds(opt)
     return opt
 
 

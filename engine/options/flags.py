@@ -1,6 +1,7 @@
 """The parts that several command lines share: the parser itself, defaults, and groups of flags."""
 
 import argparse
+import math
 import sys
 
 from utils.text import did_you_mean
@@ -35,6 +36,16 @@ READ_BY_ENGINE: dict[str, dict] = {
         **{"classes": None, "augment": False, "visualize": False, "save_crop": False, "save_conf": False},
         **{"save_format": 0, "line_thickness": 3, "hide_labels": False, "hide_conf": False},
     },
+}
+# option -> least and largest value of every number; epochs, evolve and opset are checked where they are completed
+BOUNDS: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("conf_thres", "iou_thres", "label_smoothing", "dropout", "hard_fail"), (0.0, 1.0)),
+    **dict.fromkeys(("max_det", "topk_all", "line_thickness", "mask_ratio", "cutoff", "resamples"), (1, 1_000_000)),
+    **dict.fromkeys(("workers", "patience", "close_mosaic", "classes"), (0, 1_000_000)),
+    **{"batch_size": (-1, 1 << 20), **dict.fromkeys(("imgsz", "vid_stride"), (1, 1 << 16))},
+    **{"threads": (0, 4096), "workspace": (1, 4096), "max_drop": (0.0, 100.0), "tol": (0.0, math.inf)},
+    **dict.fromkeys(("save_period", "local_rank"), (-1, 1_000_000)),
+    **{"seed": (0, (1 << 63) - 1), **dict.fromkeys(("lr0", "decay"), (0.0, 1000.0))},
 }
 # YOLOv5's flags that send data away or have no meaning here, and what to say to someone who gives one
 REMOVED_FLAGS = {

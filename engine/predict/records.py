@@ -5,6 +5,7 @@ A sink has write(result), for an engine.predict.detector.Result, and close().
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from engine.predict.names import frame_stem, free_file, image_name, safe_name
 from utils.boxes import xyxy2xywhn
 from utils.data.images import write_image
+from utils.files import naming, write_whole
 from utils.logger import LOGGER
 from utils.text import counted
 
@@ -35,7 +37,7 @@ class TxtSink:
     def write(self, result) -> None:
         rows = self._chances(result) if result.probabilities is not None else self._objects(result)
         if rows:
-            (self.folder / f"{frame_stem(result)}.txt").write_text("\n".join(rows) + "\n", encoding="utf-8")
+            write_whole(self.folder / f"{frame_stem(result)}.txt", "\n".join(rows) + "\n")
             self.files += 1
 
     @staticmethod
@@ -56,11 +58,41 @@ class TxtSink:
         LOGGER.info(f"{counted(self.files, 'label file')} in {self.folder}")
 
 
+class GrowingFile:
+    """A text file that grows with the results under a temporary name, and gets its own when it is whole.
+
+    Where something ends the run early, what was found until then is a whole file too; where the disk is full, what was
+    there before stays.
+    """
+
+    def __init__(self, file: Path):
+        self.path, self.temporary = file, file.with_name(file.name + ".tmp")
+        self.file = open(self.temporary, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        self.is_whole = True
+
+    def write(self, text: str) -> None:
+        try:
+            with naming(self.path):
+                self.file.write(text)
+        except OSError:
+            self.is_whole = False
+            raise
+
+    def close(self, end: str = "") -> None:
+        try:
+            with naming(self.path), self.file:
+                self.file.write(end)
+            if self.is_whole:
+                os.replace(self.temporary, self.path)
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+
 class CsvSink:
     """predictions.csv: image name (that of the saved picture), class name, confidence; a row per box or top class."""
 
     def __init__(self, folder: Path):
-        self.file = open(folder / "predictions.csv", "w", newline="", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.file = GrowingFile(folder / "predictions.csv")
         self.writer = csv.writer(self.file)
         self.writer.writerow(["Image Name", "Prediction", "Confidence"])
 
@@ -80,7 +112,7 @@ class JsonSink:
     """
 
     def __init__(self, folder: Path):
-        self.file = open(folder / "predictions.json", "w", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self.file = GrowingFile(folder / "predictions.json")
         self.file.write("[")
         self.separator = "\n"
 
@@ -106,8 +138,7 @@ class JsonSink:
         self.separator = ",\n"
 
     def close(self) -> None:
-        self.file.write("\n]\n")
-        self.file.close()
+        self.file.close("\n]\n")
 
 
 class CropSink:

@@ -5,6 +5,7 @@ of its own.
 """
 
 import os
+import shutil
 import sys
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -74,12 +75,15 @@ class ImageSink:
 
 
 class VideoSink:
-    """NAME.mp4 for every video, stream and screen, at the speed of the original."""
+    """NAME.mp4 for every video, stream and screen, at the speed of the original.
+
+    A video grows as NAME.tmp.mp4 and gets its name when all of its frames are found in it.
+    """
 
     def __init__(self, folder: Path, vid_stride: int = 1):
         self.folder = folder
         self.vid_stride = vid_stride
-        self.writers = {}  # file -> (cv2.VideoWriter, (width, height))
+        self.writers: dict[Path, OpenVideo] = {}
 
     def write(self, result, picture: np.ndarray) -> None:
         if result.kind == "image":
@@ -88,23 +92,52 @@ class VideoSink:
         if file not in self.writers:
             if result.kind == "video":  # files come one after the other
                 self.close()
-            h, w = picture.shape[:2]
-            fps = max(result.fps / self.vid_stride, 1.0)
-            writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"mp4v"), fps, (w, h))
-            if not writer.isOpened():
-                raise OSError(f"{file}: no MPEG-4 video of {w} x {h} pixels can be written here")
-            self.writers[file] = writer, (w, h)
-        writer, size = self.writers[file]
-        if picture.shape[1::-1] != size:  # a writer silently drops frames of another size
-            picture = cv2.resize(picture, size)
-        writer.write(picture)
+            self.writers[file] = OpenVideo(file, picture.shape[1::-1], max(result.fps / self.vid_stride, 1.0))
+        self.writers[file].write(picture)
 
     def close(self) -> None:
-        for file, (writer, _) in self.writers.items():
-            writer.release()
-            if not file.is_file() or file.stat().st_size == 0:
-                raise OSError(f"{file}: the video could not be written")
-        self.writers = {}
+        writers, self.writers = self.writers, {}
+        with ExitStack() as stack:  # whatever fails, the rest is closed
+            for writer in writers.values():
+                stack.callback(writer.close)
+
+
+class OpenVideo:
+    """An MPEG-4 video that is being written; `size` is its width and height. OpenCV says nothing of a full disk."""
+
+    def __init__(self, file: Path, size: tuple[int, int], fps: float):
+        self.file, self.size = file, size
+        self.temporary = file.with_suffix(".tmp.mp4")
+        self.frames = 0
+        self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        if not self.writer.isOpened():
+            raise OSError(f"{file}: no MPEG-4 video of {size[0]} x {size[1]} pixels can be written here")
+
+    def write(self, picture: np.ndarray) -> None:
+        if picture.shape[1::-1] != self.size:  # a writer silently drops frames of another size
+            picture = cv2.resize(picture, self.size)
+        self.writer.write(picture)
+        self.frames += 1
+
+    def close(self) -> None:
+        """Give the video its name. OSError, and no file, unless the container holds as many frames as were written."""
+        self.writer.release()
+        try:
+            found = self._count()
+            if found != self.frames:
+                free = shutil.disk_usage(self.file.parent).free
+                what = f"{found} of {self.frames} frames are in it, {free:,} bytes are free on its disk"
+                raise OSError(f"cannot write {self.file}: {what}")
+            os.replace(self.temporary, self.file)
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+    def _count(self) -> int:
+        capture = cv2.VideoCapture(str(self.temporary))
+        try:
+            return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        finally:
+            capture.release()
 
 
 class WindowSink:

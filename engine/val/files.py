@@ -7,6 +7,7 @@ import numpy as np
 
 from engine.val.evaluator import EvalOptions
 from utils.boxes import xyxy2xywh, xyxy2xywhn
+from utils.files import write_whole
 from utils.general import coco80_to_coco91_class
 from utils.logger import LOGGER
 
@@ -49,12 +50,12 @@ class PredictionFiles:
             name, number = f"{path.stem}_{number}", number + 1
         self.written.add(name)
         file = self.folder / "labels" / f"{name}.txt"
-        file.write_text("".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows))
+        write_whole(file, "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in rows))
 
     def close(self) -> None:
         if self.options.save_json:
             file = self.folder / "predictions.json"
-            file.write_text(json.dumps(self.results))
+            write_whole(file, json.dumps(self.results))
             LOGGER.info(f"{len(self.results)} boxes in COCO's results format: {file}")
 
 

@@ -10,6 +10,7 @@ from engine.options import apply_data_defaults
 from engine.options.flags import TRAIN_PROJECTS
 from engine.task import DETECT, Task
 from models.backends import DetectMultiBackend
+from utils.files import write_whole
 from utils.general import check_img_size, chosen_weights, increment_path
 from utils.logger import LOGGER, colorize, setup_logging
 from utils.timing import UNTIMED, StageTimes
@@ -81,13 +82,15 @@ def save_study(rows, stem: Path, label: str) -> None:
     from utils.plots.charts import plot_val_study
 
     lines = ["%14s" * len(STUDY_COLUMNS) % STUDY_COLUMNS, *("%14.5g" * len(row) % row for row in rows)]
-    Path(f"{stem}.txt").write_text("\n".join(lines) + "\n")
+    write_whole(f"{stem}.txt", "\n".join(lines) + "\n")
     plot_val_study([(row[0], row[3], row[4], sum(row[5:])) for row in rows], f"{stem}.png", label)
 
 
 def open_all(opt, split: str, task=DETECT, weights=None):
     """Return (completed options, model, data file); ValueError if the classes of model and data do not fit."""
     keep_freed_memory()
+    if opt.batch_size < 1:
+        raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
     opt = copy(opt)
     opt.weights = weights or chosen_weights(opt.weights, TRAIN_PROJECTS[task.name])
     data = task.read_data(opt, required=(split,))

@@ -246,14 +246,10 @@ def exit_code(rows: list, opt) -> int:
 
 def plot(rows: list, file: Path, title: str = "") -> None:
     """Draw mAP50-95 over the milliseconds of an image, a point with its name for each measured format."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+    from utils.plots.charts import new_figure, save_figure
     from utils.plots.palette import colors
 
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
+    figure, ((axis,),) = new_figure()
     measured = sorted((row for row in rows if row.ms is not None), key=lambda row: row.ms)
     for i, row in enumerate(measured):
         color = tuple(channel / 255 for channel in colors(i))
@@ -266,4 +262,4 @@ def plot(rows: list, file: Path, title: str = "") -> None:
     axis.set_xlim(0, 1.15 * measured[-1].ms)
     axis.set(xlabel="time (ms/image)", ylabel="mAP@0.5:0.95 (%)", title=title.replace("$", r"\$"))
     axis.grid(alpha=0.3)
-    figure.savefig(file, dpi=150)
+    save_figure(figure, file, dpi=150)

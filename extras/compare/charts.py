@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from utils.plots.charts import RESULT_COLUMNS, known_points, new_figure, plain_text, unit_rgb
+from utils.plots.charts import RESULT_COLUMNS, known_points, new_figure, plain_text, save_figure, unit_rgb
 from utils.plots.palette import colors
 
 
@@ -25,7 +25,7 @@ def plot_error_split(gains: dict, path) -> None:
     axis.grid(axis="y", alpha=0.3)
     if len(gains) > 1:
         figure.legend(loc="outside lower center", fontsize=9)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_learning_curves(runs: dict, path) -> None:
@@ -50,4 +50,4 @@ def plot_learning_curves(runs: dict, path) -> None:
             axis.set(title=plain_text(name), xlabel="hours of training" if position == "time" else "epoch")
             axis.grid(alpha=0.3)
     figure.legend(loc="outside lower center", fontsize=9)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)

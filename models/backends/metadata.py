@@ -6,7 +6,7 @@ import zipfile
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
-from utils.files import read_text
+from utils.files import read_text, write_whole
 from utils.text import brief
 
 MAX_BYTES = 16 << 20  # of a metadata file
@@ -106,7 +106,7 @@ class Metadata:
         """Write FILE_NAME into the folder of a format that is a folder."""
         values = asdict(self) | {"names": list(self.names.values())}
         text = json.dumps(values, indent=1, ensure_ascii=False)
-        (Path(folder) / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        write_whole(Path(folder) / FILE_NAME, text + "\n")
 
     @classmethod
     def load(cls, folder: Path) -> "Metadata":

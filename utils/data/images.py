@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from utils.data.headers import JPEG_END, NO_END, Header, parse_header
-from utils.files import open_regular, read_bytes, read_text
+from utils.files import open_regular, read_bytes, read_text, write_whole
 from utils.logger import LOGGER
 
 IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp")  # suffixes, lower case
@@ -182,7 +182,7 @@ def write_image(path, image_bgr: np.ndarray) -> None:
         encoded = cv2.imencode(Path(path).suffix, image_bgr)[1]
     except cv2.error as error:
         raise OSError(f"{path}: cannot encode {image_bgr.dtype} {list(image_bgr.shape)}: {error.err}") from None
-    Path(path).write_bytes(encoded.tobytes())
+    write_whole(path, encoded.tobytes())
 
 
 def _decode(data: bytes, header: Header, reduce: int = 1) -> np.ndarray:

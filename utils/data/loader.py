@@ -4,6 +4,7 @@ Nothing is random but by (seed, epoch, index): any number of workers, and a run 
 """
 
 import os
+import signal
 from collections.abc import Iterator
 
 import cv2
@@ -94,3 +95,4 @@ def epoch_loader(dataset, batch_size: int, workers: int = 8, collate=None, shuff
 
 def _start_worker(_worker_id: int) -> None:
     cv2.setNumThreads(0)  # The workers share the cores already.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches them too, and the main process ends them.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
 import numpy as np
 
 from utils.curves import SMOOTHING, smooth
+from utils.files import write_whole
 from utils.plots.palette import colors
 
 NAMED_CLASSES = 30  # with more classes, names would not fit beside each other
@@ -26,6 +28,13 @@ def new_figure(rows: int = 1, columns: int = 1, size=(9, 6)):
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(figure, file: Path | str, dpi: int) -> None:
+    """Write a figure in the format of the file's suffix, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=dpi, format=Path(file).suffix[1:])
+    write_whole(file, buffer.getvalue())
 
 
 def plain_text(text) -> str:
@@ -58,7 +67,7 @@ def plot_labels(labels, names, save_dir) -> None:
         axis.hist2d(boxes[:, first], boxes[:, second], bins=50, range=[[0, 1], [0, 1]], cmap="Blues")
         axis.set(xlabel=x, ylabel=y)
     positions.invert_yaxis()  # y points down in images
-    figure.savefig(Path(save_dir) / "labels.jpg", dpi=150)
+    save_figure(figure, Path(save_dir) / "labels.jpg", dpi=150)
     _plot_correlogram(boxes, Path(save_dir) / "labels_correlogram.jpg")
 
 
@@ -96,7 +105,7 @@ def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
                 axis.set_xlabel(titles[column])
             if column == 0:
                 axis.set_ylabel(titles[row])
-    figure.savefig(file, dpi=100)
+    save_figure(figure, file, dpi=100)
 
 
 def read_results(file) -> dict[str, np.ndarray]:
@@ -148,7 +157,7 @@ def plot_results(csv_path) -> Path:
     if len(epochs) >= 10:
         axes.flat[0].legend()
     file = csv_path.with_suffix(".png")
-    figure.savefig(file, dpi=150)
+    save_figure(figure, file, dpi=150)
     return file
 
 
@@ -185,7 +194,7 @@ def _plot_curves(px, py, path, labels, mean_label, xlabel, ylabel) -> None:
     axis.grid(alpha=0.3)
     if len(py):
         figure.legend(loc="outside right upper", fontsize=9)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_confusion_matrix(matrix, path, names=(), normalize: bool = True, background: bool = True) -> None:
@@ -217,7 +226,7 @@ def plot_confusion_matrix(matrix, path, names=(), normalize: bool = True, backgr
         axis.set_yticks(range(len(labels)), labels, fontsize=size)
     title = "Confusion matrix" + (", columns normalised" if normalize else "")
     axis.set(xlabel="true", ylabel="predicted", title=title)
-    figure.savefig(path, dpi=150 if nc < 50 else 100)
+    save_figure(figure, path, dpi=150 if nc < 50 else 100)
 
 
 def plot_evolve(evolve_csv="evolve.csv") -> Path:
@@ -241,7 +250,7 @@ def plot_evolve(evolve_csv="evolve.csv") -> Path:
         axis.set_title(plain_text(title), fontsize=9)
         axis.tick_params(labelsize=7)
     file = evolve_csv.with_suffix(".png")
-    figure.savefig(file, dpi=150)
+    save_figure(figure, file, dpi=150)
     return file
 
 
@@ -262,7 +271,7 @@ def plot_val_study(rows, path="study.png", label="") -> None:
         axis.grid(alpha=0.3)
         if label:
             axis.legend()
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path, dpi=150)
 
 
 def plot_lr(lr_of_epoch, epochs: int, save_dir=".") -> None:
@@ -272,4 +281,4 @@ def plot_lr(lr_of_epoch, epochs: int, save_dir=".") -> None:
     axes[0, 0].set(xlabel="epoch", ylabel="learning rate", xlim=(0, epochs))
     axes[0, 0].set_ylim(bottom=0)
     axes[0, 0].grid(alpha=0.3)
-    figure.savefig(Path(save_dir) / "LR.png", dpi=120)
+    save_figure(figure, Path(save_dir) / "LR.png", dpi=120)

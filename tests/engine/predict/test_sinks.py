@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 from pathlib import Path
 
 import cv2
@@ -228,3 +229,65 @@ def test_view_img_without_a_display(tmp_path, monkeypatch, caplog):
         sinks.write(result())
         assert not sinks.quit
     assert "--view-img shows nothing: no display was found" in caplog.text and written(tmp_path) == ["pic.jpg"]
+
+
+@pytest.fixture
+def full_disk():
+    """Function (bytes) after which no file can grow beyond so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def write_and_close(sink, count: int, **more) -> None:
+    rng = np.random.default_rng(0)
+    try:
+        for i in range(count):
+            noise = rng.integers(0, 255, (128, 128, 3), np.uint8)
+            arguments = (noise,) if isinstance(sink, (ImageSink, VideoSink)) else ()
+            sink.write(result(size=(128, 128), frame=i + 1, **more), *arguments)
+    finally:
+        sink.close()
+
+
+@pytest.mark.parametrize(
+    ("make", "count", "more", "name"),
+    [
+        (VideoSink, 40, {"kind": "video", "path": "clip.mp4", "stem": "clip"}, "clip.mp4"),
+        (JsonSink, 500, {}, "predictions.json"),
+        (CsvSink, 5000, {}, "predictions.csv"),
+        (ImageSink, 1, {}, "pic.jpg"),
+    ],
+)
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, full_disk, make, count, more, name):
+    sink = make(tmp_path)
+    full_disk(10_000)
+    with pytest.raises(OSError, match=rf"cannot write .*{name}"):
+        write_and_close(sink, count, **more)
+    full_disk(10_000_000)
+    assert written(tmp_path) == []
+
+
+@pytest.mark.parametrize("make", [JsonSink, CsvSink])
+def test_what_was_there_before_stays_where_the_disk_is_full(tmp_path, full_disk, make):
+    write_and_close(make(tmp_path), 2)
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    full_disk(10_000)
+    with pytest.raises(OSError, match="cannot write"):
+        write_and_close(make(tmp_path), 5000)
+    assert written(tmp_path) == [file.name] and file.read_bytes() == before
+
+
+def test_a_run_that_ends_early_leaves_whole_files(tmp_path):
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Sinks(detect_options(tmp_path, save_json=True, save_csv=True), tmp_path) as sinks,
+    ):
+        sinks.write(result(kind="video", path="clip.mp4", stem="clip"))
+        raise KeyboardInterrupt
+    assert written(tmp_path) == ["clip.mp4", "predictions.csv", "predictions.json"]
+    assert len(json.loads((tmp_path / "predictions.json").read_text())) == 1
