@@ -4,6 +4,8 @@ Imports the standard library alone.
 """
 
 import codecs
+import csv
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -74,6 +76,18 @@ def read_text(path: Path | str, most_bytes: int = MAX_TEXT_BYTES) -> str:
     if "\0" in text:
         raise ValueError(f"{path}: expected text, found zero bytes: save the file as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_table(path: Path | str) -> list[list[str]]:
+    """Return the cells of a CSV file, without blanks around them; of a blank line [].
+
+    ValueError with file and line; further errors as in read_text().
+    """
+    rows = csv.reader(io.StringIO(read_text(path)))
+    try:
+        return [[cell.strip() for cell in row] for row in rows]
+    except csv.Error as error:
+        raise ValueError(f"{path}:{rows.line_num}: not a table: {error}") from None
 
 
 @contextmanager

@@ -43,8 +43,8 @@ class PlainDict(dict, Rebuilt):
 class Machine:
     """A stack machine for one file's pickles. find(module, name) returns a Named, storage(pid) a 1-D tensor.
 
-    IndexError, KeyError, TypeError or ValueError for a pickle that does not fit, UnsafeCheckpointError for one that
-    tries to alter what it is given.
+    ValueError, with a reason, for a pickle that does not fit, UnsafeCheckpointError for one that tries to alter what it
+    is given; any other error for one that is damaged.
     """
 
     def __init__(self, find: Callable[[str, str], Named], storage: Callable[[Any], torch.Tensor]):
@@ -108,13 +108,13 @@ class Machine:
 
     def _extend(self, items: list) -> None:
         if not isinstance(self.stack[-1], list):
-            raise TypeError(f"expected a list to append to, found {_kind(self.stack[-1])}")
+            raise ValueError(f"expected a list to append to, found {_kind(self.stack[-1])}")
         self.stack[-1].extend(items)
 
     def add(self, _) -> None:
         items = self.since_mark()
         if not isinstance(self.stack[-1], set):
-            raise TypeError(f"expected a set to add to, found {_kind(self.stack[-1])}")
+            raise ValueError(f"expected a set to add to, found {_kind(self.stack[-1])}")
         self.stack[-1].update(scalar_set(items))
 
     def set_item(self, _) -> None:
@@ -127,10 +127,10 @@ class Machine:
     def _update(self, items: list) -> None:
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise TypeError(f"expected a dict to fill, found {_kind(target)}")
+            raise ValueError(f"expected a dict to fill, found {_kind(target)}")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not isinstance(key, SCALARS):
-                raise TypeError(f"expected a string or number as a dict's key, found {_kind(key)}")
+                raise ValueError(f"expected a string or number as a dict's key, found {_kind(key)}")
             target[key] = value
 
     def remember(self, index: int | None) -> None:
@@ -159,7 +159,7 @@ class Machine:
 
     def _call(self, function: Any, args: Any) -> None:
         if not isinstance(function, Named) or not callable(function.value) or not isinstance(args, tuple):
-            raise TypeError(f"expected a call, found {_kind(function)}")
+            raise ValueError(f"expected a call, found {_kind(function)}")
         self.spend(sum(_price(arg) for arg in args))
         self.stack.append(function.value(*args))
 
@@ -197,7 +197,7 @@ def _price(value: Any) -> int:
 def scalar_set(items: Any = ()) -> set:
     """Return a set of strings and numbers: a deep tuple among them would overflow the stack of the processor."""
     if not all(isinstance(item, SCALARS) for item in items):
-        raise TypeError("expected strings and numbers in a set")
+        raise ValueError("expected strings and numbers in a set")
     return set(items)
 
 

@@ -60,7 +60,7 @@ class TensorFile:
 
     def storage(self, pid: Any) -> torch.Tensor:
         """Return the storage for a persistent id: ("storage", its type, key, device, number of elements ...)."""
-        kind, dtype, key, _, count, *_ = pid
+        kind, dtype, key, _, count, *_ = (*pid, *[None] * 5)
         dtype = dtype.value if isinstance(dtype, Named) else None
         if kind != "storage" or not isinstance(dtype, torch.dtype) or type(count) is not int:
             raise ValueError("expected a tensor storage")
@@ -118,7 +118,8 @@ def read_torch_file(path: Path) -> tuple[Any, bool]:
         raise
     except Exception as error:  # A damaged pickle can fail in any way.
         if is_zip:
-            raise ValueError(f"{path}: not a readable checkpoint: {_reason(error)}") from error
+            reason = _reason(error) if isinstance(error, ValueError) else "its pickle is damaged"
+            raise ValueError(f"{path}: not a readable checkpoint: {reason}") from error
     raise ValueError(f"{path}: expected a checkpoint, found {found}")
 
 
@@ -171,6 +172,8 @@ def _read_zip(path: Path) -> tuple[Any, bool]:
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
+    except KeyError:
+        raise ValueError(f"there is no item named {name[:80]!r} in it") from None
     except zipfile.BadZipFile as error:
         what = "wrong checksum of" if "CRC" in str(error) else "no readable header of"
         raise zipfile.BadZipFile(f"{what} {name}") from None

@@ -5,7 +5,6 @@ An option in DATA_DEFAULTS is None until `apply_data_defaults` takes it from the
 """
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -67,8 +66,8 @@ def start(name: str, main: Callable[[argparse.Namespace], int | None], first: st
     return main_guard(run)
 
 
-def check_bounds(opt: argparse.Namespace) -> None:
-    """Raise ValueError for a number beyond BOUNDS."""
+def check_bounds(opt: argparse.Namespace, as_flags: bool = True) -> None:
+    """Raise ValueError for a number beyond BOUNDS, with the option's name as on a command line or as in Python."""
     for option, (low, high) in BOUNDS.items():
         value = getattr(opt, option, None)
         for number in value if isinstance(value, (list, tuple)) else [value]:
@@ -76,9 +75,9 @@ def check_bounds(opt: argparse.Namespace) -> None:
                 continue
             is_whole = isinstance(low, int)
             if not low <= number <= high or (is_whole and number % 1):
-                span = f"from {low}" if high == math.inf else f"from {low} to {high}"
-                kind = "whole number" if is_whole else "number"
-                raise ValueError(f"--{option.replace('_', '-')}: expected a {kind} {span}, found {number}")
+                name = f"--{option.replace('_', '-')}" if as_flags else option
+                what = f"a whole number between {low} and {high}" if is_whole else f"between {low:g} and {high:g}"
+                raise ValueError(f"{name} must be {what}, found {number}")
 
 
 def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
@@ -99,7 +98,7 @@ def from_kwargs(name: str, kwargs: dict) -> argparse.Namespace:
         if action.nargs == "+" and isinstance(value, (int, str)):
             value = [value]
         setattr(opt, action.dest, value)
-    check_bounds(opt)
+    check_bounds(opt, as_flags=False)
     return opt
 
 

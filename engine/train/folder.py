@@ -1,14 +1,16 @@
 """The folder of one training run: checkpoints, results.csv, option files and pictures."""
 
 import argparse
-import csv
+import math
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
 from utils import dist
-from utils.files import write_atomic
+from utils.files import read_table, write_atomic
 from utils.general import increment_path
 from utils.logger import LOGGER
+from utils.text import brief
 from utils.yaml_files import save_yaml
 
 LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")
@@ -44,13 +46,26 @@ class RunFolder:
         write_atomic(self.results_csv, ("\n".join(lines) + "\n").encode())
 
     def read_seconds(self, epochs: int) -> list[float]:
-        """Return the `time` of the first epochs in results.csv; 0 for those that it does not have."""
-        rows = []
-        if self.results_csv.is_file():
-            with self.results_csv.open(newline="", encoding="utf-8") as file:
-                rows = list(csv.DictReader(file))[:epochs]
-        seconds = [float(row.get("time") or 0) for row in rows]
-        return seconds + [max(seconds, default=0.0)] * (epochs - len(rows))
+        """Return the `time` of the first epochs in results.csv; 0 for those that it does not have.
+
+        ValueError with file and line where it is no number of seconds.
+        """
+        heading, *rows = (self.results_csv.is_file() and read_table(self.results_csv)) or [[]]
+        column = heading.index("time") if "time" in heading else None
+        seconds = []
+        for line, row in enumerate(rows[:epochs], start=2):
+            text = "0" if column is None else row[column] if column < len(row) else ""
+            seconds.append(self._seconds(text, line))
+        return seconds + [max(seconds, default=0.0)] * (epochs - len(seconds))
+
+    def _seconds(self, text: str, line: int) -> float:
+        with suppress(ValueError):
+            if math.isfinite(value := float(text)):
+                return value
+        where = f"{self.results_csv}:{line}"
+        raise ValueError(
+            f"{where}: expected seconds in the column 'time', found {brief(text)}: mend or remove the file"
+        )
 
 
 def create_run_folder(opt: argparse.Namespace) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from copy import copy
 from pathlib import Path
@@ -15,10 +14,11 @@ from engine.task import DETECT, apply_defaults
 from engine.train.folder import create_run_folder
 from engine.train.progress import NonFiniteLossError
 from engine.train.run import fit, summary
-from utils.files import write_atomic
+from utils.files import read_table, write_atomic
 from utils.general import ROOT
 from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from utils.logger import LOGGER, colorize
+from utils.text import brief
 from utils.yaml_files import save_yaml
 
 WORDS = {key for key, entry in TABLE.items() if entry.choices}
@@ -138,10 +138,10 @@ def as_text(value) -> str:
 
 def read_trials(path: str, task=DETECT) -> list:
     """Return the trials of an evolve.csv. ValueError with file and line if it is none."""
-    rows = list(csv.reader(Path(path).read_text(encoding="utf-8").splitlines()))
-    header, expected = [name.strip() for name in rows[0]] if rows else [], [*columns(task), *TABLE]
+    rows = read_table(path)
+    header, expected = rows[0] if rows else [], [*columns(task), *TABLE]
     if header != expected:
-        raise ValueError(f"{path}:1: expected the columns {', '.join(expected)}; found {', '.join(header)}")
+        raise ValueError(f"{path}:1: expected the columns {', '.join(expected)}; found {brief(', '.join(header))}")
     trials = []
     for line, row in enumerate(rows[1:], start=2):
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from pathlib import Path
 
 import numpy as np
 
 from utils.curves import SMOOTHING, smooth
-from utils.files import write_whole
+from utils.files import read_table, write_whole
 from utils.plots.palette import colors
 
 NAMED_CLASSES = 30  # with more classes, names would not fit beside each other
@@ -110,11 +109,10 @@ def _plot_correlogram(boxes: np.ndarray, file: Path) -> None:
 
 def read_results(file) -> dict[str, np.ndarray]:
     """Return the columns of a CSV file with a heading, as floats; what is missing or no number becomes nan."""
-    with open(file, newline="", encoding="utf-8") as stream:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(stream)]
+    rows = [row for row in read_table(file) if row]
     if not rows:
         raise ValueError(f"{file}:1: expected a heading with the names of the columns, found an empty file")
-    heading, rows = rows[0], [row for row in rows[1:] if row]
+    heading, *rows = rows
     return {name: np.array([_number(row[i] if i < len(row) else "") for row in rows]) for i, name in enumerate(heading)}
 
 
