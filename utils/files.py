@@ -8,7 +8,7 @@ import csv
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -133,7 +133,7 @@ def write_atomic(path: Path | str, data: bytes) -> None:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def while_writing(path: Path | str) -> Iterator[None]:
     """Name the file in an OSError of the block, which writes it."""
     try:
         yield
@@ -147,8 +147,15 @@ def write_whole(path: Path | str, data: bytes | str) -> None:
     Nothing waits for the disk, as there may be thousands. OSError with the path.
     """
     path = Path(path)
-    with naming(path), replacing(path, path.with_name(path.name + ".tmp")) as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+    with while_writing(path), replacing(path, path.with_name(path.name + ".tmp")) as file:
+        file.write(data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
+
+
+def write_table(path: Path | str, rows: Iterable[Iterable[object]]) -> None:
+    """Write a CSV file as write_whole() does; an empty cell for None."""
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    write_whole(path, buffer.getvalue())
 
 
 def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from engine.predict.names import frame_stem, free_file, image_name, safe_name
 from utils.boxes import xyxy2xywhn
 from utils.data.images import write_image
-from utils.files import naming, write_whole
+from utils.files import while_writing, write_whole
 from utils.logger import LOGGER
 from utils.text import counted
 
@@ -67,12 +67,12 @@ class GrowingFile:
 
     def __init__(self, file: Path):
         self.path, self.temporary = file, file.with_name(file.name + ".tmp")
-        self.file = open(self.temporary, "w", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+        self.file = open(self.temporary, "w", newline="", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
         self.is_whole = True
 
     def write(self, text: str) -> None:
         try:
-            with naming(self.path):
+            with while_writing(self.path):
                 self.file.write(text)
         except OSError:
             self.is_whole = False
@@ -80,7 +80,7 @@ class GrowingFile:
 
     def close(self, end: str = "") -> None:
         try:
-            with naming(self.path), self.file:
+            with while_writing(self.path), self.file:
                 self.file.write(end)
             if self.is_whole:
                 os.replace(self.temporary, self.path)

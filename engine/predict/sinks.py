@@ -118,6 +118,8 @@ class OpenVideo:
             picture = cv2.resize(picture, self.size)
         self.writer.write(picture)
         self.frames += 1
+        if shutil.disk_usage(self.file.parent).free == 0:  # OpenCV would go on for hours, with a line for each frame.
+            raise OSError(f"cannot write {self.file}: its disk is full")
 
     def close(self) -> None:
         """Give the video its name. OSError, and no file, unless the container holds as many frames as were written."""

@@ -4,7 +4,6 @@ Each format is exported in one process and measured in another (extras/benchmark
 for it alone, and a crash, or a runtime that never returns, costs a row and not the run. Free of torch.
 """
 
-import csv
 import json
 import shutil
 import signal
@@ -15,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.backends import FORMATS, Format, find_format, one_checkpoint
+from utils.files import write_table
 from utils.general import ROOT, check_yaml, file_size, increment_path
 from utils.logger import LOGGER, colorize
 from utils.text import aligned, counted
@@ -214,10 +214,7 @@ def table(rows: list) -> str:
 
 def write_csv(rows: list, file: Path) -> None:
     """Write all fields of the rows; an empty cell where there is no value."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, [field.name for field in fields(Row)])
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    write_table(file, [[field.name for field in fields(Row)], *(asdict(row).values() for row in rows)])
 
 
 def write_report(rows: list, folder: Path, title: str) -> None:

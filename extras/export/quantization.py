@@ -5,7 +5,6 @@ quantised, which shows what damage it does to the predictions; then as few of th
 float, and what that gives is validated.
 """
 
-import csv
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import numpy as np
 from extras.export.node_groups import group_nodes
 from extras.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
 from models.backends import DetectMultiBackend
+from utils.files import write_table
 from utils.general import file_size
 from utils.logger import LOGGER
 from utils.text import aligned
@@ -58,8 +58,7 @@ class Steps:
         return aligned([COLUMNS, *(step.row() for step in self.rows)], left=[len(COLUMNS) - 1])
 
     def save(self, file: Path) -> None:
-        with file.open("w", newline="", encoding="utf-8") as stream:
-            csv.writer(stream).writerows([COLUMNS, *(step.row() for step in self.rows)])
+        write_table(file, [COLUMNS, *(step.row() for step in self.rows)])
 
 
 def quantize_within_budget(

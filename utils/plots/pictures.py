@@ -13,6 +13,7 @@ import numpy as np
 
 from utils.boxes import xywh2xyxy, xyxy2xywhn
 from utils.data.images import write_image
+from utils.files import replacing, while_writing
 from utils.general import increment_path
 from utils.plots.palette import colors
 
@@ -275,7 +276,8 @@ def feature_visualization(x, module_type: str, stage: int, n: int = 32, save_dir
         return
     file = Path(save_dir) / f"stage{stage}_{module_type.split('.')[-1]}_features.png"
     maps = maps[0].astype(np.float32)
-    np.save(file.with_suffix(".npy"), maps)
+    with while_writing(file), replacing(file.with_suffix(".npy"), file.with_suffix(".npy.tmp")) as stream:
+        np.save(stream, maps)
     scale = max(1, 96 // max(maps.shape[1:]))
     tiles = []
     for channel in maps[:n]:
