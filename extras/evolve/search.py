@@ -18,7 +18,6 @@ from utils.files import read_table, write_atomic
 from utils.general import ROOT
 from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from utils.logger import LOGGER, colorize
-from utils.text import brief
 from utils.yaml_files import save_yaml
 
 WORDS = {key for key, entry in TABLE.items() if entry.choices}
@@ -141,7 +140,7 @@ def read_trials(path: str, task=DETECT) -> list:
     rows = read_table(path)
     header, expected = rows[0] if rows else [], [*columns(task), *TABLE]
     if header != expected:
-        raise ValueError(f"{path}:1: expected the columns {', '.join(expected)}; found {brief(', '.join(header))}")
+        raise ValueError(f"{path}:1: expected the columns {', '.join(expected)}; found {', '.join(header)[:200]}")
     trials = []
     for line, row in enumerate(rows[1:], start=2):
         try:
