@@ -402,6 +402,7 @@ def drive(folder, data, scenarios) -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_killed_and_resumed_run_gives_the_same_weights(tmp_path, teacher_file):
     """Whether the cache is empty, partly filled or full."""
     data = write_tiny_dataset(tmp_path / "tiny")
@@ -434,6 +435,7 @@ def test_an_official_checkpoint_teaches(make, caplog):
     assert teacher.pairs == [(0, 0), (1, 1)]  # strides 8 and 16
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_work(tmp_path, tiny_dataset, teacher_file):
     """torchrun on the CPU: the same weights with an empty cache and with a full one."""
     cfg, hyp = tmp_path / "model.yaml", tmp_path / "hyp.yaml"

@@ -43,6 +43,7 @@ def tiny_file(tiny, tmp_path):
     return file
 
 
+@pytest.mark.slow
 def test_edgevit(shallow_edgevit, tmp_path, capfd):
     exported = DetectMultiBackend(written(shallow_edgevit, tmp_path / "m.pte", (64, 96)))
     assert exported.pte and exported.fixed_hw == (64, 96) and exported.stride == 32 and exported.device == "cpu"
