@@ -44,19 +44,19 @@ class Task:
         return self.evaluator.loss_names
 
     def read_data(self, opt: argparse.Namespace, required: tuple = ("train", "val")) -> dict:
-        """The checked data: names {int: str}, nc, the splits, and optional defaults for options."""
+        """Return the checked data: names {int: str}, nc, the splits, and optional defaults for options."""
         raise NotImplementedError
 
     def read_hyp(self, opt: argparse.Namespace, source=None) -> dict:
-        """The hyperparameters of `source` (file or mapping), else those of the options. ValueError for a wrong one."""
+        """Return the hyperparameters of `source` (file or mapping), else of the options. ValueError for wrong ones."""
         raise NotImplementedError
 
     def load_start(self, opt: argparse.Namespace):
-        """The checkpoint that a training starts from, or None. ValueError if the options name nothing to train."""
+        """Return the checkpoint to start a training from, or None. ValueError if the options name nothing to train."""
         raise NotImplementedError
 
     def build_model(self, opt, hyp: dict, data: dict, start=None, resumed=None):
-        """The model to train, on the CPU, with the tensors of `start`; `resumed` gives its description alone."""
+        """Build the model on the CPU, with the tensors of `start`; `resumed` gives its description alone."""
         raise NotImplementedError
 
     def start_kind(self, opt, start, model) -> str:
@@ -64,11 +64,11 @@ class Task:
         return "nothing"
 
     def build_loaders(self, opt, hyp: dict, data: dict, stride: int) -> tuple:
-        """(training loader, validation loader); the latter is None in all but the main process."""
+        """Return (training loader, validation loader); the latter is None in all but the main process."""
         raise NotImplementedError
 
     def eval_loader(self, opt, data: dict, model, rect: bool):
-        """The loader of data[opt.split] for val.py and a DetectMultiBackend; rect: batches of like shape."""
+        """Return the loader of data[opt.split] for val.py and a DetectMultiBackend; rect: batches of like shape."""
         raise NotImplementedError
 
     def labels(self, dataset) -> np.ndarray:
@@ -86,11 +86,11 @@ class Task:
         raise NotImplementedError
 
     def figures(self, result) -> list:
-        """The values of metric_names."""
+        """Return the values of metric_names."""
         raise NotImplementedError
 
     def fitness(self, figures: list) -> float:
-        """One number to compare trainings by, from figures() (and what may follow)."""
+        """Return one number to compare trainings by, from figures() (and what may follow)."""
         raise NotImplementedError
 
     def image_chances(self, dataset, scores: list[float]) -> np.ndarray | None:
@@ -101,14 +101,14 @@ class Task:
         return []
 
     def plot_batch(self, images, targets, paths, file, names) -> None:
-        """A picture of a batch with its targets."""
+        """Draw a batch with its targets."""
         raise NotImplementedError
 
     def report(self, result, opt) -> None:
-        """What val.py prints below the table."""
+        """Log the lines that val.py adds below the table."""
 
     def evaluate(self, model, loader, **options):
-        """engine.val.detection.evaluate with the task's evaluator."""
+        """Call engine.val.detection.evaluate with the task's evaluator."""
         return evaluate(model, loader, evaluator=self.evaluator, **options)
 
 

@@ -84,7 +84,7 @@ def expand(args, channels, n, settings):
 
 
 def prototypes(args, channels, n, settings):
-    """[hidden, c_out] -> (c_in, hidden, c_out)"""
+    """Turn [hidden, c_out] into (c_in, hidden, c_out)."""
     if len(args) != 2:
         raise ValueError(f"expected two arguments, hidden and output channels, found {args}")
     return [one(channels), settings.width(args[0]), args[1]], args[1], n
@@ -101,7 +101,7 @@ def head(args, channels, n, settings):
 
 
 def segment(args, channels, n, settings):
-    """[nc, anchors, masks, hidden] -> (nc, anchors, masks, hidden, channels of all inputs); a head too."""
+    """Turn [nc, anchors, masks, hidden] into these and the channels of all inputs; it is a head, too."""
     if len(args) != 4:
         raise ValueError(f"expected four arguments, nc, anchors, masks and hidden channels, found {args}")
     return [*args[:3], settings.width(args[3], "fourth"), channels], None, n

@@ -87,7 +87,7 @@ def shape_ratios(targets, anchors, grid_hw):
 
 
 def places_around(targets, anchors, grid_hw, like_shape, diagonals=False):
-    """Matches of targets [n, 6] with the anchors of a bool mask like_shape [na, n], in the cells around their centres.
+    """Match targets [n, 6] with the anchors of a bool mask like_shape [na, n], in the cells around their centres.
 
     With `diagonals` also in the cell between the two nearest neighbours.
     """
@@ -153,7 +153,7 @@ def rank_in_group(values, groups):
 
 
 def last_of_each(keys):
-    """Indices of the last occurrence of every value of keys [m], so that a later match overwrites an earlier one."""
+    """Return the index of the last occurrence of every value of keys [m]: a later match overwrites an earlier one."""
     ordered, order = keys.sort(stable=True)
     is_last = torch.ones_like(ordered, dtype=torch.bool)
     is_last[:-1] = ordered[1:] != ordered[:-1]

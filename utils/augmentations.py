@@ -160,7 +160,7 @@ def warp_image(part: np.ndarray, warp: Warp) -> np.ndarray:
 
 
 def warp_labels(targets: np.ndarray, polygons: Polygons, warp: Warp):
-    """Targets [n, 5] (class, xyxy in pixels) and their polygons in the output, without those that are hardly left."""
+    """Return targets [n, 5] (class, xyxy in pixels) and polygons in the output, without those that are hardly left."""
     if len(targets) == 0:
         return targets, polygons
     h, w = warp.out_hw
@@ -177,7 +177,7 @@ def warp_labels(targets: np.ndarray, polygons: Polygons, warp: Warp):
 
 
 def _apply(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points [..., 2] through a 3 x 3 matrix, float32."""
+    """Map points [..., 2] by a 3 x 3 matrix, float32."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     return (moved[..., :2] / moved[..., 2:]).astype(np.float32)
 

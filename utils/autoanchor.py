@@ -55,7 +55,7 @@ def check_anchors(dataset, model, thr: float = 4.0, imgsz: int = 640) -> None:
 
 
 def kmean_anchors(dataset, n=9, img_size=640, thr=4.0, gen=1000, verbose=True, seed=0) -> np.ndarray:
-    """Anchors for a data set (or its YAML's path): float32 [n, 2] width, height in pixels at img_size, smallest first.
+    """Find anchors for a data set (or its YAML): float32 [n, 2] width, height in pixels at img_size, smallest first.
 
     k-means on the box sizes, then `gen` random mutations of which each is kept if the boxes fit better.
     """

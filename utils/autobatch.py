@@ -17,7 +17,7 @@ FRACTION = 0.8  # of the free memory that may be used
 
 
 def check_train_batch_size(model: nn.Module, imgsz: int = 640, amp: torch.dtype | None = None) -> int:
-    """Images of imgsz x imgsz px in a training batch on the model's device, or 16 where the device is no GPU."""
+    """Return how many images of imgsz x imgsz px fit into a training batch, or 16 where the device is no GPU."""
     device = next(model.parameters()).device
     if device.type != "cuda":
         LOGGER.info(f"autobatch: memory cannot be measured on {device.type}, using batch size {DEFAULT_BATCH}")

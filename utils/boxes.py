@@ -44,7 +44,7 @@ def xyxy2xywhn(x, w=640, h=640, clip=False, eps=0.0):
 
 
 def xyn2xy(x, w=640, h=640, padw=0, padh=0):
-    """Points [..., 2] divided by image width and height -> pixels, moved right and down by padw, padh."""
+    """Turn points [..., 2], divided by image width and height, into pixels, moved right and down by padw, padh."""
     return _scale_and_shift(x, w, h, padw, padh)
 
 

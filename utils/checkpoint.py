@@ -179,7 +179,7 @@ def intersect_dicts(a: dict, b: dict, exclude=()) -> dict:
 
 
 def halved(tensor: torch.Tensor) -> torch.Tensor:
-    """As float16, unless a value is too large for it, as batch-norm variances can be; integers stay."""
+    """Return it as float16, unless a value is too large for it, as batch-norm variances can be; integers stay."""
     half = tensor.half() if tensor.is_floating_point() else tensor
     return half if torch.isfinite(half).all() else tensor
 
@@ -206,7 +206,7 @@ def state_sha256(state_dict: dict) -> str:
 
 
 def describe(path) -> str:
-    """Lines of text about the checkpoint `path`."""
+    """Return lines of text about the checkpoint `path`."""
     ckpt = load_checkpoint(path)
     tensors = ckpt.state_dict.values()
     rows = {

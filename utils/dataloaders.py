@@ -77,7 +77,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
             return self._item(key)[:4]
 
     def _item(self, key):
-        """The four places of an item, and its Polygons in pixels of the image."""
+        """Return the four parts of an item, and its Polygons in pixels of the image."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         rng = np.random.default_rng([self.seed, epoch, index])
         if self.mosaic and epoch < self.mosaic_until and self._happens("mosaic", rng):
@@ -170,7 +170,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         self.batch_shapes = np.ceil(sides).astype(int) * self.stride  # [batches, 2] height, width
 
     def _raw(self, i: int):
-        """(image as `load_image` gives it, labels [n, 5] class, xywhn, normalised Polygons)."""
+        """Return (image as `load_image` gives it, labels [n, 5] class, xywhn, normalised Polygons)."""
         with self.times("loading"):
             image = self.load_image(i)
         if i in self.unreadable:
@@ -188,7 +188,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         return alike[rng.integers(len(alike), size=count)].tolist()
 
     def _mosaic(self, index: int, rng):
-        """This image among 3 or 8 others: (image [imgsz, imgsz, 3], labels [n, 5] class, xyxy in pixels, Polygons)."""
+        """Put it among 3 or 8 others: (image [imgsz, imgsz, 3], labels [n, 5] class, xyxy in pixels, Polygons)."""
         count = 9 if self._happens("mosaic9", rng) else 4
         chosen = [index, *self._others(index, count - 1, rng)]
         chosen = [chosen[k] for k in rng.permutation(count).tolist()]
@@ -205,7 +205,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         return self._warped(canvas, labels, polygons, warp, rng)
 
     def _letterboxed(self, i: int):
-        """(image, labels [n, 5] class, xyxy in pixels, Polygons in pixels, shapes) of one image, not augmented."""
+        """Return (image, labels [n, 5] class, xyxy in pixels, Polygons, shapes) of one image, not augmented."""
         image, labels, polygons = self._raw(i)
         (h, w), (w0, h0) = image.shape[:2], self.shapes[i].tolist()
         target_hw = tuple(self.batch_shapes[self.batch[i]].tolist()) if self.rect else self.fixed_hw or self.img_size
@@ -221,7 +221,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         return aug.random_warp(in_hw, out_hw, rng, *(self.hyp.get(key, 0.0) for key in WARP_KEYS))
 
     def _warped(self, part, labels, polygons, warp, rng):
-        """(image, labels, polygons) after warp and copy-paste; part: of the image, as the warp wants it."""
+        """Return (image, labels, polygons) after warp and copy-paste; part: of the image, as the warp wants it."""
         image = aug.warp_image(part, warp)
         labels, polygons = aug.warp_labels(labels, polygons, warp)
         share = self.hyp.get("copy_paste", 0.0)
@@ -232,7 +232,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
 
     @staticmethod
     def collate_fn(items):
-        """Items -> (images [B, 3, H, W], targets [n, 6] with the image's index in column 0, paths, shapes)."""
+        """Make a batch (images [B, 3, H, W], targets [n, 6] with the image's index in column 0, paths, shapes)."""
         images, targets, paths, shapes = zip(*items)
         for i, rows in enumerate(targets):
             rows[:, 0] = i
@@ -246,7 +246,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
 
 
 def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
-    """[n, 5] class, xyxy in pixels -> float32 [n, 6] 0, class, xywhn, cut to the image."""
+    """Turn [n, 5] class, xyxy in pixels into float32 [n, 6] 0, class, xywhn, cut to the image."""
     targets = np.zeros((len(labels), 6), np.float32)
     if len(labels):
         h, w = image_shape[:2]
@@ -256,12 +256,12 @@ def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
 
 
 def is_enlarged(paths) -> bool:
-    """Whether --quad enlarges the first of these images, or puts all in a square. Random, but equal in any worker."""
+    """Tell whether --quad enlarges the first of these or puts all in a square: random, but equal in any worker."""
     return hashlib.sha256("".join(paths).encode()).digest()[0] % 2 == 1
 
 
 def merge_quad(items):
-    """One item of twice the size from up to four."""
+    """Make one item of twice the size from up to four."""
     images, targets, paths, shapes = zip(*items)
     h, w = images[0].shape[1:]
     if is_enlarged(paths):
@@ -281,7 +281,7 @@ def create_dataloader(
     rank=-1, workers=8, image_weights=False, quad=False, prefix="", shuffle=False, seed=0, nc=None, names=None,
     fixed_hw=None, masks=False, mask_ratio=4, overlap=True, extra=None,
 ):  # fmt: skip
-    """(loader, dataset) for a folder, a list file or a list of these.
+    """Return (loader, dataset) for a folder, a list file or a list of these.
 
     batch_size is the rank's; imgsz the square side or the longer side in pixels; cache as for --cache; pad the
     extra border of rect batches in strides; nc (or names) makes a class beyond it an error of its label file;

@@ -119,7 +119,7 @@ class ComputeLoss:
         return scores * (self.head.nl / scores.sum().clamp(min=1))
 
     def objectness_loss(self, maps, matches, quality, counted=None):
-        """Loss of the objectness of every place, maps [B, na, ny, nx] of each level, a scalar.
+        """Return the loss of the objectness of every place, maps [B, na, ny, nx] of each level, a scalar.
 
         The target is the quality [m] at the matches and 0 elsewhere. The mean over a level's places, weighted with
         `balance`. counted: bool, as `maps`, where a place without a match counts; None: everywhere.

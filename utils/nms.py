@@ -130,14 +130,14 @@ def _nth_largest(values: np.ndarray, n: int):
 
 
 def _true_boxes(labels: np.ndarray, nm) -> np.ndarray:
-    """Labels [k, 5] (class, xywh) as candidates [k, 6 + nm] of confidence 1."""
+    """Return labels [k, 5] (class, xywh) as candidates [k, 6 + nm] of confidence 1."""
     ones = np.ones_like(labels[:, :1])
     masks = np.zeros((len(labels), nm), np.float32)
     return np.concatenate([xywh2xyxy(labels[:, 1:5]), ones, labels[:, :1], masks], 1)
 
 
 def _survivors(candidates: np.ndarray, iou_thres, agnostic, max_det) -> np.ndarray:
-    """Indices, rising, of the candidates [n, 6+] (by falling confidence) that survive, at most max_det.
+    """Return the indices, rising, of the candidates [n, 6+] (by falling confidence) that survive, at most max_det.
 
     Blocks of candidates are compared with all that were kept before them, and then among each other: so the work ends
     with the block that holds the last wanted one. Classes are compared as such: moving them apart by an offset would

@@ -68,7 +68,7 @@ def _no_cuda(device) -> str:
 
 
 def device_summary(device: torch.device) -> str:
-    """One line about the device, such as 'CUDA:0 (NVIDIA T4, 15102 MiB)' or 'CPU (2 threads)'."""
+    """Return one line about the device, such as 'CUDA:0 (NVIDIA T4, 15102 MiB)' or 'CPU (2 threads)'."""
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         return f"CUDA:{device.index or 0} ({properties.name}, {properties.total_memory // 2**20} MiB)"
@@ -220,7 +220,7 @@ def model_info(model: nn.Module, verbose: bool = False, imgsz=640) -> str:
 
 
 def scale_img(img: torch.Tensor, ratio: float = 1.0, same_shape: bool = False, gs: int = 32) -> torch.Tensor:
-    """Images [B, C, H, W] resized by `ratio`, then padded grey to multiples of `gs` px, or to H, W (same_shape)."""
+    """Resize images [B, C, H, W] by `ratio`, then pad them grey to multiples of `gs` px, or to H, W (same_shape)."""
     if ratio == 1.0:
         return img
     height, width = img.shape[2:]

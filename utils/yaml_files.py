@@ -37,7 +37,7 @@ _YamlLoader.add_implicit_resolver(
 
 
 def load_yaml(path) -> dict:
-    """The mapping in a YAML file. ValueError with file and line if it is not valid YAML, is empty or is no mapping."""
+    """Return the mapping in a YAML file. ValueError with file and line if it is broken, empty or no mapping."""
     path, text = Path(path), read_text(path, MAX_BYTES)
     try:
         loader = _YamlLoader(text)

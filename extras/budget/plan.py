@@ -86,8 +86,9 @@ class Budget:
         return plan
 
     def corrected(self, done: int, seconds: list[float], planned: int, val_seconds: float) -> int:
-        """The number of epochs, at least `done`: from the times at which the finished ones ended, and with room for two
-        validations, of the epoch that ends now and of the best model.
+        """Return the number of epochs, at least `done`, from the times at which the finished ones ended.
+
+        There is room for two validations, of the epoch that ends now and of the best model.
         """
         durations = np.diff([*self.planned_at, *seconds])[-RECENT:]
         if not len(durations):

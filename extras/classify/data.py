@@ -73,7 +73,7 @@ def check_classification_dataset(data, download: bool = True, required: tuple = 
 
 
 def _read_config(data, required: tuple) -> tuple:
-    """(mapping, what messages call it) of a folder, a dataset file or a mapping."""
+    """Return (mapping, what messages call it) of a folder, a dataset file or a mapping."""
     if isinstance(data, dict):
         return dict(data), str(data.get("yaml_file") or "dataset")
     folder = Path(data).expanduser()
@@ -108,7 +108,7 @@ def _exist(path) -> bool:
 
 
 def class_folders(path) -> set:
-    """The names of the folders in a split's folder (or in several), hidden ones apart. ValueError if there are none."""
+    """Return the names of the folders in a split's folder(s), hidden ones apart. ValueError if there are none."""
     for root in _roots(path):
         if not root.is_dir():
             raise ValueError(f"{root}: expected a folder with a folder of images for each class")
@@ -233,7 +233,7 @@ class ClassificationDataset(CachedImages, Dataset):
         return min(self.shapes[i].tolist()) // (LOADED_SIDES * self.imgsz)
 
     def collate_fn(self, items):
-        """Items -> (images [B, 3, imgsz, imgsz], targets, paths, shapes); for training, mixup and cutmix happen here.
+        """Make a batch (images [B, 3, imgsz, imgsz], targets, paths, shapes), for training with mixup and cutmix.
 
         targets: class numbers int64 [B], or float32 [B, nc] of a mixed batch. The paths' hash decides what is mixed.
         """
@@ -249,7 +249,7 @@ def create_classification_dataloader(
     path, imgsz=224, batch_size=16, augment=False, cache=None, rank=-1, workers=8, shuffle=False, seed=0,
     names=None, folders=None, hyp=None, prefix="",
 ):  # fmt: skip
-    """(loader, dataset) for the folder of a split, or several such folders.
+    """Return (loader, dataset) for the folder of a split, or several such folders.
 
     batch_size is the rank's; imgsz the square's side in pixels; cache as --cache has it; names {int: str} and
     folders [nc] as check_classification_dataset() gives them; hyp: see extras/classify/hyp.py.

@@ -102,7 +102,7 @@ class ClassificationModel(BaseModel):
 
     @classmethod
     def from_checkpoint(cls, ckpt: Checkpoint, fuse: bool = False):
-        """The model of a utils.checkpoint.Checkpoint, ours or an official YOLOv5 -cls one: float32, in eval mode."""
+        """Return the model of a Checkpoint, ours or an official YOLOv5 -cls one: float32, in eval mode."""
         cfg = ckpt.yaml if "model" in ckpt.yaml else _official_yaml(ckpt)
         with limited_to(ckpt.state_dict):
             model = cls(cfg, nc=ckpt.nc, load_backbones=False)

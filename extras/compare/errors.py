@@ -59,7 +59,7 @@ def error_split(matches: list) -> ErrorSplit:
 
 
 def find_errors(image) -> tuple:
-    """Of each prediction of an ImageMatches the number [n] in KINDS, or CORRECT, and the target [n], or -1."""
+    """Return each prediction's number [n] in KINDS, or CORRECT, and its target [n], or -1, in an ImageMatches."""
     found, targets = image.predictions, image.targets
     if len(targets) == 0:
         return np.full(len(found), KINDS.index("background")), np.full(len(found), -1)

@@ -169,7 +169,7 @@ class Search:
         return [model(image) for image in images]
 
     def _fewest_groups(self, ranked: list) -> Path | None:
-        """Of the files with the first n groups in float the one with the smallest n that is within the budget."""
+        """Return the file with the first n groups in float, for the smallest n that is within the budget."""
         found, low, high = None, 1, self._most_groups(ranked)
         while low <= high:
             n = (low + high) // 2

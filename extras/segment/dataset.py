@@ -29,11 +29,11 @@ class LoadImagesAndMasks(LoadImagesAndLabels):
             return self._item(key)
 
     def collate_fn(self, items):
-        """Items -> (images [B, 3, H, W], MaskTargets, paths, shapes)."""
+        """Make a batch (images [B, 3, H, W], MaskTargets, paths, shapes)."""
         return self._collate(items, with_originals=not self.augment)
 
     def collate_fn4(self, items):
-        """As in detection: four images become one of twice the size."""
+        """Make a batch of images of twice the size from four each, as in detection."""
         groups = [items[k : k + 4] for k in range(0, len(items), 4)]
         quads = [(*merge_quad([item[:4] for item in group]), _merge_polygons(group)) for group in groups]
         return self._collate(quads, with_originals=False)

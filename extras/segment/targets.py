@@ -94,7 +94,7 @@ def _mask_shape(shape_hw, ratio: int) -> tuple[int, int]:
 
 
 def _drawn(polygons: Polygons, shape_hw, mask_hw):
-    """Yields (row, region, bool mask of the region) of every polygon that is, at least in part, in the image.
+    """Yield (row, region, bool mask of the region) of every polygon that is, at least in part, in the image.
 
     OpenCV fills the pixels that the outline touches as well, which makes small objects grow by a fifth at the input's
     size, and to twice their area at a quarter of it. So they are drawn large, and the outline counts half.

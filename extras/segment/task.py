@@ -68,7 +68,7 @@ class SegmentEvaluator(DetectionEvaluator):
         return native
 
     def native_masks(self, protos, coefficients, boxes_xyxy, shape) -> tuple:
-        """The run lengths of the masks of boxes [n, 6] in pixels of the original, and their polygons for save_txt."""
+        """Return the run lengths of boxes' masks [n, 6] in pixels of the original, and their polygons for save_txt."""
         codes, polygons = [], []
         chunk = max(PIXELS_AT_A_TIME // int(np.prod(shape[0])), 1)
         for start in range(0, len(boxes_xyxy), chunk):
@@ -97,7 +97,7 @@ class SegmentEvaluator(DetectionEvaluator):
             LOGGER.info(ROW % (self.names[cls], boxes.n_images[k], boxes.n_targets[k], *of_boxes, *of_masks))
 
     def plot_batch(self, batch_i, images, targets, found, paths) -> None:
-        """val_batchN_labels.jpg and val_batchN_pred.jpg."""
+        """Draw val_batchN_labels.jpg and val_batchN_pred.jpg."""
         from utils.plots.pictures import plot_images
 
         predicted = predictions_as_targets(found, self.protos, images.shape[2:])
@@ -114,12 +114,12 @@ class SegmentEvaluator(DetectionEvaluator):
 
 
 def _code(outline, shape_hw) -> dict:
-    """The run lengths of a polygon [k, 2] in pixels; of a row without one nothing that would be looked at."""
+    """Return the run lengths of a polygon [k, 2] in pixels; without one, nothing that would be looked at."""
     return polygons_to_rle([outline], shape_hw)[0] if len(outline) else {"size": list(shape_hw), "counts": ""}
 
 
 def predictions_as_targets(found, protos, shape_hw) -> MaskTargets:
-    """Boxes [n, 6 + nm] in input pixels of each image as MaskTargets, whose boxes have the confidence behind them."""
+    """Return boxes [n, 6 + nm] of each image, in input pixels, as MaskTargets with the confidence behind the boxes."""
     from utils.plots.pictures import output_to_targets
 
     masks = [

@@ -87,7 +87,7 @@ def _all_file_names(options: dict) -> set[str]:
 
 
 def draw_scene(rng: np.random.Generator, width: int, height: int, masks: bool = False) -> tuple:
-    """One picture: uint8 BGR [height, width, 3], and its labels float32 [n, 5]: kind, xywh normalised.
+    """Draw a picture, uint8 BGR [h, w, 3], and return it with its labels, float32 [n, 5]: kind, xywh normalised.
 
     With `masks` the labels are a list of n arrays [1 + 2k]: kind, x, y, x, y ..., normalised.
     """

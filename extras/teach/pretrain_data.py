@@ -110,7 +110,7 @@ class PretrainDataset(ClassificationDataset):
         self.open_cache(cache_images)
 
     def collate_fn(self, items):
-        """Items -> (images [B, 3, imgsz, imgsz], the same images as targets, paths, shapes)."""
+        """Make a batch (images [B, 3, imgsz, imgsz], the same images as targets, paths, shapes)."""
         images, _, paths, shapes = zip(*items)
         images = default_collate(images)
         return images, images, paths, shapes

@@ -93,7 +93,7 @@ class Backend:
         raise NotImplementedError
 
     def forward(self, images, augment: bool = False, visualize=False):
-        """What the model gives for prepared images: an array or, of a segmentation model, a tuple of two; see Metadata.
+        """Return the output for prepared images: an array or, of a segmentation model, a tuple of two; see Metadata.
 
         augment: test-time augmentation. visualize: a folder for pictures of the feature maps, or False.
         """
@@ -104,7 +104,7 @@ class Backend:
         return self.forward(self.prepare(images), augment, visualize)
 
     def parallel_map(self, function, items):
-        """function(item) for each item, in order, with as many at once as is fastest where function calls predict()."""
+        """Yield function(item) for each item, in order, as many at once as is fastest where it calls predict()."""
         return map(function, items)
 
     def warmup(self, imgsz=(1, 3, 640, 640)) -> None:
@@ -156,7 +156,7 @@ class ExportedBackend(Backend):
             raise ValueError(f"{self.path}: expected {expected}, found {', '.join(map(str, shapes))}")
 
     def run(self, images: np.ndarray):
-        """The runtime's output, float32, for float32 RGB images [B, 3, H, W] of 0 to 1 and a size that it takes.
+        """Return the runtime's output, float32, for float32 RGB images [B, 3, H, W] of 0 to 1 and a size that it takes.
 
         A tuple where there are several.
         """
@@ -190,7 +190,7 @@ class ExportedBackend(Backend):
         return [np.concatenate(outputs) for outputs in zip(*parts)]
 
     def parallel_map(self, function, items):
-        """One at a time, while the caller uses the result before."""
+        """Compute one at a time, while the caller uses the result before."""
         return prefetch(map(function, items), 1)
 
 

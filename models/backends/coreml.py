@@ -150,7 +150,7 @@ class CoreMlBackend(ExportedBackend):
         self._takes_picture = description.input[0].type.WhichOneof("Type") == "imageType"
 
     def run(self, images: np.ndarray):
-        """As ExportedBackend has it; a picture's values become whole 255ths."""
+        """Run as ExportedBackend does; a picture's values become whole 255ths."""
         value = picture(images[0]) if self._takes_picture else images
         outputs = self.model.predict({self._input: value})
         return one_or_tuple([np.asarray(outputs[name], np.float32) for name in self._outputs])

@@ -94,7 +94,7 @@ class ExecuTorchBackend(ExportedBackend):
         self.warn_of_unused(device, fp16, dnn)
 
     def _shapes(self) -> tuple:
-        """Of all inputs, and of all outputs, of the program."""
+        """Return the shapes of all inputs, and of all outputs, of the program."""
         about = self._forward.metadata
         inputs = [about.input_tensor_meta(i) for i in range(about.num_inputs())]
         outputs = [about.output_tensor_meta(i) for i in range(about.num_outputs())]

@@ -182,6 +182,6 @@ def yolov5_metadata(path, imgsz: list, batch: int) -> Metadata:
 
 
 def physical_cores() -> int:
-    """Cores that this process may use; two that share one's units count once, where Linux tells."""
+    """Count the cores that this process may use; two that share one's units count once, where Linux tells."""
     siblings = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
     return min(len({file.read_text() for file in siblings}) or usable_cores(), usable_cores())

@@ -133,7 +133,7 @@ class OpenVinoBackend(ExportedBackend):
         return config
 
     def run(self, images: np.ndarray):
-        """As ExportedBackend has it; ValueError for a wrong shape."""
+        """Run as ExportedBackend does. ValueError for a wrong shape."""
         with self._lock:
             try:
                 outputs = self._request.infer({0: images}, share_inputs=True)

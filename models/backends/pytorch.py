@@ -88,5 +88,5 @@ class PyTorchBackend(Backend):
 
 
 def as_mapping(names) -> dict:
-    """Class names as {number: name}; official checkpoints hold a list or a mapping."""
+    """Return class names as {number: name}; official checkpoints hold a list or a mapping."""
     return dict(names) if isinstance(names, dict) else dict(enumerate(names))

@@ -89,7 +89,7 @@ class RamCache:
         self.pixels = np.empty(0, np.uint8)
 
     def is_small(self) -> bool:
-        """Whether it takes little of the free memory, once for all processes: then --cache auto fills it."""
+        """Tell whether it takes little of the free memory, once for all processes: then --cache auto fills it."""
         return self.offsets[-1] <= SMALL_PART * available_memory() and get_start_method() == "fork"
 
     def fill(self, load, prefix: str, progress: bool) -> bool:
@@ -175,7 +175,7 @@ def _cache_folder(folder: str) -> str:
 
 
 def available_memory() -> float:
-    """Bytes that can be taken without swapping, of the machine or of its container; infinite where unknown."""
+    """Return the bytes that can be taken without swapping, in the machine or its container; infinite where unknown."""
     return min(_machine_memory(), _container_memory())
 
 
@@ -188,7 +188,7 @@ def _machine_memory() -> float:
 
 
 def _container_memory() -> float:
-    """What the limit of the control group (version 2) leaves."""
+    """Return the bytes that the limit of the control group (version 2) leaves."""
     try:
         limit, used = (Path("/sys/fs/cgroup", name).read_text().strip() for name in ("memory.max", "memory.current"))
     except OSError:

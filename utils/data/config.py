@@ -99,7 +99,7 @@ def _check_keys(config: dict, where: str) -> None:
 
 
 def check_names(config: dict, where: str) -> dict[int, str]:
-    """The `names` list or mapping as {0: name, 1: name, ...}; `nc` alone gives class0, class1, ..."""
+    """Return the `names` list or mapping as {0: name, 1: name, ...}; `nc` alone gives class0, class1, ..."""
     names, nc = config.get("names"), config.get("nc")
     if nc is not None and not (_is_int(nc) and nc > 0):
         raise ValueError(f"{where}: 'nc' must be a positive integer, found {brief(nc)}")
@@ -131,7 +131,7 @@ def check_names(config: dict, where: str) -> dict[int, str]:
 
 
 def _split_entries(config: dict, split: str, where: str, is_required: bool) -> list[str]:
-    """The paths of a split as the file has them; [] for a split that the file leaves out or empty."""
+    """Return the paths of a split as the file has them; [] for a split that the file leaves out or empty."""
     entries = config.get(split) or []
     if is_required and not entries:
         raise ValueError(f"{where}: no '{split}': expected a folder, a list file (.txt), or a list of those")
@@ -142,7 +142,7 @@ def _split_entries(config: dict, split: str, where: str, is_required: bool) -> l
 
 
 def _candidate_folders(path, yaml_file) -> list[Path]:
-    """Where `path` may be, best first: under the project's root, or under the YAML's folder.
+    """Return where `path` may be, best first: under the project's root, or under the YAML's folder.
 
     The environment variable YOLOv5_DATASETS_DIR stands for the `../datasets` of a file.
     """
@@ -156,14 +156,14 @@ def _candidate_folders(path, yaml_file) -> list[Path]:
 
 
 def _choose_folder(folders: list[Path], splits: dict) -> Path:
-    """The candidate that has some split of the file, else one that exists, else the first."""
+    """Return the candidate that has some split of the file, else one that exists, else the first."""
     entries = [entry for split in splits.values() for entry in split]
     with_data = [folder for folder in folders if any(_locate(folder, entry).exists() for entry in entries)]
     return (with_data or [folder for folder in folders if folder.is_dir()] or folders)[0]
 
 
 def _locate(folder: Path, entry: str) -> Path:
-    """`entry` under `folder`. A file that says ../train/images, but has train/ beside it, is understood (Roboflow)."""
+    """Find `entry` under `folder`; ../train/images, as Roboflow writes for a train/ beside the file, is understood."""
     path = Path(os.path.abspath(folder / Path(entry).expanduser()))
     inside = Path(os.path.abspath(folder / entry[3:]))
     return inside if entry.startswith("../") and not path.exists() and inside.exists() else path

@@ -120,7 +120,7 @@ def read_image(path, reduce: int = 1) -> np.ndarray:
 
 
 def image_size(path) -> tuple[int, int]:
-    """(width, height) in pixels of what read_image() gives, without decoding where the format allows.
+    """Return (width, height) in pixels of what read_image() gives, without decoding where the format allows.
 
     Raises what read_image() does.
     """

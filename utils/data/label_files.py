@@ -13,7 +13,7 @@ STEMS_SEARCHED = 1000
 
 
 def image_to_label_path(path) -> str:
-    """data/images/train/1.jpg -> data/labels/train/1.txt: the last folder called images, if any, is replaced.
+    """Turn data/images/train/1.jpg into data/labels/train/1.txt: the last folder called images, if any, is replaced.
 
     Images becomes Labels, and IMAGES becomes LABELS.
     """

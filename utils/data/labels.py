@@ -64,7 +64,7 @@ def parse_labels(text: str, nc: int | None = None) -> ParsedLabels:
 
 
 def _parse_row(columns: list, nc: int | None) -> tuple[list, str]:
-    """(numbers, "") of a good row, ([], reason) of a bad one."""
+    """Return (numbers, "") of a good row, ([], reason) of a bad one."""
     n = len(columns)
     if n != 5 and (n < 7 or n % 2 == 0):
         return [], f"expected 5 columns (class x y w h) or a polygon (class and 3 or more x y pairs), found {n}"
@@ -209,7 +209,7 @@ def _check_image_and_label(im_file: str, label_file: str, nc: int | None) -> _Re
 
 
 def label_cache_path(im_files: list, source: str) -> Path:
-    """Where to keep the scan of `source`: next to the label folder, or if that is read-only, in the user's cache."""
+    """Return where to keep the scan of `source`: beside the label folder or, if read-only, in the user's cache."""
     labels = Path(image_to_label_path(im_files[0])).resolve().parent
     tag = hashlib.sha256(str(source).encode()).hexdigest()[:8]
     folder = labels.parent
@@ -250,7 +250,7 @@ def _save_cache(path: Path, key: str, im_files: list, scan: LabelScan) -> None:
 
 
 def _load_cache(path: Path, key: str, im_files: list) -> LabelScan | None:
-    """The scan of these very files, or None."""
+    """Return the scan of these very files, or None."""
     try:
         with np.load(path) as arrays:
             if str(arrays["key"]) != key:

@@ -63,7 +63,7 @@ def paste(images, tiles, part) -> np.ndarray:
 
 
 def place_labels(tiles, labels, polygons, exact: bool = False):
-    """Labels and polygons of the images of a mosaic, in pixels of its canvas and cut to what is not cut off.
+    """Return the images' labels and polygons in pixels of the mosaic's canvas, cut to what is not cut off.
 
     labels: for each image [n, 5] class, xywhn. polygons: for each its `Polygons`, normalised. exact: cut polygons along
     the edges of their tiles, and drop the rows of those that are outside; without it their points are moved to the

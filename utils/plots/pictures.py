@@ -115,7 +115,7 @@ class Annotator:
         return width + 4, height + self._descent() + 3
 
     def _descent(self) -> int:
-        """Pixels of a 'g' below the baseline; at least what old OpenCV fonts need."""
+        """Return the pixels of a 'g' below the baseline; at least what old OpenCV fonts need."""
         return max(cv2.getTextSize("g", FONT, self.font_scale, self.font_thickness)[1], round(6 * self.font_scale))
 
     def text(self, xy, text: str, txt_color=(255, 255, 255), anchor: str = "top") -> None:

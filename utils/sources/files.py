@@ -27,7 +27,7 @@ MAX_WINDOW_BYTES = 256 * 2**20  # a list of frames ends early at this many bytes
 
 
 def open_source(source, vid_stride: int = 1, window: int = 1):
-    """The FileSource, StreamSource or ScreenSource for `source`: a text as detect.py takes it, a path, or several.
+    """Open a FileSource, StreamSource or ScreenSource for `source`: a text as detect.py takes it, a path, or several.
 
     vid_stride: every n-th frame of videos and streams. window: frames of files in one list (streams: one of each).
     Raises FileNotFoundError or ValueError where there is nothing to read.
@@ -51,7 +51,7 @@ def open_source(source, vid_stride: int = 1, window: int = 1):
 
 
 def suffix_of(path: str) -> str:
-    """The suffix of a file or of a URL's path, lower case, without dot."""
+    """Return the suffix of a file or of a URL's path, lower case, without dot."""
     return Path(urlsplit(path).path if is_url(path) else path).suffix.lower()[1:]
 
 
@@ -66,7 +66,7 @@ def is_stream(text: str) -> bool:
 
 
 def read_list(path: str) -> list:
-    """(line number, text) of the lines of a list file that are neither blank nor comments (#)."""
+    """Return (line number, text) of the lines of a list file that are neither blank nor comments (#)."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"list file '{path}' does not exist")
     texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
@@ -77,13 +77,13 @@ def read_list(path: str) -> list:
 
 
 def expand(items: list) -> list:
-    """The image files, then the video files (paths or URLs) that `items` stand for, each as a text."""
+    """Return the image files, then the video files (paths or URLs), that `items` name, each as a text."""
     files = [file for item in items for file in files_of(item)]
     return [f for f in files if suffix_of(f) not in VID_FORMATS] + [f for f in files if suffix_of(f) in VID_FORMATS]
 
 
 def files_of(item: str) -> list:
-    """The files of one folder, glob, list, file or file URL, sorted by name within a folder or glob."""
+    """Return the files of one folder, glob, list, file or file URL, sorted by name within a folder or glob."""
     if is_url(item):
         return [item]
     path = Path(item).expanduser()
@@ -103,7 +103,7 @@ def files_of(item: str) -> list:
 
 
 def files_of_list(path: Path) -> list:
-    """The files that a list file names, relative to the working folder or else to the list's own."""
+    """Return the files that a list file names, relative to the working folder or else to the list's own."""
     files = []
     for number, line in read_list(str(path)):
         beside = path.parent / line
@@ -162,7 +162,7 @@ class FileSource:
                 yield Frame(error=str(error), **origin)
 
     def _video(self, file: str, origin: dict):
-        """Frames 1, 1 + vid_stride, 1 + 2 vid_stride ... of a video file."""
+        """Yield frames 1, 1 + vid_stride, 1 + 2 vid_stride ... of a video file."""
         capture = cv2.VideoCapture(file)
         try:
             count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
@@ -185,7 +185,7 @@ class FileSource:
 
 @contextmanager
 def local_file(path: str):
-    """`path` itself; for a URL (which the user named) the downloaded file, which goes away afterwards."""
+    """Yield `path` itself; for a URL (which the user named) the downloaded file, which goes away afterwards."""
     if not is_url(path):
         yield path
         return

@@ -25,7 +25,7 @@ class Frame:
     capture: object = None  # the cv2.VideoCapture of a video
 
     def title(self) -> str:
-        """What a console line calls this frame: 'image 1/2 PATH', 'video 1/1 (3/100) PATH', 'stream 1/4 (17) PATH'."""
+        """Name this frame for the console: 'image 1/2 PATH', 'video 1/1 (3/100) PATH', 'stream 1/4 (17) PATH'."""
         place = {"image": "", "video": f" ({self.frame}/{self.frames or '?'})"}.get(self.kind, f" ({self.frame})")
         return f"{self.kind} {self.item}/{self.items}{place} {self.path}"
 
