@@ -29,7 +29,7 @@ _MODELS |= {
 
 
 def custom(path, autoshape=True, _verbose=True, device=None):
-    """A model from a file of any format of export.py, or an ensemble from a list of checkpoints.
+    """Load a model from a file of any format of export.py, or an ensemble from a list of checkpoints.
 
     autoshape: take images of any kind, give Detections, or of a classifier Classifications; else the plain model, not
     fused, for training. A segmentation model comes plain in any case.
@@ -61,7 +61,7 @@ def _autoshape(model):
 
 
 def _entry(name):
-    """The hub function for the model file `name`."""
+    """Return the hub function for the model file `name`."""
     weights, title = _MODELS[name]
     detects = not name.endswith("_seg")
 

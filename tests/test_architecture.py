@@ -318,6 +318,25 @@ def test_functions_and_files_are_short(module):
     assert lines <= MAX_FILE_LINES, f"{lines} lines, at most {MAX_FILE_LINES}"
 
 
+NOT_VERBS = set("A An The Of What Whether How All Each Those Every Where Several One Whatever These Two As Is".split())
+
+
+@by_file
+def test_docstrings_of_functions_begin_with_a_verb(module):
+    """Return, Draw, Check ...; a property's may be a noun phrase, as that of a class. bench/ is not read so far."""
+    if module.startswith("bench"):
+        return
+    wrong = []
+    for node in ast.walk(tree(module)):
+        text = ast.get_docstring(node) if isinstance(node, ast.FunctionDef) else None
+        if not text or node.name.startswith("__") or any(dotted(one) == "property" for one in node.decorator_list):
+            continue
+        word = text.split()[0].strip(",:")
+        if word in NOT_VERBS or not word.isalpha() or not word[0].isupper() or (word.endswith("s") and word != "Pass"):
+            wrong.append(f"{node.name}: {text.splitlines()[0]}")
+    assert not wrong, wrong
+
+
 def text_files():
     suffixes = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".cff", ".sh"}
     folders = [ROOT / name for name in [*PACKAGES, *SCRIPT_FOLDERS, "tests", "data", ".github", ".ci"]]

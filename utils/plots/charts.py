@@ -228,7 +228,7 @@ def plot_confusion_matrix(matrix, path, names=(), normalize: bool = True, backgr
 
 
 def plot_evolve(evolve_csv="evolve.csv") -> Path:
-    """Draw fitness over each hyperparameter of an evolve.csv, the best marked: evolve.png beside it, which is returned."""
+    """Draw fitness over each hyperparameter of an evolve.csv, the best marked, and return evolve.png's path."""
     evolve_csv = Path(evolve_csv)
     columns = read_results(evolve_csv)
     fitness = 0.1 * columns["metrics/mAP_0.5"] + 0.9 * columns["metrics/mAP_0.5:0.95"]
