@@ -44,6 +44,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("workers", "patience", "close_mosaic", "classes"), (0, 1_000_000)),
     **{"batch_size": (-1, 1 << 20), **dict.fromkeys(("imgsz", "vid_stride"), (1, 1 << 16))},
     **{"threads": (0, 4096), "workspace": (1, 4096), "max_drop": (0.0, 100.0), "tol": (0.0, math.inf)},
+    **dict.fromkeys(("url_limit_s", "url_limit_mb"), (0.0, math.inf)),
     **dict.fromkeys(("save_period", "local_rank"), (-1, 1_000_000)),
     **{"seed": (0, (1 << 63) - 1), **dict.fromkeys(("lr0", "decay"), (0.0, 1000.0))},
 }

@@ -5,7 +5,8 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from utils.sources.files import is_url, suffix_of
+from utils.sources.files import suffix_of
+from utils.sources.urls import is_url
 
 WRITABLE_SUFFIXES = {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}  # others are saved as .jpg
 

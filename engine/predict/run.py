@@ -9,6 +9,7 @@ from utils.data.ahead import prefetch
 from utils.general import check_img_size, chosen_weights, collecting_later, default_weights, increment_path
 from utils.logger import LOGGER, setup_logging
 from utils.sources.files import open_source
+from utils.sources.urls import Limits
 from utils.text import counted
 from utils.timing import UNTIMED, StageTimes
 
@@ -74,7 +75,8 @@ def predict(opt, kind=Detector):
     if opt.batch_size < 1:
         raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
     window = opt.batch_size * WINDOW_BATCHES if opt.batch_size > 1 else 1
-    source = open_source(opt.source, opt.vid_stride, window)
+    limits = Limits(opt.url_limit_s, opt.url_limit_mb)
+    source = open_source(opt.source, opt.vid_stride, window, limits)
     times = StageTimes() if opt.profile else UNTIMED
     with times("model"), collecting_later():
         detector = build_detector(opt, kind)

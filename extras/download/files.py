@@ -1,11 +1,15 @@
 """Downloads with resume and checks, and zip files unpacked safely. Nothing is fetched that the user did not name."""
 
+import base64
 import hashlib
+import math
 import os
 import re
 import shutil
 import stat
 import tempfile
+import threading
+import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -13,50 +17,55 @@ import zlib
 from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
 
 from utils.logger import LOGGER
+from utils.sources.urls import Limits, shown
 from utils.text import did_you_mean, progress_bar
 
 RELEASE_URL = "https://github.com/ultralytics/yolov5/releases/download/v7.0/"
 RELEASE_NAMES = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg", "-cls"))
 TIMEOUT_S = 5  # to connect, and without any data after that
 TRIES = 2
+UNLIMITED = Limits(math.inf, math.inf)
 CHUNK_BYTES = 1 << 20
 MAX_ZIP_RATIO = 200  # bytes unpacked for each byte of a zip file, beyond a free allowance of
 ZIP_ALLOWANCE_BYTES = 64 << 20
 
 
-def download(url: str, file, sha256: str | None = None, min_bytes: int = 0) -> Path:
+def download(url: str, file, sha256: str | None = None, min_bytes: int = 0, limits: Limits = UNLIMITED) -> Path:
     """Fetch `url` into `file`, unless `file` is there already; returns its path.
 
     The bytes go to FILE.part, which a later call resumes, and FILE appears only whole and checked: at least `min_bytes`
     long, and with this `sha256` if one is given. ConnectionError within seconds if the server cannot be reached,
-    FileNotFoundError if it has no such file, ValueError if the content is not what was expected.
+    FileNotFoundError if it has no such file, ValueError if the content is not what was expected, or beyond `limits`.
+    User and password of a URL go to its own host alone, and into no message.
     """
-    file = Path(file)
+    file, name = Path(file), shown(url)
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"expected a http:// or https:// URL, found '{url}'")
+        raise ValueError(f"expected a http:// or https:// URL, found '{name}'")
     if file.is_file():
         _check(file, f"{file} exists already", sha256, min_bytes)
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(file.name + ".part")
+    deadline = Deadline(name, limits)
     for attempt in range(TRIES):
         try:
-            _fetch(url, part)
+            _fetch(url, part, deadline)
             break
         except urllib.error.HTTPError as error:
             kind = FileNotFoundError if error.code in (404, 410) else ConnectionError
-            raise kind(f"cannot download {url}: the server answers {error.code} {error.reason}") from None
+            raise kind(f"cannot download {name}: the server answers {error.code} {error.reason}") from None
         except (urllib.error.URLError, ConnectionError, TimeoutError, HTTPException) as error:
             if attempt == TRIES - 1:
                 reason = getattr(error, "reason", None) or error
                 kept = f"; {part.stat().st_size:,} bytes are kept in {part} to resume from" if part.exists() else ""
                 raise ConnectionError(
-                    f"cannot download {url}: {reason}{kept}. Check the network, or put the file at {file} yourself"
+                    f"cannot download {name}: {reason}{kept}. Check the network, or put the file at {file} yourself"
                 ) from None
     try:
-        _check(part, url, sha256, min_bytes)
+        _check(part, name, sha256, min_bytes)
     except ValueError:
         part.unlink()  # resuming a wrong file could never end well
         raise
@@ -64,38 +73,85 @@ def download(url: str, file, sha256: str | None = None, min_bytes: int = 0) -> P
     return file
 
 
-def _fetch(url: str, part: Path) -> None:
+class Deadline:
+    """The limits of one download, from now on. Its methods raise ValueError beyond them."""
+
+    def __init__(self, name: str, limits: Limits):
+        self.name, self.limits = name, limits
+        self.end = time.monotonic() + limits.seconds
+
+    def check(self, size: int) -> None:
+        if size > self.limits.megabytes * 1e6:
+            raise ValueError(f"{self.name}: is larger than {self.limits.megabytes:,g} MB (--url-limit-mb)")
+        if time.monotonic() > self.end:
+            raise ValueError(f"{self.name}: has not come within {self.limits.seconds:,g} seconds (--url-limit-s)")
+
+    def open(self, request: urllib.request.Request) -> HTTPResponse:
+        """Return the answer to a request. A server may send headings slowly without an end: a thread waits for it."""
+        answers: list = []
+
+        def ask() -> None:
+            try:
+                answers.append(urllib.request.urlopen(request, timeout=TIMEOUT_S))
+            except Exception as error:  # It is raised again below, in the thread that has asked.
+                answers.append(error)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        while thread.is_alive() and not answers:
+            thread.join(min(max(self.end - time.monotonic(), 0), 1))
+            self.check(0)
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+
+def _request(url: str, start: int) -> urllib.request.Request:
+    """Return the request for what lies behind `start`; the user and password of the URL become a heading."""
+    parts = urlsplit(url)
+    user, has_user, host = parts.netloc.rpartition("@")
+    headers = {"User-Agent": "yolov5-edgevit", **({"Range": f"bytes={start}-"} if start else {})}
+    request = urllib.request.Request(parts._replace(netloc=host).geturl(), headers=headers)
+    if has_user:  # not for the host that the server may send us on to
+        secret = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {secret}")
+    return request
+
+
+def _fetch(url: str, part: Path, deadline: Deadline) -> None:
     """Append to `part` what it still lacks of `url`; from the start if the server cannot resume."""
     start = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "yolov5-edgevit", **({"Range": f"bytes={start}-"} if start else {})}
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT_S)
+        response = deadline.open(_request(url, start))
     except urllib.error.HTTPError as error:
         if error.code != 416 or not start:  # 416: nothing lies behind `start`
             raise
         if error.headers.get("Content-Range") != f"bytes */{start}":
             part.unlink()
-            _fetch(url, part)
+            _fetch(url, part, deadline)
         return
     with response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {start}-")
-        _append(response, part, start if resumed else 0, url)
+        _append(response, part, start if resumed else 0, deadline)
 
 
-def _append(response: HTTPResponse, part: Path, start: int, url: str) -> None:
-    length = response.headers.get("Content-Length")
-    total = start + int(length) if length else None
+def _append(response: HTTPResponse, part: Path, start: int, deadline: Deadline) -> None:
+    length = response.headers.get("Content-Length", "")
+    total = start + int(length) if length.isdecimal() else None
+    deadline.check(total or 0)
     with (
         open(part, "ab") as out,
         progress_bar(None, part.stem, total=total, initial=start, unit="B", unit_scale=True, unit_divisor=1024) as bar,
     ):
         out.truncate(start)
-        while chunk := response.read(CHUNK_BYTES):
+        size = start
+        while chunk := response.read1(CHUNK_BYTES):  # what has come, be it a byte a second
+            size += len(chunk)
+            deadline.check(size)
             out.write(chunk)
             bar.update(len(chunk))
         out.flush()
         os.fsync(out.fileno())
-    size = part.stat().st_size
     if total is not None and size < total:
         raise ConnectionError(f"the connection ended after {size:,} of {total:,} bytes")
 

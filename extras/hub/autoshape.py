@@ -15,7 +15,7 @@ from utils.boxes import scale_boxes
 from utils.data.images import read_image
 from utils.general import make_divisible
 from utils.nms import final_boxes
-from utils.sources.files import local_file
+from utils.sources.urls import local_file, shown
 from utils.timing import Profile
 
 DEFAULT_IMGSZ_PX = 640
@@ -141,10 +141,7 @@ def to_rgb(im) -> tuple[np.ndarray, str | None]:
     """Turn any image that AutoShape takes into (uint8 RGB [H, W, 3], file name or None)."""
     if isinstance(im, (str, Path)):
         with local_file(str(im)) as file:
-            try:
-                image_bgr = read_image(file)
-            except ValueError as error:
-                raise ValueError(str(error).replace(str(file), str(im))) from None
+            image_bgr = read_image(file, name=shown(str(im)))
         return np.ascontiguousarray(image_bgr[..., ::-1]), str(im).split("?")[0]
     if isinstance(im, Image.Image):
         name, im = getattr(im, "filename", None), ImageOps.exif_transpose(im)

@@ -98,25 +98,26 @@ def _read_list_file(list_file: Path) -> list:
     return files
 
 
-def read_image(path, reduce: int = 1) -> np.ndarray:
+def read_image(path, reduce: int = 1, name: str = "") -> np.ndarray:
     """Decode an image file to uint8 [H, W, 3] BGR, upright (EXIF orientation applied).
 
     Grey and palette images become three channels, alpha is dropped, other samples are scaled as by to_uint8().
     `reduce` 2, 4 or 8 makes the sides that much shorter (rounded up or down), which is faster for large JPEGs.
-    Raises OSError where the file cannot be read (FileNotFoundError where there is none), and ValueError with the path
+    `name` is what messages call the file, in place of its path.
+    Raises OSError where the file cannot be read (FileNotFoundError where there is none), and ValueError with the name
     and the reason for a broken or cut one, or one of another format than IMG_FORMATS.
     """
-    data = read_bytes(path)
+    data, name = read_bytes(path), name or path
     try:
         header = parse_header(data)
         if not header.has_end:
             data = _with_end(data)
-            if path not in _warned:
-                _warned.add(path)
-                LOGGER.warning(f"{path}: {NO_END}")
+            if name not in _warned:
+                _warned.add(name)
+                LOGGER.warning(f"{name}: {NO_END}")
         return _decode(data, header, reduce)
     except ValueError as error:
-        raise ValueError(_broken(path, error)) from None
+        raise ValueError(_broken(name, error)) from None
 
 
 def image_size(path) -> tuple[int, int]:

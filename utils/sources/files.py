@@ -5,31 +5,29 @@ that may go through a model together. LoadImages, LoadStreams and LoadScreenshot
 """
 
 import glob
-import tempfile
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
 from utils.augmentations import letterbox
 from utils.data.images import IMG_FORMATS, chw_rgb, read_image
-from utils.extras import load_extra
 from utils.general import ROOT
 from utils.logger import LOGGER
 from utils.sources.frame import Frame, as_bgr, fps_of
 from utils.sources.streams import ScreenSource, StreamSource
+from utils.sources.urls import DEFAULT_LIMITS, Limits, is_url, local_file, shown
 
 VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
-STREAM_SCHEMES = {"http", "https", "rtp", "rtmp", "rtsp", "tcp", "udp"}
 MAX_WINDOW_BYTES = 256 * 2**20  # a list of frames ends early at this many bytes of pixels
 
 
-def open_source(source, vid_stride: int = 1, window: int = 1):
+def open_source(source, vid_stride: int = 1, window: int = 1, limits: Limits = DEFAULT_LIMITS):
     """Open a FileSource, StreamSource or ScreenSource for `source`: a text as detect.py takes it, a path, or several.
 
     vid_stride: every n-th frame of videos and streams. window: frames of files in one list (streams: one of each).
+    limits: of the download of a file that is named by its URL.
     Raises FileNotFoundError or ValueError where there is nothing to read.
     """
     if vid_stride < 1:
@@ -46,17 +44,13 @@ def open_source(source, vid_stride: int = 1, window: int = 1):
     if all(live):
         return StreamSource(items, vid_stride)
     if any(live):
-        raise ValueError(f"files and streams cannot be mixed in one source: {', '.join(items)}")
-    return FileSource(expand(items), vid_stride, window)
+        raise ValueError(f"files and streams cannot be mixed in one source: {shown(', '.join(items))}")
+    return FileSource(expand(items), vid_stride, window, limits)
 
 
 def suffix_of(path: str) -> str:
     """Return the suffix of a file or of a URL's path, lower case, without dot."""
     return Path(urlsplit(path).path if is_url(path) else path).suffix.lower()[1:]
-
-
-def is_url(text: str) -> bool:
-    return urlsplit(text).scheme.lower() in STREAM_SCHEMES and "://" in text
 
 
 def is_stream(text: str) -> bool:
@@ -99,7 +93,7 @@ def files_of(item: str) -> list:
         return [str(path)]
     if glob.has_magic(item):
         return keep_supported(glob.glob(str(path), recursive=True), f"glob '{item}'")
-    raise FileNotFoundError(f"source '{item}' does not exist")
+    raise FileNotFoundError(f"source '{shown(item)}' does not exist")
 
 
 def files_of_list(path: Path) -> list:
@@ -131,8 +125,8 @@ class FileSource:
 
     realtime = False
 
-    def __init__(self, files: list, vid_stride: int = 1, window: int = 1):
-        self.files = files
+    def __init__(self, files: list, vid_stride: int = 1, window: int = 1, limits: Limits = DEFAULT_LIMITS):
+        self.files, self.limits = files, limits
         self.vid_stride = vid_stride
         self.window = window
 
@@ -151,13 +145,13 @@ class FileSource:
         """Frame after frame."""
         for item, path in enumerate(self.files, 1):
             kind = "video" if suffix_of(path) in VID_FORMATS else "image"
-            origin = {"path": path, "kind": kind, "item": item, "items": len(self.files)}
+            origin = {"path": shown(path), "kind": kind, "item": item, "items": len(self.files)}
             try:
-                with local_file(path) as file:
+                with local_file(path, self.limits) as file:
                     if kind == "video":
                         yield from self._video(file, origin)
                     else:
-                        yield Frame(image=read_image(file), **origin)
+                        yield Frame(image=read_image(file, name=origin["path"]), **origin)
             except (ValueError, OSError) as error:
                 yield Frame(error=str(error), **origin)
 
@@ -178,25 +172,9 @@ class FileSource:
             if number == 0:
                 raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")
             if number < 0.9 * count:  # the count of some containers is an estimate
-                LOGGER.warning(f"{file} ends after frame {number} of {count}")
+                LOGGER.warning(f"{origin['path']} ends after frame {number} of {count}")
         finally:
             capture.release()
-
-
-@contextmanager
-def local_file(path: str):
-    """Yield `path` itself; for a URL (which the user named) the downloaded file, which goes away afterwards."""
-    if not is_url(path):
-        yield path
-        return
-    download = load_extra("download.files").download
-
-    with tempfile.TemporaryDirectory(prefix="detect_") as folder:
-        try:
-            file = download(path, Path(folder) / (Path(unquote(urlsplit(path).path)).name or "file"))
-        except ConnectionError as error:  # its advice, to put the file there by hand, is not for a temporary folder
-            raise ConnectionError(str(error).partition(". Check the network")[0]) from None
-        yield str(file)
 
 
 def to_model_input(image_bgr: np.ndarray, img_size=640, stride: int = 32, auto: bool = True) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from utils.logger import LOGGER
 from utils.sources.frame import Frame, as_bgr, fps_of
+from utils.sources.urls import shown
 
 OPEN_TIMEOUT_MS = 10_000
 RECONNECT_TRIES = 5
@@ -20,7 +21,7 @@ class Stream:
     """One capture, and the thread that always holds its newest frame. A lost connection is opened again."""
 
     def __init__(self, address: str, vid_stride: int, changed: threading.Condition):
-        self.address = address
+        self.address, self.name = address, shown(address)
         self.vid_stride = vid_stride
         self.changed = changed
         self.local = Path(address).is_file()  # a video that stands for a camera: played at its own speed, once
@@ -30,9 +31,9 @@ class Stream:
         self.stop = threading.Event()
         self.capture = self._open()
         if not self.capture.isOpened():
-            raise ConnectionError(f"{'webcam' if address.isnumeric() else 'stream'} {address} could not be opened")
+            raise ConnectionError(f"{'webcam' if address.isnumeric() else 'stream'} {self.name} could not be opened")
         self.fps = fps_of(self.capture)
-        self.thread = threading.Thread(target=self._run, name=f"stream {address}", daemon=True)
+        self.thread = threading.Thread(target=self._run, name=f"stream {self.name}", daemon=True)
 
     def join(self) -> None:
         """Wait for the thread: one that still decodes while Python ends would abort the process."""
@@ -73,14 +74,14 @@ class Stream:
 
     def _reconnect(self) -> bool:
         for attempt in range(1, RECONNECT_TRIES + 1):
-            LOGGER.warning(f"stream {self.address}: no frame, reconnecting ({attempt}/{RECONNECT_TRIES})")
+            LOGGER.warning(f"stream {self.name}: no frame, reconnecting ({attempt}/{RECONNECT_TRIES})")
             self.capture.release()
             if self.stop.wait(RECONNECT_WAIT_S):
                 return False
             self.capture = self._open()
             if self.capture.isOpened():
                 return True
-        LOGGER.warning(f"stream {self.address} ended: it did not come back")
+        LOGGER.warning(f"stream {self.name} ended: it did not come back")
         return False
 
 
@@ -92,7 +93,7 @@ class StreamSource:
     def __init__(self, addresses: list, vid_stride: int = 1):
         for address in addresses:
             if re.search(r"https?://(www\.)?youtu(be\.com|\.be)/", address):
-                raise ValueError(f"{address} is a web page: give the address that `yt-dlp -g` prints for it")
+                raise ValueError(f"{shown(address)} is a web page: give the address that `yt-dlp -g` prints for it")
             if sys.platform == "linux" and address.isnumeric() and not Path(f"/dev/video{address}").exists():
                 raise ConnectionError(f"webcam {address} could not be opened: there is no /dev/video{address}")
         self.addresses = addresses
@@ -124,7 +125,7 @@ class StreamSource:
                 if stream.newest:
                     number, image = stream.newest
                     place = {"item": item, "items": len(streams), "frame": number, "frames": 0}
-                    frames.append(Frame(stream.address, image, "stream", fps=stream.fps, **place))
+                    frames.append(Frame(stream.name, image, "stream", fps=stream.fps, **place))
                     stream.newest = None
         return frames
 

@@ -4,13 +4,16 @@ import hashlib
 import socket
 import stat
 import threading
+import time
 import zipfile
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from extras.download import files as downloads
 from extras.download.files import attempt_download, download, safe_unzip
+from utils.sources.urls import Limits
 
 CONTENT = bytes(i * 7 % 251 for i in range(300_000))
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -18,10 +21,19 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 class Handler(BaseHTTPRequestHandler):
     """Serves CONTENT. The path says how: /plain knows no Range, /break ends halfway once, /always-break every time,
-    /error answers 500, /length keeps the length to itself, /old says that nothing lies behind any start."""
+    /error answers 500, /length keeps the length to itself, /old says that nothing lies behind any start. Three never
+    end: /slow sends a byte now and then, /endless as many as it can, /headings one more heading each time."""
 
     def do_GET(self):
         start = self.headers.get("Range")
+        self.path = self.path.partition("?")[0]
+        self.server.secrets.append(self.headers.get("Authorization"))
+        if self.path in ("/slow", "/endless", "/headings"):
+            return self.send_without_end()
+        if self.path == "/elsewhere":
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/file")
+            return self.end_headers()
         self.server.requests.append((self.path, start))
         if self.path == "/missing":
             return self.send_error(404)
@@ -43,6 +55,14 @@ class Handler(BaseHTTPRequestHandler):
             body = body[: len(body) // 2]
         self.wfile.write(body)
 
+    def send_without_end(self):
+        self.wfile.write(b"HTTP/1.0 200 OK\r\n" + (b"" if self.path == "/headings" else b"\r\n"))
+        part = {"/slow": b"x", "/endless": bytes(100_000), "/headings": b"X-More: x\r\n"}[self.path]
+        with suppress(OSError):
+            while True:
+                self.wfile.write(part)
+                time.sleep(0 if self.path == "/endless" else 0.05)
+
     def log_message(self, *args):
         pass
 
@@ -51,7 +71,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.requests = []
+        server.requests, server.secrets = [], []
         server.url = f"http://127.0.0.1:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
@@ -63,6 +83,39 @@ def test_download(server, tmp_path, path):
     file = tmp_path / "sub" / "f.bin"
     assert download(server.url + path, file, sha256=SHA256, min_bytes=1000) == file
     assert file.read_bytes() == CONTENT and [p.name for p in file.parent.iterdir()] == ["f.bin"]
+
+
+@pytest.mark.parametrize(
+    ("path", "limits", "words"),
+    [
+        ("/slow", Limits(0.3), "has not come within 0.3 seconds"),
+        ("/headings", Limits(0.3), "has not come within 0.3 seconds"),
+        ("/endless", Limits(30, 1), "is larger than 1 MB"),
+        ("/file", Limits(30, 0.2), "is larger than 0.2 MB"),  # which its heading says
+    ],
+)
+def test_a_body_without_end(server, tmp_path, path, limits, words):
+    start = time.monotonic()
+    with pytest.raises(ValueError, match=f"{path}: {words}"):
+        download(server.url + path, tmp_path / "f", limits=limits)
+    assert time.monotonic() - start < 5 and not (tmp_path / "f").exists()
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) <= 1_000_000
+
+
+@pytest.mark.parametrize("path", ["/file", "/elsewhere"])
+def test_a_password_goes_to_its_own_host_alone(server, tmp_path, path):
+    server.url = server.url.replace("http://", "http://me:se%40cret@")
+    download(server.url + path, tmp_path / "f", sha256=SHA256)
+    expected = ["Basic bWU6c2VAY3JldA=="]
+    assert server.secrets == (expected if path == "/file" else [*expected, None])
+
+
+@pytest.mark.parametrize("path", ["/missing", "/error", "/always-break", "/slow", "/file"])
+def test_no_message_shows_a_password(server, tmp_path, path):
+    url = server.url.replace("http://", "http://me:secret@") + path + "?size=9&token=secret"
+    with pytest.raises((OSError, ValueError), match=r"http://\*\*\*@127.0.0.1:\d+") as caught:
+        download(url, tmp_path / "f", sha256="0" * 64, limits=Limits(0.5))
+    assert "secret" not in str(caught.value)
 
 
 def test_a_file_that_exists_is_not_fetched(server, tmp_path):

@@ -2,6 +2,7 @@
 
 import http.server
 import sys
+import tempfile
 import threading
 import types
 from functools import partial
@@ -26,6 +27,7 @@ from utils.sources.files import (
 )
 from utils.sources.frame import Frame
 from utils.sources.streams import ScreenSource, StreamSource
+from utils.sources.urls import shown
 
 
 def write_image(path: Path, value: int = 90, size=(24, 32)) -> Path:
@@ -296,6 +298,42 @@ def test_a_stream_that_cannot_be_opened(address):
 def test_a_download_from_a_server_that_is_not_there():
     (frame,) = flat(open_source("http://127.0.0.1:9/a.jpg"))
     assert frame.error.startswith("cannot download http://127.0.0.1:9/a.jpg: ") and "yourself" not in frame.error
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("http://me:pa@ss@host/a.jpg", "http://***@host/a.jpg"),
+        ("rtsp://admin:secret@10.0.0.1:554/live", "rtsp://***@10.0.0.1:554/live"),
+        ("ftp://me@host/a", "ftp://***@host/a"),
+        ("http://host/a@b.jpg", "http://host/a@b.jpg"),
+        ("https://host/a.jpg?w=9&access_token=abc&X-Amz-Signature=d#e", None),
+        ("one rtsp://a:b@c/d, two rtsp://e:f@g/h", "one rtsp://***@c/d, two rtsp://***@g/h"),
+        ("folder/a?token=b.jpg", "folder/a?token=b.jpg"),  # a file's name
+    ],
+)
+def test_what_is_shown_of_an_address(text, expected):
+    assert shown(text) == (expected or "https://host/a.jpg?w=9&access_token=***&X-Amz-Signature=***#e")
+
+
+@pytest.mark.parametrize("source", ["rtsp://me:secret@127.0.0.1:9/live", "http://me:secret@127.0.0.1:9/live"])
+def test_no_message_shows_the_password_of_a_stream(source, capfd):
+    with pytest.raises(ConnectionError, match=r"stream .*://\*\*\*@127.0.0.1:9/live could not") as caught:
+        next(iter(open_source(source)))
+    assert "secret" not in str(caught.value) + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("name", ["cut.png", "cut.mp4", "none.jpg", "text.jpg"])
+def test_messages_name_the_url(tmp_path, serve, name):
+    write_image(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-40])
+    (tmp_path / "cut.mp4").write_bytes(b"no video")
+    (tmp_path / "text.jpg").write_text("no picture")
+    url = serve(partial(QuietHandler, directory=str(tmp_path))).replace("//", "//me:secret@") + f"/{name}"
+    (frame,) = flat(open_source(url))
+    expected = url.replace("me:secret", "***")
+    assert frame.error.startswith((f"{expected}: ", f"cannot download {expected}: "))
+    assert tempfile.gettempdir() not in frame.error and "secret" not in frame.error and frame.path == expected
 
 
 def fake_mss(size=(40, 30)):
