@@ -10,9 +10,11 @@ The file is torch.save of one dict. It holds no date and no path of its own, so 
 import argparse
 import hashlib
 import io
+import re
 import sys
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -184,10 +186,24 @@ def halved(tensor: torch.Tensor) -> torch.Tensor:
     return half if torch.isfinite(half).all() else tensor
 
 
+def without_folders(value: Any) -> Any:
+    """Return plain data in which of every absolute path, and of those below the home folder, the last part is left."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(without_folders(item) for item in value)
+    is_path = isinstance(value, str) and (value.startswith(("/", "~", "\\")) or value[1:3] in (":/", ":\\"))
+    return re.split(r"[/\\]", value.rstrip("/\\"))[-1] if is_path else value
+
+
 def strip_optimizer(path, out=None) -> None:
-    """Drop the training state and halve the precision of the checkpoint `path`, in place or into `out`."""
+    """Drop the training state and halve the precision of the checkpoint `path`, in place or into `out`.
+
+    What is left is passed on, so of the paths of the machine that made it the last parts stay.
+    """
     ckpt = load_checkpoint(path)
     ckpt.train_state = None
+    ckpt.opt, ckpt.meta, ckpt.yaml = (without_folders(value) for value in (ckpt.opt, ckpt.meta, ckpt.yaml))
     ckpt.state_dict = {name: halved(tensor) for name, tensor in ckpt.state_dict.items()}
     save_checkpoint(out or path, ckpt)
     LOGGER.info(

@@ -18,7 +18,7 @@ from extras.teach.student import BACKBONE, Student
 from extras.teach.teacher import Pixels, Together, open_teacher
 from models.backbone import load_backbone_weights
 from utils import dist
-from utils.checkpoint import load_checkpoint
+from utils.checkpoint import load_checkpoint, without_folders
 from utils.data.loader import epoch_loader
 from utils.files import write_atomic
 from utils.general import VERSION
@@ -155,7 +155,7 @@ def write_backbone(run: RunFolder) -> Path:
         name.removeprefix(BACKBONE): value for name, value in ckpt.state_dict.items() if name.startswith(BACKBONE)
     }
     options = {key: ckpt.opt[key] for key in ("backbone", "epochs", "batch_size", "imgsz")}
-    meta = {"version": VERSION, **ckpt.yaml["description"], "data": ckpt.meta["data"], **options}
+    meta = without_folders({"version": VERSION, **ckpt.yaml["description"], "data": ckpt.meta["data"], **options})
     buffer, file = io.BytesIO(), run.weights / "backbone.pt"
     torch.save({"model": tensors, "meta": meta}, buffer)
     write_atomic(file, buffer.getvalue())

@@ -283,6 +283,18 @@ def test_strip_optimizer(tmp_path, out):
     assert (path.read_bytes() == old) == bool(out)  # the original stays where another target is given
 
 
+def test_stripping_leaves_no_path_of_the_machine(tmp_path):
+    secret = str(tmp_path / "secret")
+    found = {"data": f"{secret}/a.yaml", "list": [f"{secret}/images/train/", "~/x/b", r"C:\x\c.pt"], "rate": 0.1}
+    kept = {"data": "a.yaml", "list": ["train", "b", "c.pt"], "rate": 0.1}
+    ckpt = replace(make_checkpoint(), opt=found, meta={"runs": found, "unit": "1/2", "file": "data/a.yaml"})
+    save_checkpoint(tmp_path / "last.pt", ckpt)
+    checkpoint.strip_optimizer(tmp_path / "last.pt")
+    stripped = load_checkpoint(tmp_path / "last.pt")
+    assert stripped.opt == kept and stripped.meta == {"runs": kept, "unit": "1/2", "file": "data/a.yaml"}
+    assert b"secret" not in (tmp_path / "last.pt").read_bytes()
+
+
 def test_stripping_keeps_values_that_are_too_large_for_float16(tmp_path):
     path, large = tmp_path / "last.pt", torch.tensor([1.0, 70_000.0])
     save_checkpoint(path, replace(make_checkpoint(), state_dict={"bn.running_var": large, "bn.weight": torch.ones(2)}))
