@@ -55,7 +55,7 @@ class PyTorchBackend(Backend):
     def _forward_side_by_side(self, images: torch.Tensor, augment: bool, visualize):
         """Run forward() without gradients on a CPU, each of many images by itself: its maps stay in the cache."""
         run = torch.inference_mode()(partial(self._outputs, augment=augment, visualize=visualize))
-        one_by_one = len(images) > 1 and len(images) >= self._workers()
+        one_by_one = len(images) > 1 and len(images) >= pictures_at_once()
         outputs = list(self.parallel_map(run, images.split(1))) if one_by_one else [run(images)]
         with torch.inference_mode(False):  # tensors that the caller may change
             return one_or_tuple([torch.cat(parts) for parts in zip(*outputs)])
@@ -69,15 +69,11 @@ class PyTorchBackend(Backend):
         if self.device.type != "cpu":
             yield from prefetch(map(function, items), 1)
             return
-        threads, workers = torch.get_num_threads(), self._workers()
+        threads, workers = torch.get_num_threads(), pictures_at_once()
         try:
             yield from map_ahead(function, items, workers, partial(torch.set_num_threads, threads // workers))
         finally:
             torch.set_num_threads(threads)
-
-    @staticmethod
-    def _workers() -> int:
-        return min(torch.get_num_threads(), MAX_WORKERS)
 
     @torch.inference_mode()
     def warmup(self, imgsz=(1, 3, 640, 640)) -> None:
@@ -85,6 +81,11 @@ class PyTorchBackend(Backend):
             keep_freed_memory()
         else:
             self.forward(torch.zeros(*imgsz))
+
+
+def pictures_at_once() -> int:
+    """Return how many pictures go through a model side by side on a CPU."""
+    return min(torch.get_num_threads(), MAX_WORKERS)
 
 
 def as_mapping(names) -> dict:
