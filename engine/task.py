@@ -14,7 +14,8 @@ from models.yolo import DetectionModel
 from utils import dist
 from utils.autoanchor import check_anchors
 from utils.data.config import check_dataset
-from utils.dataloaders import create_dataloader
+from utils.data.label_files import labels_elsewhere
+from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.general import labels_to_class_weights, labels_to_image_weights
 from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
@@ -162,6 +163,7 @@ class Detection(Task):
                 extra=data.get("unlabeled"),
                 **same,
             )
+        _check_labels(loader.dataset)
         if not dist.is_main():
             return loader, None
         cache = None if opt.noval else opt.cache
@@ -228,6 +230,16 @@ class Detection(Task):
         by_size = ", ".join(f"{size} {'-' if ap != ap else f'{ap:.3g}'}" for size, ap in sizes.items())
         LOGGER.info(f"mAP50-95 by size (area to 32^2, to 96^2, above): {by_size}")
         LOGGER.info(f"P and R are those of the best mean F1, {result.f1:.3g} at confidence {result.confidence:.3g}")
+
+
+def _check_labels(dataset: LoadImagesAndLabels) -> None:
+    """Raise ValueError for a training set without any label."""
+    if not len(dataset.labels.values):
+        first = dataset.label_files[0]
+        raise ValueError(
+            f"nothing to train: none of the {len(dataset)} images has a label; looked for {first} and so on"
+            f"{labels_elsewhere(dataset.im_files)}"
+        )
 
 
 DETECT = Detection()

@@ -17,7 +17,8 @@ from utils.boxes import xyn2xy, xywhn2xyxy, xyxy2xywhn
 from utils.data import mosaic
 from utils.data.cache import CachedImages
 from utils.data.images import GREY, IMG_FORMATS, chw_rgb, find_images  # noqa: F401 (IMG_FORMATS for YOLOv5's users)
-from utils.data.labels import image_to_label_path, label_cache_path, scan_labels
+from utils.data.label_files import image_to_label_path, labels_elsewhere
+from utils.data.labels import label_cache_path, scan_labels
 from utils.data.loader import epoch_loader
 from utils.data.polygons import Polygons
 from utils.data.sets import scan_parts
@@ -149,7 +150,9 @@ class LoadImagesAndLabels(CachedImages, Dataset):
             raise ValueError(f"{path}: none of the {len(files)} images can be used; the first: {scan.problems[0]}")
         if not scan.found:
             folder = os.path.dirname(image_to_label_path(files[0]))
-            LOGGER.warning(f"{self.prefix}no labels found in {folder}: every image counts as background")
+            LOGGER.warning(
+                f"{self.prefix}no labels found in {folder}: every image counts as background{labels_elsewhere(files)}"
+            )
         return scan
 
     def _sort_by_aspect(self, pad: float) -> None:
@@ -257,7 +260,7 @@ def _target_tensor(labels: np.ndarray, image_shape) -> torch.Tensor:
 
 def is_enlarged(paths) -> bool:
     """Tell whether --quad enlarges the first of these or puts all in a square: random, but equal in any worker."""
-    return hashlib.sha256("".join(paths).encode()).digest()[0] % 2 == 1
+    return hashlib.sha256(os.fsencode("".join(paths))).digest()[0] % 2 == 1
 
 
 def merge_quad(items):

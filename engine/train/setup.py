@@ -97,9 +97,9 @@ def set_up(
     stride = _fit_options_to(model, opt, callbacks, precision)
     model = _describe(model, opt, data)
     teacher = _teacher(task, opt, values, model, data, stride, precision)
+    loader, val_loader = task.build_loaders(opt, values, data, stride)  # What is wrong with data leaves no run folder.
     run = RunFolder(folder or create_run_folder(opt), task)
     opt.save_dir = str(run.folder)
-    loader, val_loader = task.build_loaders(opt, values, data, stride)
     state = TrainState(images=len(loader.dataset), ranks=dist.world_size(), maps=[0.0] * data["nc"])
     if resumed is None:
         if budget:

@@ -14,6 +14,7 @@ from extras.segment.masks import encode_rle, masks_to_polygons, polygons_to_rle,
 from extras.segment.metrics import SegmentMetrics, SegmentResult
 from extras.segment.targets import MaskTargets
 from models.yolo import SegmentationModel
+from utils.dataloaders import LoadImagesAndLabels
 from utils.logger import LOGGER
 from utils.metrics import fitness
 from utils.nms import as_float32
@@ -85,6 +86,8 @@ class SegmentEvaluator(DetectionEvaluator):
         boxes, masks = result.boxes, result.masks
         if boxes.targets == 0:
             LOGGER.warning("the images have no labels, so nothing can be measured")
+        elif masks.targets == 0:
+            LOGGER.warning("the labels have boxes but no polygon, so no mask can be measured")
         LOGGER.info(ROW % ("all", boxes.images, boxes.targets, *result.means))
         if not self.options.verbose or len(self.names) < 2:
             return
@@ -111,6 +114,16 @@ class SegmentEvaluator(DetectionEvaluator):
 
     def close(self, result: SegmentEvalResult) -> None:
         super().close(result.boxes)
+
+
+def _check_polygons(dataset: LoadImagesAndLabels) -> None:
+    """Raise ValueError for a data set that has labels, all of which are boxes."""
+    rows, folder = len(dataset.labels.values), Path(dataset.label_files[0]).parent
+    if rows and not len(dataset.segments.points):
+        raise ValueError(
+            f"no polygon in {folder}: all of the {rows} rows are boxes, and masks need "
+            "class x1 y1 x2 y2 x3 y3 ...; with boxes alone, a detector can be trained: train.py"
+        )
 
 
 def _code(outline, shape_hw) -> dict:
@@ -143,6 +156,13 @@ class Segmentation(Detection):
 
     def loader_options(self, opt) -> dict:
         return {"masks": True, "mask_ratio": opt.mask_ratio, "overlap": not opt.no_overlap}
+
+    def build_loaders(self, opt, hyp: dict, data: dict, stride: int) -> tuple:
+        loader, val_loader = super().build_loaders(opt, hyp, data, stride)
+        _check_polygons(loader.dataset)
+        if val_loader is not None and not opt.noval:  # The best model is chosen by its masks.
+            _check_polygons(val_loader.dataset)
+        return loader, val_loader
 
     def figures(self, result) -> list:
         return [float(value) for value in result.means]
