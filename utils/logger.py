@@ -27,7 +27,8 @@ class _LevelFormatter(logging.Formatter):
     """The bare message, after "WARNING: " or "ERROR: " if it is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        # Names of files need not be UTF-8; what cannot be written is shown by its number.
+        text = super().format(record).encode("utf-8", "backslashreplace").decode()
         if record.levelno < logging.WARNING:
             return text
         return colorize(f"{record.levelname}: ", "warning" if record.levelno < logging.ERROR else "error") + text

@@ -57,7 +57,7 @@ def fit(opt: argparse.Namespace, callbacks: Callbacks | None = None, **inputs) -
             if dist.is_main():
                 training.result = finish(training)
         return training
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, OSError):  # The data may be gone, or the disk full.
         if training is not None and dist.is_main():
             explain_interruption(training.opt, training.task, training.run, training.state.epoch)
         raise

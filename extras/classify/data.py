@@ -112,7 +112,9 @@ def class_folders(path) -> set:
     for root in _roots(path):
         if not root.is_dir():
             raise ValueError(f"{root}: expected a folder with a folder of images for each class")
-    names = {entry.name for root in _roots(path) for entry in root.iterdir() if entry.is_dir()}
+    entries = [(entry, root) for root in _roots(path) for entry in root.iterdir() if entry.is_dir()]
+    # A link to the split's own folder, or to one above it, is no class.
+    names = {entry.name for entry, root in entries if not root.resolve().is_relative_to(entry.resolve())}
     names = {name for name in names if not name.startswith(".")}
     if not names:
         raise ValueError(f"{path}: expected a folder of images for each class, found no folder in it")
@@ -240,7 +242,7 @@ class ClassificationDataset(CachedImages, Dataset):
         images, classes, paths, shapes = zip(*items)
         images, targets = default_collate(images), torch.tensor(classes)
         if self.augment and (self.hyp["mixup"] or self.hyp["cutmix"]):
-            digest = hashlib.sha256(f"{self.seed} {' '.join(paths)}".encode()).digest()
+            digest = hashlib.sha256(os.fsencode(f"{self.seed} {' '.join(paths)}")).digest()
             images, targets = mix_batch(images, targets, len(self.names), self.hyp, int.from_bytes(digest[:7], "big"))
         return images, targets, paths, shapes
 

@@ -12,12 +12,23 @@ import numpy as np
 from utils.data.folder import is_writable, user_cache_dir
 from utils.data.images import GREY, read_image
 from utils.data.scan import map_files
-from utils.files import write_cache
+from utils.files import open_regular, write_cache
 from utils.logger import LOGGER
 
 SMALL_PART = 0.1  # of the free memory
 HEADROOM = 1.25  # free memory or disk space asked for, relative to what the cache takes
 GB = 1 << 30
+FILES_TRIED = 20  # where one cannot be read
+
+
+class DataGoneError(OSError):
+    """Most of a data set cannot be read any more, as where a network drive was lost.
+
+    A process that loads data hands its errors on as the text of a traceback, of which the last line is kept.
+    """
+
+    def __init__(self, text: str):
+        super().__init__(text.strip().rpartition(f"{__name__}.{type(self).__name__}: ")[2])
 
 
 class CachedImages:
@@ -64,11 +75,21 @@ class CachedImages:
         try:
             image = self.cache[i] if self.cache else self._decode(i)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError):
+                self._check_others(error)
             if i not in self.unreadable:
                 LOGGER.warning(f"{self.prefix}{error}; {self.stand_in} takes its place")
             self.unreadable.add(i)
             return np.full((*self.kept_wh(i)[::-1], 3), GREY, np.uint8)
+        self.unreadable.discard(i)
         return self.fitted(image, i)
+
+    def _check_others(self, error: OSError) -> None:
+        """Raise DataGoneError if most of FILES_TRIED or more files of the data set cannot be read, after `error`."""
+        files = self.im_files[:: max(len(self.im_files) // FILES_TRIED, 1)]
+        lost = sum(not _can_be_read(file) for file in files)
+        if lost > len(files) / 2:
+            raise DataGoneError(f"{self.prefix}{error}; the data are gone: {lost} of {len(files)} images tried are")
 
     def _reduction(self, i: int) -> int:
         """Return how much smaller (1, 2, 4, 8) image i may be decoded: not at all for validation."""
@@ -158,6 +179,14 @@ class DiskCache:
         write_cache(Path(self.path(i)), lambda file: np.save(file, image))
 
 
+def _can_be_read(file: str) -> bool:
+    try:
+        with open_regular(file) as opened:
+            return bool(opened.read(1))
+    except (OSError, ValueError):
+        return False
+
+
 def _fits(what: str, need: int, free: float, prefix: str) -> bool:
     if need * HEADROOM <= free:
         return True
@@ -170,7 +199,7 @@ def _fits(what: str, need: int, free: float, prefix: str) -> bool:
 def _cache_folder(folder: str) -> str:
     if is_writable(folder or "."):
         return folder
-    tag = hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
+    tag = hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:16]
     return str(user_cache_dir() / "images" / tag)
 
 

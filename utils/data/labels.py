@@ -211,10 +211,10 @@ def _check_image_and_label(im_file: str, label_file: str, nc: int | None) -> _Re
 def label_cache_path(im_files: list, source: str) -> Path:
     """Return where to keep the scan of `source`: beside the label folder or, if read-only, in the user's cache."""
     labels = Path(image_to_label_path(im_files[0])).resolve().parent
-    tag = hashlib.sha256(str(source).encode()).hexdigest()[:8]
+    tag = hashlib.sha256(os.fsencode(str(source))).hexdigest()[:8]
     folder = labels.parent
     if not is_writable(folder):
-        tag = hashlib.sha256(f"{labels} {source}".encode()).hexdigest()[:16]
+        tag = hashlib.sha256(os.fsencode(f"{labels} {source}")).hexdigest()[:16]
         folder = user_cache_dir() / "labels"
     return folder / f"{labels.name}-{tag}.cache.npz"
 

@@ -1,4 +1,4 @@
-"""Data from which nothing can be learned stop a training before it begins, with where the labels were looked for."""
+"""Data from which nothing can be learned stop a training before it begins, and data that go away stop it at once."""
 
 import shutil
 
@@ -10,18 +10,20 @@ from engine.options import from_kwargs
 from engine.task import DETECT
 from engine.train.run import fit
 from extras.segment.task import SEGMENT
+from utils.callbacks import Callbacks
+from utils.checkpoint import load_checkpoint
 
 
 @pytest.fixture
 def start(tmp_path):
-    """Function (data, task=DETECT) that trains for an epoch, and fails if a refused one leaves a run folder."""
+    """Function (data, task=DETECT, callbacks=None) that trains; what is refused must not leave a run folder."""
 
-    def run(data, task=DETECT, **options):
+    def run(data, task=DETECT, callbacks=None, **options):
         cfg = with_masks(MODEL) if task is SEGMENT else MODEL
         base = {"cfg": cfg, "data": str(data), "epochs": 1, "batch_size": 4, "imgsz": 64, "workers": 0, "noplots": True}
         base |= {"project": str(tmp_path / "runs"), **options}
         try:
-            return fit(from_kwargs(task.script.removesuffix(".py"), base), task=task)
+            return fit(from_kwargs(task.script.removesuffix(".py"), base), callbacks, task=task)
         except ValueError:
             assert not (tmp_path / "runs").exists()
             raise
@@ -75,3 +77,17 @@ def test_boxes_give_no_masks(tmp_path, start, split):
     rows = {"train": 16, "val": 8}[split]
     with pytest.raises(ValueError, match=f"no polygon in .*labels/{split}: all of the {rows} rows are boxes"):
         start(data, SEGMENT)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_go_away_stop_the_run(tmp_path, start, caplog, workers):
+    caplog.set_level("INFO", "yolov5_edgevit")
+    data, callbacks = write_tiny_dataset(tmp_path / "tiny"), Callbacks()
+    images, away = tmp_path / "tiny" / "images", tmp_path / "away"
+    callbacks.register_action("on_train_epoch_start", callback=lambda: images.rename(away) if first.exists() else None)
+    first = tmp_path / "runs" / "exp" / "results.csv"
+    with pytest.raises(OSError, match="no such file; the data are gone: 8 of 8 images tried are$"):
+        start(data, callbacks=callbacks, epochs=9, workers=workers, cache="off")
+    last = first.parent / "weights" / "last.pt"
+    assert load_checkpoint(last).train_state is not None and len(first.read_text().splitlines()) == 2
+    assert f"Interrupted in epoch 1. {last} holds the state before it" in caplog.text

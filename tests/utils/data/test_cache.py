@@ -3,9 +3,11 @@ import os
 
 import numpy as np
 import pytest
+from conftest import write_tiny_dataset
 
 from utils.data import cache as image_cache
 from utils.data.cache import DiskCache, RamCache, available_memory
+from utils.data.images import write_image
 from utils.dataloaders import LoadImagesAndLabels
 
 SIZES = np.array([[6, 4], [5, 5], [3, 8]])  # width, height
@@ -94,3 +96,55 @@ def test_auto_needs_workers_that_share_memory(monkeypatch):
 def test_kinds_of_cache(tiny_dataset, kind, kept):
     dataset = LoadImagesAndLabels(str(tiny_dataset.parent / "images" / "train"), 64, cache_images=kind)
     assert isinstance(dataset.cache, image_cache.RamCache) == kept
+
+
+@pytest.fixture
+def dataset(tmp_path) -> LoadImagesAndLabels:
+    """Six images with a box each."""
+    for i in range(6):
+        write_image(tmp_path / f"{i}.jpg", np.full((40, 40, 3), 30 * i, np.uint8))
+        (tmp_path / f"{i}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    return LoadImagesAndLabels(str(tmp_path), 64, 1)
+
+
+def test_an_image_that_is_missing_for_a_moment_has_its_labels_again(dataset, tmp_path, caplog):
+    (tmp_path / "2.jpg").rename(tmp_path / "away")
+    assert len(dataset[2][1]) == 0 and (dataset[2][0] == 114).any()
+    assert "2.jpg: no such file; a grey image without labels takes its place" in caplog.text
+    assert len(caplog.records) == 1
+    (tmp_path / "away").rename(tmp_path / "2.jpg")
+    assert len(dataset[2][1]) == 1
+
+
+@pytest.mark.parametrize("damage,ends", [("missing", True), ("empty", False), ("broken", False)])
+def test_most_images_missing_is_an_error_but_broken_ones_are_not(dataset, tmp_path, damage, ends):
+    """Broken ones would be so at the start, too; a network drive that is gone comes back."""
+    for i in range(4):
+        file = tmp_path / f"{i}.jpg"
+        file.unlink() if damage == "missing" else file.write_bytes(b"" if damage == "empty" else b"\xff\xd8\xff")
+    dataset[5]
+    if ends:
+        with pytest.raises(OSError, match="0.jpg: no such file; the data are gone: 4 of 6 images tried are"):
+            dataset[0]
+    else:
+        assert len(dataset[0][1]) == 0
+
+
+def test_a_cache_lies_in_the_users_folder_where_the_data_are_read_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = write_tiny_dataset(tmp_path / "tiny")
+    os.rename(
+        os.fsencode(data.parent / "images/train/000.jpg"), os.fsencode(data.parent) + b"/images/train/caf\xe9.jpg"
+    )
+    folders = [path for path in (tmp_path / "tiny").rglob("*") if path.is_dir()]
+    before = sorted((tmp_path / "tiny").rglob("*"))
+    for folder in folders:
+        folder.chmod(0o555)
+    try:
+        dataset = LoadImagesAndLabels(str(data.parent / "images" / "train"), 64, 2, cache_images="disk")
+    finally:
+        for folder in folders:
+            folder.chmod(0o755)
+    assert sorted((tmp_path / "tiny").rglob("*")) == before
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 8 == len(dataset)
+    assert len(list((tmp_path / "cache").rglob("*.cache.npz"))) == 1
