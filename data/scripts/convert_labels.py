@@ -24,6 +24,7 @@ from tqdm import tqdm  # noqa: E402
 from utils.data.config import check_names  # noqa: E402
 from utils.data.images import image_size  # noqa: E402
 from utils.data.labels import image_to_label_path  # noqa: E402
+from utils.files import read_text  # noqa: E402
 from utils.general import ROOT  # noqa: E402
 from utils.guard import main_guard  # noqa: E402
 from utils.yaml_files import load_yaml  # noqa: E402
@@ -50,14 +51,21 @@ def write_labels(image_file: Path, size_wh, boxes: list) -> None:
     label_file.write_text("".join(dict.fromkeys(lines)))
 
 
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a picture below `folder`. ValueError for a name that leads elsewhere, as labels go beside."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"expected the name of a picture below {folder}, found '{name[:100]}'")
+    return folder / name
+
+
 def convert_voc(folder: Path) -> None:
     """images/VOCdevkit/VOC20xx/{JPEGImages,Annotations,ImageSets} -> images/SPLIT20xx (links) and labels/SPLIT20xx."""
     class_of = {name: i for i, name in check_names(load_yaml(ROOT / "data" / "VOC.yaml"), "VOC.yaml").items()}
     for year, split in VOC_SPLITS:
         source, target = folder / "images" / "VOCdevkit" / f"VOC{year}", folder / "images" / f"{split}{year}"
         target.mkdir(parents=True, exist_ok=True)
-        for name in tqdm((source / "ImageSets" / "Main" / f"{split}.txt").read_text().split(), desc=f"{split}{year}"):
-            image_file = target / f"{name}.jpg"
+        for name in tqdm(read_text(source / "ImageSets" / "Main" / f"{split}.txt").split(), desc=f"{split}{year}"):
+            image_file = inside(target, f"{name}.jpg")
             if not image_file.exists():
                 os.link(source / "JPEGImages" / f"{name}.jpg", image_file)
             root = ElementTree.parse(source / "Annotations" / f"{name}.xml").getroot()
@@ -83,7 +91,7 @@ def convert_visdrone(folder: Path) -> None:
         raise FileNotFoundError(f"{folder}: no file VisDrone2019-DET-*/annotations/*.txt")
     for file in tqdm(files, desc="VisDrone"):
         image_file = file.parents[1] / "images" / f"{file.stem}.jpg"
-        rows = [[int(v) for v in line.rstrip(",").split(",")] for line in file.read_text().split()]
+        rows = [[int(v) for v in line.rstrip(",").split(",")] for line in read_text(file).split()]
         # score 0 and category 0: regions to ignore; category 11: others
         rows = [row for row in rows if row[4] and 1 <= row[5] <= 10]
         boxes = [(category - 1, x, y, x + w, y + h) for x, y, w, h, _, category, *_ in rows]
@@ -94,12 +102,12 @@ def convert_sku110k(folder: Path) -> None:
     """annotations/annotations_SPLIT.csv (image, x1, y1, x2, y2, class, width, height) -> labels/ and SPLIT.txt."""
     for split in ("train", "val", "test"):
         boxes, sizes = defaultdict(list), {}
-        with open(folder / "annotations" / f"annotations_{split}.csv", newline="") as stream:
-            for name, x1, y1, x2, y2, _, width, height in tqdm(csv.reader(stream), desc=split):
-                boxes[name].append((0, float(x1), float(y1), float(x2), float(y2)))
-                sizes[name] = int(width), int(height)
+        lines = read_text(folder / "annotations" / f"annotations_{split}.csv").splitlines()
+        for name, x1, y1, x2, y2, _, width, height in tqdm(csv.reader(lines), desc=split):
+            boxes[name].append((0, float(x1), float(y1), float(x2), float(y2)))
+            sizes[name] = int(width), int(height)
         for name, size in sizes.items():
-            write_labels(folder / "images" / name, size, boxes[name])
+            write_labels(inside(folder / "images", name), size, boxes[name])
         (folder / f"{split}.txt").write_text("".join(f"./images/{name}\n" for name in sorted(sizes)))
 
 
@@ -107,7 +115,7 @@ def convert_xview(folder: Path) -> None:
     """xView_train.geojson -> labels/, images/autosplit_train.txt and, for a random tenth, images/autosplit_val.txt."""
     files = {file.name: file for file in sorted((folder / "images").rglob("*.tif"))}
     boxes = defaultdict(list)
-    for feature in json.loads((folder / "xView_train.geojson").read_text())["features"]:
+    for feature in json.loads(read_text(folder / "xView_train.geojson"))["features"]:
         properties = feature["properties"]
         if properties["type_id"] in XVIEW_TYPE_IDS:
             cls = XVIEW_TYPE_IDS.index(properties["type_id"])
@@ -123,7 +131,7 @@ def convert_xview(folder: Path) -> None:
 
 def convert_coco(json_file: Path, pictures: Path) -> None:
     """A COCO JSON file -> label files (.../images/... -> .../labels/...). Classes are numbered by rising id."""
-    data = json.loads(json_file.read_text())
+    data = json.loads(read_text(json_file))
     class_of = {category: i for i, category in enumerate(sorted(category["id"] for category in data["categories"]))}
     boxes = defaultdict(list)
     for annotation in data["annotations"]:
@@ -133,7 +141,7 @@ def convert_coco(json_file: Path, pictures: Path) -> None:
     for image in tqdm(data["images"], desc=json_file.name):
         # Argoverse-HD has the folder of a sequence apart, Objects365 a longer path than its archives
         name = image["file_name"] if "file_name" in image else f"{data['seq_dirs'][image['sid']]}/{image['name']}"
-        image_file = pictures / name
+        image_file = inside(pictures, name)
         if not image_file.exists() and (pictures / Path(name).name).exists():
             image_file = pictures / Path(name).name
         write_labels(image_file, (image["width"], image["height"]), boxes[image["id"]])

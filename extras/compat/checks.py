@@ -13,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from utils.files import read_text
 from utils.general import ROOT
 from utils.logger import LOGGER
 
@@ -144,7 +145,7 @@ def check_requirements(requirements=ROOT / "requirements.txt", exclude=(), insta
     `install` and `cmds` are not used: nothing is ever installed from here.
     """
     if isinstance(requirements, Path) or str(requirements).endswith(".txt"):
-        lines = Path(requirements).read_text(encoding="utf-8").splitlines()
+        lines = read_text(requirements).splitlines()
     else:
         lines = [requirements] if isinstance(requirements, str) else list(requirements)
     lines = [line for line in map(str.strip, lines) if line and line[0] not in "#-"]

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from utils.data.images import find_images, image_size
 from utils.data.labels import image_to_label_path, parse_labels
+from utils.files import read_text
 from utils.sources.files import open_source, to_model_input
 
 HELP_URL = "See docs/data.md"
@@ -95,7 +96,7 @@ def verify_image_label(args) -> tuple:
     im_file, lb_file, prefix = args
     try:
         size_wh = image_size(im_file)
-        text = Path(lb_file).read_text(encoding="utf-8-sig") if Path(lb_file).is_file() else None
+        text = read_text(lb_file) if Path(lb_file).is_file() else None
         parsed = parse_labels(text or "")
         if parsed.errors:
             raise ValueError(f"{lb_file}:{parsed.errors[0][0]}: {parsed.errors[0][1]}")

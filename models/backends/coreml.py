@@ -9,7 +9,7 @@ import numpy as np
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import Metadata
 from models.backends.quiet import quiet
-from utils.files import write_atomic
+from utils.files import read_text, write_atomic
 
 INPUT = "image"
 OUTPUTS = {"detect": ["predictions"], "segment": ["predictions", "prototypes"], "classify": ["logits"]}  # by task
@@ -89,7 +89,7 @@ def specification_file(package: Path) -> Path:
     """Return the file with everything but the weights of a package. OSError or ValueError if it is none."""
     manifest = Path(package) / "Manifest.json"
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(manifest))
         return Path(package) / "Data" / entries["itemInfoEntries"][entries["rootModelIdentifier"]]["path"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{manifest}: not the manifest of a CoreML package: {error!r}") from None

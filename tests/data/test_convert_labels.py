@@ -113,6 +113,16 @@ def test_coco(tmp_path, image, extra, file):
     assert rows(tmp_path / "labels" / "empty.txt") == []
 
 
+@pytest.mark.parametrize("name", ["../outside.jpg", "/tmp/outside.jpg", "a/../../outside.jpg"])
+def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
+    size = {"width": 100, "height": 50}
+    data = {"categories": [], "images": [{"id": 7, **size, "file_name": name}], "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps(data), encoding="utf-8-sig")
+    with pytest.raises(ValueError, match="expected the name of a picture below"):
+        convert_labels.main(["coco", str(tmp_path / "a.json"), str(tmp_path / "images")])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_pictures_folder_goes_with_coco_only():
     for argv in (["coco", "a.json"], ["voc", "a", "b"]):
         with pytest.raises(ValueError, match="goes with the format coco"):
