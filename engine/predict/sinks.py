@@ -92,7 +92,7 @@ class VideoSink:
         if file not in self.writers:
             if result.kind == "video":  # files come one after the other
                 self.close()
-            self.writers[file] = OpenVideo(file, picture.shape[1::-1], max(result.fps / self.vid_stride, 1.0))
+            self.writers[file] = OpenVideo(file, picture.shape[1::-1], result.fps / self.vid_stride)
         self.writers[file].write(picture)
 
     def close(self) -> None:

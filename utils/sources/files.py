@@ -5,6 +5,7 @@ that may go through a model together. LoadImages, LoadStreams and LoadScreenshot
 """
 
 import glob
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from utils.augmentations import letterbox
 from utils.data.images import IMG_FORMATS, chw_rgb, read_image
+from utils.files import read_text
 from utils.general import ROOT
 from utils.logger import LOGGER
 from utils.sources.frame import Frame, as_bgr, fps_of
@@ -20,6 +22,7 @@ from utils.sources.streams import ScreenSource, StreamSource
 from utils.sources.urls import DEFAULT_LIMITS, Limits, is_url, local_file, shown
 
 VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
+MAX_FILE_FPS = 60_000.0  # high-speed cameras; what is above is the ticks of a clock
 MAX_WINDOW_BYTES = 256 * 2**20  # a list of frames ends early at this many bytes of pixels
 
 
@@ -63,7 +66,7 @@ def read_list(path: str) -> list:
     """Return (line number, text) of the lines of a list file that are neither blank nor comments (#)."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"list file '{path}' does not exist")
-    texts = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    texts = [line.strip() for line in read_text(path).splitlines()]
     lines = [(number, text) for number, text in enumerate(texts, 1) if text and not text.startswith("#")]
     if not lines:
         raise ValueError(f"{path}: expected one source per line, found no line")
@@ -84,7 +87,7 @@ def files_of(item: str) -> list:
     if not path.exists() and (ROOT / path).exists():
         path = ROOT / path
     if path.is_dir():
-        return keep_supported([str(file) for file in path.iterdir() if file.is_file()], f"folder '{item}'")
+        return keep_supported([str(file) for file in path.iterdir()], f"folder '{item}'")
     if path.is_file():
         if path.suffix.lower() == ".txt":
             return files_of_list(path)
@@ -109,7 +112,14 @@ def files_of_list(path: Path) -> list:
 
 
 def keep_supported(files: list, where: str) -> list:
-    kept = sorted(file for file in files if suffix_of(file) in IMG_FORMATS + VID_FORMATS and Path(file).is_file())
+    named = [file for file in files if suffix_of(file) in IMG_FORMATS + VID_FORMATS]
+    folders = {folder: os.path.realpath(folder) for folder in {os.path.dirname(file) for file in named}}
+    # A link to a folder above gives the same files again and again.
+    own = {(folders[os.path.dirname(file)], os.path.basename(file)): file for file in sorted(named, reverse=True)}
+    kept = sorted(file for file in own.values() if Path(file).is_file())
+    if len(kept) < len(named):
+        left = ", ".join(sorted(set(named) - set(kept))[:3])
+        LOGGER.warning(f"{where}: {len(named) - len(kept)} are passed over, as no file or one that is there: {left}")
     if not kept:
         others = f"{len(files)} other files; " if files else ""
         raise FileNotFoundError(f"no image or video in {where} ({others}supported are {formats_text()})")
@@ -153,11 +163,15 @@ class FileSource:
                     else:
                         yield Frame(image=read_image(file, name=origin["path"]), **origin)
             except (ValueError, OSError) as error:
-                yield Frame(error=str(error), **origin)
+                name = origin["path"]
+                yield Frame(error=str(error) if name in str(error) else f"{name}: {error}", **origin)
 
     def _video(self, file: str, origin: dict):
         """Yield frames 1, 1 + vid_stride, 1 + 2 vid_stride ... of a video file."""
         capture = cv2.VideoCapture(file)
+        fps, claimed = fps_of(capture, MAX_FILE_FPS), capture.get(cv2.CAP_PROP_FPS)
+        if fps != claimed and capture.isOpened():
+            LOGGER.warning(f"{origin['path']}: its rate reads as {claimed:g} frames a second; it counts as {fps:g}")
         try:
             count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
             number = 0
@@ -167,7 +181,7 @@ class FileSource:
                     ok, image = capture.retrieve()
                     if not ok:
                         break
-                    place = {"frame": number, "frames": count, "fps": fps_of(capture), "capture": capture}
+                    place = {"frame": number, "frames": count, "fps": fps, "capture": capture}
                     yield Frame(image=as_bgr(image), **{**origin, **place})
             if number == 0:
                 raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")

@@ -30,9 +30,13 @@ class Frame:
         return f"{self.kind} {self.item}/{self.items}{place} {self.path}"
 
 
-def fps_of(capture) -> float:
+def fps_of(capture, most: float = 999.0) -> float:
+    """Return the frames a second that a capture claims; DEFAULT_FPS where that is no number, or more than `most`.
+
+    Streams often give the ticks of their clock instead, such as 1,000 or 90,000; files seldom do.
+    """
     fps = capture.get(cv2.CAP_PROP_FPS)
-    return float(fps) if 0 < fps < 1000 else DEFAULT_FPS  # also filters NaN
+    return float(fps) if 0 < fps <= most else DEFAULT_FPS  # also filters NaN
 
 
 def as_bgr(image: np.ndarray) -> np.ndarray:

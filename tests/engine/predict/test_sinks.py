@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -49,6 +50,26 @@ def test_txt(tmp_path, voc, with_conf, rows):
     sink.write(result(path="clip.mp4", stem="clip", kind="video", frame=17))
     sink.write(result(BOXES[:0], stem="nothing"))  # no box, no file
     assert written(tmp_path) == ["labels/clip_17.txt", "labels/pic.txt"] and sink.files == 2
+
+
+def test_names_that_are_no_utf_8_are_written(tmp_path):
+    odd = os.fsdecode(b"caf\xe9")
+    for sink in (CsvSink(tmp_path), JsonSink(tmp_path)):
+        sink.write(result(path=f"{odd}.jpg", stem=odd))
+        sink.close()
+    assert [row[0] for row in csv.reader((tmp_path / "predictions.csv").open(encoding="utf-8"))][1] == r"caf\udce9.jpg"
+    assert json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))[0]["source"] == f"{odd}.jpg"
+
+
+@pytest.mark.parametrize("fps,stride", [(0.5, 1), (1000.0, 1), (30.0, 60)])
+def test_videos_keep_the_rate_of_the_source(tmp_path, fps, stride):
+    sink = VideoSink(tmp_path, stride)
+    for frame in (1, 2, 3):
+        shown = result(stem="clip", path="clip.mp4", kind="video", frame=frame, fps=fps)
+        sink.write(shown, shown.image)
+    sink.close()
+    capture = cv2.VideoCapture(str(tmp_path / "clip.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(fps / stride, rel=1e-3)
 
 
 def test_txt_reads_back_as_the_same_boxes(tmp_path):

@@ -1,6 +1,7 @@
 """Sources: what a text names, in which order, and the pixels that come out of real files, servers and videos."""
 
 import http.server
+import os
 import sys
 import tempfile
 import threading
@@ -14,7 +15,7 @@ import pytest
 
 import utils.sources.files
 import utils.sources.streams
-from utils.data.images import IMG_FORMATS
+from utils.data.images import IMG_FORMATS, find_images
 from utils.sources.files import (
     VID_FORMATS,
     FileSource,
@@ -173,6 +174,38 @@ def test_a_source_that_cannot_work_says_why(tmp_path, monkeypatch, source, error
         assert word in str(caught.value)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_list_files_in_any_encoding_that_says_so(tmp_path, encoding):
+    file = write_image(tmp_path / "é.png")
+    for suffix in ("txt", "streams"):
+        text = {"txt": "# é\r\né.png\r\n", "streams": "rtsp://127.0.0.1/é\r\n"}[suffix]
+        (tmp_path / f"list.{suffix}").write_bytes(text.encode(encoding))
+    if encoding == "latin-1":
+        for suffix in ("txt", "streams"):
+            with pytest.raises(ValueError, match=f"list.{suffix}:1: expected UTF-8 text, found the byte 0xE9"):
+                open_source(tmp_path / f"list.{suffix}")
+        with pytest.raises(ValueError, match="list.txt:1: expected UTF-8 text"):
+            find_images(tmp_path / "list.txt")
+        return
+    assert expand([str(tmp_path / "list.txt")]) == [str(file)]
+    assert [Path(name) for name in find_images(tmp_path / "list.txt")][-1] == file
+    assert open_source(tmp_path / "list.streams").addresses == ["rtsp://127.0.0.1/é"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="links and pipes")
+def test_links_pipes_and_odd_names_in_a_folder(tmp_path, caplog):
+    write_image(tmp_path / "set" / "a.png")
+    os.rename(write_image(tmp_path / "set" / "b.png"), os.fsencode(tmp_path / "set") + b"/caf\xe9.png")
+    os.symlink(".", tmp_path / "set" / "loop")
+    os.mkfifo(tmp_path / "set" / "pipe.mp4")  # Opening it would wait for a writer.
+    os.symlink("/dev/zero", tmp_path / "set" / "zero.jpg")
+    for source in (tmp_path / "set", tmp_path / "set" / "**" / "*"):
+        frames = flat(open_source(source))
+        assert [os.fsencode(frame.path)[-8:] for frame in frames] == [b"et/a.png", b"caf\xe9.png"]
+        assert not any(frame.error for frame in frames)
+    assert caplog.text.count("are passed over, as no file or one that is there: ") == 2 and "pipe.mp4" in caplog.text
+
+
 def test_vid_stride_below_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="--vid-stride.*found 0"):
         open_source(write_image(tmp_path / "a.png"), vid_stride=0)
@@ -209,6 +242,18 @@ def test_video_frames(tmp_path, vid_stride, numbers):
     assert [round(frame.image.mean() / 20) for frame in frames] == numbers
     assert {(frame.frames, frame.fps, frame.kind) for frame in frames} == {(10, 20.0, "video")}
     assert frames[-1].title() == f"video 1/1 ({numbers[-1]}/10) {tmp_path / 'clip.mp4'}"
+
+
+@pytest.mark.parametrize("fps", [0.5, 1000 / 1001, 240.0, 1000.0])
+def test_the_rate_of_a_video_is_its_own(tmp_path, caplog, fps):
+    (frame, *_) = flat(open_source(write_video(tmp_path / "clip.mp4", 3, fps)))
+    assert frame.fps == pytest.approx(fps, rel=1e-3) and not caplog.records
+
+
+def test_a_rate_that_cannot_be_is_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(utils.sources.files, "MAX_FILE_FPS", 5)
+    (frame, *_) = flat(open_source(write_video(tmp_path / "clip.mp4", 3)))
+    assert frame.fps == 30 and "clip.mp4: its rate reads as 20 frames a second; it counts as 30" in caplog.text
 
 
 def test_windows_hold_so_many_frames_or_bytes(tmp_path, monkeypatch):
