@@ -229,6 +229,14 @@ def _decode_with_pillow(data: bytes, kind: str) -> np.ndarray:
         raise ValueError(str(error)) from None
 
 
+def _decode_quietly(data: bytes) -> np.ndarray:
+    """Return the pixels of a JPEG with odd bytes in it, about which OpenCV would print lines of its own."""
+    try:
+        return _decode_with_pillow(data, "JPEG")
+    except ValueError:
+        return _decode(data, Header("JPEG", 0, 0))
+
+
 def _with_end(data: bytes) -> bytes:
     """Add the end marker to a JPEG that lacks nothing else. ValueError for one that is cut.
 
@@ -238,8 +246,7 @@ def _with_end(data: bytes) -> bytes:
     stored = data.rstrip(b"\xff")  # half a marker
     is_whole = not data.endswith(bytes(8))  # zeros are what a download that broke off left of the space it reserved
     if is_whole:
-        header = Header("JPEG", 0, 0)
-        pictures = [_decode(stored + filling + JPEG_END, header) for filling in FILLINGS]
+        pictures = [_decode_quietly(stored + filling + JPEG_END) for filling in FILLINGS]
         is_whole = all(np.array_equal(pictures[0], picture) for picture in pictures[1:])
     if not is_whole:
         raise ValueError("cut: the JPEG ends within its picture (image file is truncated)")
