@@ -106,6 +106,9 @@ class Classification(Task):
         per_rank = opt.batch_size // dist.world_size()
         with dist.main_first():
             loader = self._loader(opt, data, "train", per_rank, hyp=hyp, augment=True, shuffle=True, rank=dist.rank())
+        if len(set(loader.dataset.classes.tolist())) < 2:
+            found = f"all {len(loader.dataset)} images are of the class {data['names'][int(loader.dataset.classes[0])]}"
+            raise ValueError(f"{data['train']}: nothing to train: {found}")
         return loader, self._loader(opt, data, "val", per_rank * 2, hyp=hyp) if dist.is_main() else None
 
     def eval_loader(self, opt, data, model, rect):

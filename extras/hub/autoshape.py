@@ -12,7 +12,7 @@ from torch import nn
 from extras.hub.detections import Detections
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
-from utils.data.images import read_image
+from utils.data.images import read_image, to_uint8
 from utils.general import make_divisible
 from utils.nms import final_boxes
 from utils.sources.urls import local_file, shown
@@ -145,8 +145,8 @@ def to_rgb(im) -> tuple[np.ndarray, str | None]:
         return np.ascontiguousarray(image_bgr[..., ::-1]), str(im).split("?")[0]
     if isinstance(im, Image.Image):
         name, im = getattr(im, "filename", None), ImageOps.exif_transpose(im)
-        if im.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
-            return array_to_rgb(np.asarray(im) // 256), name
+        if im.mode[0] in "IF":  # 16-bit or floating-point grey, which convert() would clip at 255
+            return array_to_rgb(to_uint8(np.asarray(im), is_grey=True)), name
         return np.array(im.convert("RGB")), name
     if isinstance(im, torch.Tensor):
         if im.is_floating_point():

@@ -162,7 +162,7 @@ def to_uint8(samples: np.ndarray, is_grey: bool) -> np.ndarray:
     if samples.dtype == np.uint8:
         return samples
     low, high = samples.min(), samples.max()
-    if samples.dtype == np.uint16:
+    if samples.dtype.kind in "iu" and low >= 0 and high < 1 << 16:  # Pillow has 16 bits in wider numbers, too.
         bits = next(bits for bits in FILLED_BITS if high < 1 << bits) if is_grey else 16
         return (samples >> (bits - 8)).astype(np.uint8)
     if samples.dtype == np.float32 and low >= 0 and high <= 255:
@@ -213,7 +213,7 @@ def _turned(image: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def _decode_with_pillow(data: bytes, kind: str) -> np.ndarray:
-    """Return uint8 [H, W, 3] BGR (or uint16 [H, W, 3]) as stored; the slow second try, which says what is wrong."""
+    """Return uint8 [H, W, 3] BGR (or wider whole numbers) as stored; the slow second try, which says what is wrong."""
     try:
         from PIL import Image
     except ImportError:  # It is not among the packages for exported files.
@@ -221,7 +221,7 @@ def _decode_with_pillow(data: bytes, kind: str) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=PILLOW_FORMATS[kind]) as image:
             if image.mode.startswith("I"):  # convert() would cut 16-bit grey off at 255.
-                return np.repeat(np.asarray(image).astype(np.uint16)[..., None], 3, 2)
+                return np.repeat(np.asarray(image)[..., None], 3, 2)
             return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
     except Image.UnidentifiedImageError:
         raise ValueError(f"neither OpenCV nor Pillow can decode this {kind}") from None

@@ -3,12 +3,13 @@
 import shutil
 
 import pytest
-from conftest import with_masks, write_tiny_dataset
+from conftest import with_masks, write_tiny_classes, write_tiny_dataset
 from kill_driver import MODEL
 
 from engine.options import from_kwargs
 from engine.task import DETECT
 from engine.train.run import fit
+from extras.classify.task import CLASSIFY
 from extras.segment.task import SEGMENT
 from utils.callbacks import Callbacks
 from utils.checkpoint import load_checkpoint
@@ -19,8 +20,8 @@ def start(tmp_path):
     """Function (data, task=DETECT, callbacks=None) that trains; what is refused must not leave a run folder."""
 
     def run(data, task=DETECT, callbacks=None, **options):
-        cfg = with_masks(MODEL) if task is SEGMENT else MODEL
-        base = {"cfg": cfg, "data": str(data), "epochs": 1, "batch_size": 4, "imgsz": 64, "workers": 0, "noplots": True}
+        base = {"data": str(data), "epochs": 1, "batch_size": 4, "imgsz": 64, "workers": 0, "noplots": True}
+        base |= {SEGMENT: {"cfg": with_masks(MODEL)}, DETECT: {"cfg": MODEL}, CLASSIFY: {}}[task]
         base |= {"project": str(tmp_path / "runs"), **options}
         try:
             return fit(from_kwargs(task.script.removesuffix(".py"), base), callbacks, task=task)
@@ -91,3 +92,11 @@ def test_data_that_go_away_stop_the_run(tmp_path, start, caplog, workers):
     last = first.parent / "weights" / "last.pt"
     assert load_checkpoint(last).train_state is not None and len(first.read_text().splitlines()) == 2
     assert f"Interrupted in epoch 1. {last} holds the state before it" in caplog.text
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path, start):
+    data = write_tiny_classes(tmp_path / "classes")
+    for file in (data / "train" / "light").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match="train: nothing to train: all 4 images are of the class dark"):
+        start(data, CLASSIFY)

@@ -115,6 +115,9 @@ def test_grey_pictures_are_taken(model):
 def test_16_bit_pil_is_scaled_not_clipped():
     image, _ = load_images(Image.fromarray(np.full((4, 5), 0x4000, np.uint16)))
     assert np.array_equal(image[0], np.full((4, 5, 3), 0x40, np.uint8))
+    for samples in (np.uint16(0x800), np.float32(128 / 255)):  # 12 bits that a camera fills; from 0 to 1
+        image, _ = load_images(Image.fromarray(np.full((4, 5), samples)))
+        assert np.array_equal(image[0], np.full((4, 5, 3), 128, np.uint8))
 
 
 def test_list_of_mixed_pictures(model, folder):
