@@ -16,6 +16,7 @@ import numpy as np
 from engine.predict.run import inference_size_hw
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
 from extras.export.quantization import QUANTIZERS, quantize_within_budget
+from extras.export.second_opinion import problem as judged
 from models.backends import DetectMultiBackend, Format, find_format, one_checkpoint
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
@@ -184,10 +185,12 @@ class Job:
                     steps = " and ".join(QUANTIZERS)
                     LOGGER.info(f"{row.title}: --max-drop is for {steps} alone; val.py tells what int8 loses here")
                 module.export(exportable(self.reference.model), file, self.spec, metadata)
-            parity = None if row.runs_on and not can_run(row) else self.gate(file)
-            metadata.parity = parity.to_dict() if parity else {}
+            problem = ""
+            if not row.runs_on or can_run(row):
+                gate = self.gate(file)
+                parity = gate.run(self.images)
+                problem, metadata.parity = judged(gate, self.images, parity, self.tolerance()), parity.to_dict()
             module.write_metadata(file, metadata)
-            problem = parity.problem(self.tolerance()) if parity else ""
             if problem:
                 rejected = replace(file, target.with_name(f"{target.name}.rejected"))
                 raise ValueError(f"the file differs from the PyTorch model: {problem}; it is kept as {rejected}")
@@ -197,9 +200,9 @@ class Job:
         default = TOLERANCES[self.spec.precision]
         return default._replace(**dict(zip(("box_px", "score"), self.opt.tol))) if self.opt.tol else default
 
-    def gate(self, file: Path) -> Parity:
+    def gate(self, file: Path) -> Gate:
         exported = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
-        return Gate(self.reference, exported, self.imgsz, self.spec.precision).run(self.images)
+        return Gate(self.reference, exported, self.imgsz, self.spec.precision)
 
     def _quantize(self, row: Format, module, file: Path, metadata: Metadata) -> None:
         """Write `file` in int8. AP is measured on raw predictions, and pixels need more bits: NMS comes after."""

@@ -5,8 +5,9 @@ compared as well, row by row, so that a model that finds nothing (an untrained o
 model the masks are compared as well; of a classifier the probabilities, on the middle of each image.
 """
 
+import copy
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -108,6 +109,14 @@ class Gate:
         self.score_error = TOLERANCES[precision].score
         self.borderline = self.limits["conf_thres"] + self.score_error
         self.batch = metadata.batch if exported.fixed_hw else DYNAMIC_BATCH
+        self.letterbox = exported.fixed_hw is None, exported.stride
+
+    def between(self, reference: Any, other: Any) -> "Gate":
+        """Return a gate for two other models, the file itself or such that give raw predictions, on the same images."""
+        gate = copy.copy(self)
+        gate.reference, gate.exported = reference, other
+        gate.output = self.output if other is self.exported else "raw"
+        return gate
 
     def run(self, images: list) -> Parity:
         """Compare on images, uint8 BGR [H, W, 3]. ValueError if there is nothing to compare."""
@@ -140,7 +149,7 @@ class Gate:
             from extras.classify.transforms import center_crop
 
             return cv2.cvtColor(center_crop(image, self.imgsz), cv2.COLOR_BGR2RGB), None
-        return letterboxed_rgb(image, self.imgsz, self.exported.fixed_hw is None, self.exported.stride)
+        return letterboxed_rgb(image, self.imgsz, *self.letterbox)
 
     def _boxes(self, padded: np.ndarray, batch):
         """Parity figures of a batch of detections, of which `padded` are the images."""
@@ -173,7 +182,7 @@ class Gate:
             best = np.argsort(-raw[i, :, 4])[:MASKED_ROWS]
             rows = boxes[:, -1].astype(int) if len(boxes) else best
             ours, theirs = (raw[i, rows, -nm:], protos[i]), (others[i, rows, -nm:], other_protos[i])
-            yield compare_masks(xywh2xyxy(raw[i, rows, :4]), ours, theirs, padded.shape[1:3])
+            yield compare_masks(xywh2xyxy(raw[i, rows, :4]), ours, theirs, padded.shape[1:3], self.score_error)
 
     def _probabilities(self, padded: np.ndarray, batch):
         expected, found = (as_float32(model.predict(padded)) for model in (self.reference, self.exported))
@@ -201,22 +210,33 @@ def compare_rows(expected: np.ndarray, found: np.ndarray, nm: int = 0) -> Parity
     return Parity(box_px=_largest(boxes - rivals), score=_largest(scores - others))
 
 
-def compare_masks(boxes: np.ndarray, expected: tuple, found: tuple, shape_hw) -> Parity:
+def compare_masks(
+    boxes: np.ndarray, expected: tuple, found: tuple, shape_hw: tuple, rounding: float = TOLERANCES["fp32"].score
+) -> Parity:
     """Return the masks in an image's boxes [n, 4], xyxy px, pair by pair, at the size shape_hw of the model's input.
 
     expected, found: the boxes' mask coefficients [n, nm], and prototypes [nm, h, w]. Both are cut to the same boxes:
-    an edge that is rounded otherwise would move over a whole row of pixels.
+    an edge that is rounded otherwise would move over a whole row of pixels. A pixel of `expected` counts where its sum
+    of products is further from 0, the edge of the mask, than `rounding` times the sum of their sizes.
     """
     from extras.segment.masks import process_mask
 
     ious = []
     for start in range(0, len(boxes), MASKS_AT_ONCE):
         part = slice(start, start + MASKS_AT_ONCE)
-        ours, theirs = (
-            process_mask(protos, coefficients[part], boxes[part], shape_hw, upsample=True)
-            for coefficients, protos in (expected, found)
+        coefficients, protos = expected[0][part], expected[1]
+        sizes = np.concatenate([protos, np.abs(protos)]), -rounding * np.abs(coefficients)
+        ours, theirs, inside, outside = (
+            process_mask(maps, factors, boxes[part], shape_hw, upsample=True)
+            for maps, factors in (
+                (protos, coefficients),
+                (found[1], found[0][part]),
+                (sizes[0], np.concatenate([coefficients, sizes[1]], 1)),
+                (sizes[0], np.concatenate([-coefficients, sizes[1]], 1)),
+            )
         )
-        different, together = (np.count_nonzero(masks, (1, 2)) for masks in (ours ^ theirs, ours | theirs))
+        different = np.count_nonzero(np.where(theirs, outside, inside), (1, 2))
+        together = np.count_nonzero(ours | theirs, (1, 2))
         ious += [1 - d / t if d > ROUNDED_PX else 1.0 for d, t in zip(different, together)]
     mean = float(np.mean(ious)) if ious else 1.0
     return Parity(masks=len(ious), mask_iou=mean, mask_iou_least=float(min(ious, default=1.0)))
