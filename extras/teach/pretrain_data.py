@@ -1,6 +1,5 @@
 """Images without labels: which files a source means, the hyperparameters, and the data set."""
 
-import glob
 import os
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from extras.classify.hyp import TABLE as CLASSIFICATION
 from utils.data.config import check_dataset
 from utils.data.images import IMG_FORMATS, find_images
 from utils.data.scan import Problem, check_size, log_problems, map_files
+from utils.data.walk import matching
 from utils.hyperparameters import TABLE as DETECTION
 from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
@@ -66,7 +66,7 @@ def _matches(pattern: str) -> list:
     """Return the images and folders that a glob matches; FileNotFoundError if there are none."""
     found = [
         path
-        for path in sorted(glob.glob(pattern, recursive=True))
+        for path in sorted(matching(pattern))
         if os.path.isdir(path) or Path(path).suffix[1:].lower() in IMG_FORMATS
     ]
     if not found:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from utils.data.headers import JPEG_END, NO_END, Header, parse_header
+from utils.data.walk import walk_folders
 from utils.files import open_regular, read_bytes, read_text, write_whole
 from utils.logger import LOGGER
 
@@ -40,7 +41,8 @@ def find_images(path) -> list:
     for item in path if isinstance(path, (list, tuple)) else [path]:
         item = Path(item)
         if item.is_dir():
-            files += walk_images(str(item))
+            found = (entry for _, entries in walk_folders(str(item)) for entry in entries)
+            files += [entry.path for entry in found if is_image_name(entry.name)]
         elif not item.is_file():
             raise FileNotFoundError(f"{item}: no such folder or list file of images")
         elif is_image_name(item.name):
@@ -55,35 +57,6 @@ def find_images(path) -> list:
 def is_image_name(name: str) -> bool:
     """Return whether a file's name ends as one of IMG_FORMATS."""
     return os.path.splitext(name)[1][1:].lower() in IMG_FORMATS
-
-
-def walk_images(folder: str) -> list[str]:
-    """Return all that is named like an image in a folder and in those below it, hidden ones apart.
-
-    Links to folders are followed, but no folder is searched twice, whichever links lead to it, and none that holds
-    `folder` itself.
-    """
-    root, found, again = os.path.realpath(folder), [], []
-    folders, links, seen = [folder], [], set()
-    while folders or links:
-        here = folders.pop() if folders else links.pop(0)
-        real = os.path.realpath(here)
-        if real in seen or root.startswith(os.path.join(real, "")):
-            again.append(here)
-            continue
-        seen.add(real)
-        try:
-            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
-        except OSError as error:
-            LOGGER.warning(f"{here}: the folder cannot be read: {error.strerror}")
-            continue
-        entries = [entry for entry in entries if not entry.name.startswith(".")]
-        found += [entry.path for entry in entries if is_image_name(entry.name)]
-        folders += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-        links += [entry.path for entry in entries if entry.is_symlink() and os.path.isdir(entry.path)]
-    if again:
-        LOGGER.warning(f"{len(again)} links lead to folders that are searched already, and are passed over: {again[0]}")
-    return found
 
 
 def _read_list_file(list_file: Path) -> list:

@@ -14,6 +14,7 @@ import numpy as np
 
 from utils.augmentations import letterbox
 from utils.data.images import IMG_FORMATS, chw_rgb, read_image
+from utils.data.walk import matching
 from utils.files import read_text
 from utils.general import ROOT
 from utils.logger import LOGGER
@@ -95,7 +96,7 @@ def files_of(item: str) -> list:
             raise ValueError(f"'{item}': expected {formats_text()}; found suffix '{path.suffix}'")
         return [str(path)]
     if glob.has_magic(item):
-        return keep_supported(glob.glob(str(path), recursive=True), f"glob '{item}'")
+        return keep_supported(matching(str(path)), f"glob '{item}'")
     raise FileNotFoundError(f"source '{shown(item)}' does not exist")
 
 
