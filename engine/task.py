@@ -12,7 +12,7 @@ from engine.train.schedule import scaled_loss_gains
 from engine.val.detection import DetectionEvaluator, evaluate
 from models.yolo import DetectionModel
 from utils import dist
-from utils.autoanchor import check_anchors
+from utils.autoanchor import are_placeholders, check_anchors
 from utils.data.config import check_dataset
 from utils.data.label_files import labels_elsewhere
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
@@ -134,7 +134,13 @@ class Detection(Task):
         return build.load_start(opt)
 
     def build_model(self, opt, hyp, data, start=None, resumed=None):
-        return build.build_model(opt, hyp, data["nc"], self, start, resumed)
+        model = build.build_model(opt, hyp, data["nc"], self, start, resumed)
+        if opt.noautoanchor and resumed is None and are_placeholders(model.model[-1]):
+            raise ValueError(
+                "--noautoanchor: the model file (or --hyp) has the number of anchors alone, whose sizes come from the "
+                "data: leave the flag away, or list the sizes"
+            )
+        return model
 
     def start_kind(self, opt, start, model):
         return build.start_kind(opt, start, model)

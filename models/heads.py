@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from models.common import Conv
+from utils.autoanchor import placeholder_anchors
 from utils.text import brief
 
 MAX_ANCHORS = 1000  # on a map, where a model file gives their number alone
@@ -182,7 +183,7 @@ class Classify(nn.Module):
 def anchor_tensor(anchors, levels: int) -> torch.Tensor:
     """Return anchors [levels, na, 2] in px from a list for each map; from their number placeholders."""
     if isinstance(anchors, int) and 0 < anchors <= MAX_ANCHORS:
-        anchors = [[float(x) for x in range(2 * anchors)]] * levels
+        anchors = placeholder_anchors(anchors, levels)
     if not isinstance(anchors, (list, tuple)) or not all(isinstance(row, (list, tuple)) for row in anchors):
         raise ValueError(
             f"anchors: expected a list of w, h, w, h ... for each map, or their number, found {brief(anchors)}"

@@ -14,6 +14,18 @@ MIN_SIDE_PX = 2.0
 PREFIX = "AutoAnchor: "
 
 
+def placeholder_anchors(number: int, levels: int) -> list[list[float]]:
+    """Return anchors [levels][2 * number], w, h, w, h ..., that only hold the room for those of a data set."""
+    return [[float(x) for x in range(2 * number)]] * levels
+
+
+def are_placeholders(detect) -> bool:
+    """Tell whether the anchors of a Detect are those of placeholder_anchors()."""
+    levels, number = detect.anchors.shape[:2]
+    wanted = torch.tensor(placeholder_anchors(number, levels)).view_as(detect.anchors)
+    return torch.allclose(detect.anchors.cpu() * detect.stride.cpu().view(-1, 1, 1), wanted, atol=1e-3)
+
+
 def check_anchor_order(detect) -> None:
     """Reverse the anchors of a Detect, in place, if its finest map has the largest. They are in stride units."""
     stride = detect.stride.to(detect.anchors).view(-1, 1, 1)
@@ -27,10 +39,13 @@ def check_anchor_order(detect) -> None:
 def check_anchors(dataset, model, thr: float = 4.0, imgsz: int = 640) -> None:
     """Replace the anchors of the model's Detect, in place, if they fit too few boxes and better ones are found.
 
-    A box fits an anchor if neither side differs by more than the factor `thr` (hyperparameter anchor_t).
+    A box fits an anchor if neither side differs by more than the factor `thr` (hyperparameter anchor_t). Placeholders
+    are always replaced; ValueError where there is no box to do so.
     """
     detect = getattr(model, "module", model).model[-1]
-    wh = box_sizes(dataset, imgsz)
+    wh, are_open = box_sizes(dataset, imgsz), are_placeholders(detect)
+    if len(wh) == 0 and are_open:
+        raise ValueError(f"{PREFIX}the data set has no boxes, from which the sizes of the anchors would come")
     if len(wh) == 0:
         LOGGER.warning(f"{PREFIX}the data set has no boxes, anchors are kept")
         return
@@ -40,13 +55,14 @@ def check_anchors(dataset, model, thr: float = 4.0, imgsz: int = 640) -> None:
     anchors_px = (detect.anchors * stride).reshape(-1, 2).cpu().numpy()
     recall, per_box = anchor_recall(wh, anchors_px, thr)
     found = f"{PREFIX}{per_box:.2f} anchors/target, {recall:.3f} best possible recall (BPR)"
-    if recall > GOOD_RECALL:
+    if recall > GOOD_RECALL and not are_open:
         LOGGER.info(f"{found}: the model's anchors fit the data set")
         return
-    LOGGER.info(f"{found}: expected more than {GOOD_RECALL}, looking for better anchors")
+    why = "the model has their number alone" if are_open else f"{found}: expected more than {GOOD_RECALL}"
+    LOGGER.info(f"{PREFIX * are_open}{why}, looking for better anchors")
     new_px = kmean_anchors(dataset, n=len(anchors_px), img_size=imgsz, thr=thr, verbose=False)
     new_recall = anchor_recall(wh, new_px, thr)[0]
-    if new_recall <= recall:
+    if new_recall <= recall and not are_open:
         LOGGER.info(f"{PREFIX}BPR would be {new_recall:.3f}: the model's anchors stay")
         return
     detect.anchors[:] = torch.tensor(new_px).to(detect.anchors).view_as(detect.anchors) / stride

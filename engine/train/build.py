@@ -86,6 +86,7 @@ def freeze_layers(model: nn.Module, specs: list) -> list[str]:
     those rows. A name such as "model.7.m" or "attn": every parameter with these parts in its dotted name. As in YOLOv5
     the batch-norm statistics of a frozen layer go on following the data.
     """
+    given = " ".join(map(str, specs))
     specs = [int(spec) if str(spec).isdigit() else str(spec) for spec in specs]
     if len(specs) == 1 and isinstance(specs[0], int):
         specs = list(range(specs[0]))
@@ -100,6 +101,8 @@ def freeze_layers(model: nn.Module, specs: list) -> list[str]:
             hint = did_you_mean(part, {part for name in names for part in _prefixes(name)}, " ({})")
             raise ValueError(f"--freeze: no parameter has '{spec}' in its name{hint}")
     frozen = [name for name in names if any(_has_parts(name, part) for part in parts)]
+    if len(frozen) == len(names):
+        raise ValueError(f"--freeze {given}: nothing is left to train, all of the model is frozen")
     for name in frozen:
         model.get_parameter(name).requires_grad_(False)
     return frozen

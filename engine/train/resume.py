@@ -15,10 +15,13 @@ MAY_CHANGE = ("resume", "device", "workers", "local_rank", "profile")
 def resume(opt: argparse.Namespace, task) -> tuple[argparse.Namespace, Checkpoint, Path]:
     """Return the options of the interrupted run, its checkpoint and its run folder.
 
-    `opt.resume` is True (the newest last.pt below the task's default folder) or a path. Of the other options only
-    those in MAY_CHANGE may differ from the checkpoint's. FileNotFoundError without a checkpoint, ValueError if the
-    training is finished or another option was given.
+    `opt.resume` is a path or True: then it is opt.weights, if given, else the newest last.pt below the task's default
+    folder. Of the other options only those in MAY_CHANGE may differ from the checkpoint's. FileNotFoundError without a
+    checkpoint, ValueError if the training is finished or another option was given.
     """
+    weights = given_options(opt, task).get("weights")
+    if opt.resume is True and weights:
+        opt = argparse.Namespace(**{**vars(opt), "resume": weights, "weights": default_options(task)["weights"]})
     pattern = f"{default_options(task)['project']}/*/weights/last.pt"
     path = latest_run(pattern) if opt.resume is True else Path(opt.resume)
     if path is None:

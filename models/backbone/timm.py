@@ -3,8 +3,10 @@
 timm is an extra: pip install timm. In a model file: [-1, 1, timm, [resnet18]].
 """
 
+import inspect
 import re
 
+import torch
 from torch import fx, nn
 
 from models.backbone.pretrained import load_backbone_weights
@@ -21,7 +23,9 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, name: str, in_chans: int = 3, **kwargs):
         super().__init__()
-        self.model = _create(name, in_chans, **kwargs)
+        self.name, self.model = name, _create(name, in_chans, **kwargs)
+        if "img_size" not in kwargs:
+            _check_free_size(name, self.model)
         info = self.model.feature_info
         declared = list(zip(info.channels(), info.reduction()))
         deepest = {stride: i for i, (_, stride) in enumerate(declared) if stride in STRIDES}
@@ -31,7 +35,12 @@ class TimmBackbone(nn.Module):
         self.channels_are_last = getattr(self.model, "output_fmt", None) == "NHWC"
 
     def forward(self, x):
-        maps = self.model(x)
+        try:
+            maps = self.model(x)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (AssertionError, IndexError, RuntimeError) as error:  # as timm's models refuse sizes
+            raise ValueError(f"timm {self.name}: images of {list(x.shape[2:])} px do not fit it: {error}") from error
         return [maps[i].permute(0, 3, 1, 2) if self.channels_are_last else maps[i] for i in self.picked]
 
     def fuse(self):
@@ -67,6 +76,16 @@ def _create(name: str, in_chans: int, **kwargs) -> nn.Module:
     if not timm.is_model(name):
         raise ValueError(f"timm has no model '{name}'{did_you_mean(name, timm.list_models(), n=3)}")
     return timm.create_model(name, features_only=True, in_chans=in_chans, **kwargs)
+
+
+def _check_free_size(name: str, model: nn.Module) -> None:
+    """Check that a timm model takes images of any size; ValueError, with the keyword that makes it so, if not."""
+    fixed = next((part for part in model.modules() if getattr(part, "strict_img_size", False)), None)
+    if fixed is not None and fixed.img_size is not None:
+        is_vit = "dynamic_img_size" in inspect.signature(type(getattr(model, "model", model)).__init__).parameters
+        keyword = "{dynamic_img_size: true}" if is_vit else "{strict_img_size: false}"
+        h, w = fixed.img_size
+        raise ValueError(f"timm {name} takes images of {h} x {w} px alone; with {keyword} behind its name it takes all")
 
 
 def timm_backbone(in_chans: int, name: str, weights=None, **kwargs) -> TimmBackbone:

@@ -203,6 +203,29 @@ def test_timm_weights_from_a_classifier(tmp_path):
     assert torch.equal(model.model.stem_0.weight, classifier.stem[0].weight)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "keyword"),
+    [
+        ("swin_tiny_patch4_window7_224", "224 x 224", "{strict_img_size: false}"),
+        ("swinv2_tiny_window8_256", "256 x 256", "{strict_img_size: false}"),  # It would pass a probe of 256 px.
+        ("vit_tiny_patch16_224", "224 x 224", "{dynamic_img_size: true}"),
+    ],
+)
+def test_a_timm_model_of_one_size_names_the_keyword(name, size, keyword):
+    pytest.importorskip("timm")
+    with pytest.raises(ValueError, match=f"row 0 .*{name} takes images of {size} px alone; with {keyword}"):
+        DetectionModel(timm_cfg(name))
+
+
+def test_a_size_that_a_timm_model_refuses():
+    pytest.importorskip("timm")
+    from models.backbone import timm_backbone
+
+    backbone = timm_backbone(3, "maxvit_rmlp_pico_rw_256")
+    with pytest.raises(ValueError, match=r"timm maxvit_rmlp_pico_rw_256: images of \[320, 256\] px do not fit it"):
+        backbone(torch.zeros(1, 3, 320, 256))
+
+
 def test_unknown_timm_name():
     pytest.importorskip("timm")
     with pytest.raises(ValueError, match=r"row 0 .*timm has no model 'resnet17', did you mean .*resnet"):

@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from tests.conftest import write_tiny_dataset
-from utils.autoanchor import anchor_recall, box_sizes, check_anchor_order, check_anchors, kmean_anchors
+from utils.autoanchor import (
+    anchor_recall,
+    are_placeholders,
+    box_sizes,
+    check_anchor_order,
+    check_anchors,
+    kmean_anchors,
+    placeholder_anchors,
+)
 
 
 def data_set(sizes_px, imgsz=640) -> SimpleNamespace:
@@ -78,6 +86,20 @@ def test_no_boxes_keep_the_anchors(messages):
     detector = model([[10, 10]], strides=(8,))
     check_anchors(SimpleNamespace(labels=[np.zeros((0, 5))], shapes=np.array([[64, 64]])), detector)
     assert "has no boxes" in messages()
+
+
+def test_placeholders_are_replaced_even_where_all_boxes_fit_them(messages):
+    """Boxes of 1 to 16 px fit the anchor of 4 x 5 px, which is no reason to keep (0, 1) and (2, 3) beside it."""
+    dataset = data_set(clusters((3, 3), (8, 8), (14, 14)))
+    detector = model(placeholder_anchors(3, 2))
+    assert are_placeholders(detector.model[0])
+    check_anchors(dataset, detector, imgsz=640)
+    found = (detector.model[0].anchors * detector.model[0].stride.view(-1, 1, 1)).view(-1, 2)
+    assert not are_placeholders(detector.model[0]) and found.min() >= 2 and "their number alone" in messages()
+    with pytest.raises(ValueError, match="has no boxes, from which the sizes of the anchors would come"):
+        check_anchors(
+            SimpleNamespace(labels=[np.zeros((0, 5))], shapes=np.array([[64, 64]])), model(placeholder_anchors(3, 2))
+        )
 
 
 def test_wrapped_models_are_opened():

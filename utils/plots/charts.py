@@ -9,6 +9,7 @@ import numpy as np
 
 from utils.curves import SMOOTHING, smooth
 from utils.files import read_table, write_whole
+from utils.plots.fonts import fitting_fonts
 from utils.plots.palette import colors
 
 NAMED_CLASSES = 30  # with more classes, names would not fit beside each other
@@ -32,7 +33,8 @@ def new_figure(rows: int = 1, columns: int = 1, size=(9, 6)):
 def save_figure(figure, file: Path | str, dpi: int) -> None:
     """Write a figure in the format of the file's suffix, whole or not at all."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=dpi, format=Path(file).suffix[1:])
+    with fitting_fonts(figure):
+        figure.savefig(buffer, dpi=dpi, format=Path(file).suffix[1:])
     write_whole(file, buffer.getvalue())
 
 

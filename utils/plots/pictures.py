@@ -15,6 +15,7 @@ from utils.boxes import xywh2xyxy, xyxy2xywhn
 from utils.data.images import write_image
 from utils.files import replacing, while_writing
 from utils.general import increment_path
+from utils.plots.fonts import font_for
 from utils.plots.palette import colors
 
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -41,7 +42,7 @@ class Annotator:
         im: uint8 [H, W, 3], BGR or RGB as the caller's colours are, C-contiguous; or a PIL image.
         line_width: of boxes, in pixels; default by the size of the image.
         font_size: line height in pixels; default by the line width, smaller in small images.
-        font: a .ttf file for Pillow; default matplotlib's DejaVu Sans. Nothing is ever downloaded.
+        font: a .ttf file for Pillow; default the one that has the characters of `example`. Nothing is downloaded.
     """
 
     def __init__(self, im, line_width=None, font_size=None, font="", pil=False, example="abc"):
@@ -52,7 +53,7 @@ class Annotator:
         font_size = font_size or min(self.lw / 3, small) * FONT_SCALE_PX
         self.font_scale = font_size / FONT_SCALE_PX
         self.font_thickness = max(round(self.font_scale * 1.6), 1)
-        self.font = _pil_font(font, round(font_size)) if self.pil else None
+        self.font = _pil_font(font or font_for(str(example)), round(font_size)) if self.pil else None
 
     def _set_image(self, im) -> None:
         if isinstance(im, np.ndarray) and (im.dtype != np.uint8 or im.ndim != 3 or not im.flags.c_contiguous):
@@ -151,15 +152,11 @@ class Annotator:
         return np.asarray(self.im)
 
 
-def _pil_font(font: str, size: int):
+def _pil_font(font: str | Path, size: int):
     from PIL import ImageFont
 
-    if not font:
-        import matplotlib
-
-        font = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
     if not Path(font).is_file():
-        raise FileNotFoundError(f"font '{font}' not found: expected a .ttf file, or '' for the one that matplotlib has")
+        raise FileNotFoundError(f"font '{font}' not found: expected a .ttf file, or '' for one that has the characters")
     return ImageFont.truetype(str(font), max(size, 8))
 
 

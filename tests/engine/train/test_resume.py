@@ -124,7 +124,7 @@ def test_command_line_killed_then_interrupted_then_resumed(tmp_path):
     assert "go on with" in output and f"--resume {run.resolve()}/weights/last.pt" in output
     assert load_checkpoint(run / "weights/last.pt").epoch + 1 > done
 
-    process = start(tmp_path, "--resume")
+    process = start(tmp_path, "--resume", "--weights", str(run / "weights/last.pt"))  # as if --resume had the path
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert len((run / "results.csv").read_text().splitlines()) == 61
@@ -164,11 +164,13 @@ def test_options_of_a_resumed_run(given, error):
         ("last.pt", ValueError, "expected RUN_FOLDER/weights/last.pt"),  # taken out of its run folder
     ],
 )
-def test_nothing_to_resume(tmp_path, monkeypatch, path, error, words):
+@pytest.mark.parametrize("by_weights", [False, True])
+def test_nothing_to_resume(tmp_path, monkeypatch, path, error, words, by_weights):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         "engine.train.resume.latest_run", lambda pattern: None
     )  # the project's own runs do not count here
     Path("last.pt").write_bytes(b"x")
     with pytest.raises(error, match=words):
-        resume(from_kwargs("train", {"resume": path}), DETECT)
+        options = {"resume": True, "weights": path} if by_weights and path is not True else {"resume": path}
+        resume(from_kwargs("train", options), DETECT)

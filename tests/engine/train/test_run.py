@@ -255,6 +255,30 @@ def test_freeze_by_number_and_by_name(tiny_model_cfg):
         frozen(model, ["1", "9"])
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"freeze": [6]}, "--freeze 6: nothing is left to train"),
+        ({"freeze": list(range(6))}, "--freeze 0 1 2 3 4 5: nothing is left to train"),
+        ({"freeze": ["model"]}, "--freeze model: nothing is left to train"),
+        ({"cfg": {**MODEL, "anchors": 2}, "noautoanchor": True}, "--noautoanchor: .* the number of anchors alone"),
+        ({"hyp": {"anchors": 3}, "noautoanchor": True}, "--noautoanchor: .* the number of anchors alone"),
+    ],
+)
+def test_what_cannot_be_trained_leaves_no_run_folder(train, tmp_path, options, words):
+    with pytest.raises(ValueError, match=words):
+        train(**options)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("options", [{"cfg": {**MODEL, "anchors": 2}}, {"hyp": {"anchors": 3}}])
+def test_a_number_of_anchors_means_those_of_the_data(train, options):
+    training = train(epochs=1, **options)
+    head = training.learner.model.model[-1]
+    assert head.na == (options.get("hyp") or options["cfg"])["anchors"]
+    assert (head.anchors * head.stride.view(-1, 1, 1)).min() > 4  # Placeholders begin with 0, 1.
+
+
 def test_frozen_layers_keep_their_weights(train):
     trainer = train(freeze=[1], hyp={"warmup_epochs": 0})
     first, second = (trainer.learner.model.model[i].conv.weight for i in (0, 1))
