@@ -22,6 +22,7 @@ from utils.logger import LOGGER
 from utils.timing import UNTIMED, Untimed
 
 AHEAD = 8  # results that may wait for the writing thread
+SLOWEST_FPS = 0.01  # OpenCV rounds what is slower to nothing
 
 
 class Drawer:
@@ -106,10 +107,10 @@ class OpenVideo:
     """An MPEG-4 video that is being written; `size` is its width and height. OpenCV says nothing of a full disk."""
 
     def __init__(self, file: Path, size: tuple[int, int], fps: float):
-        self.file, self.size = file, size
+        self.file, self.size, self.fps = file, size, fps
         self.temporary = file.with_suffix(".tmp.mp4")
         self.frames = 0
-        self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), fps, size)
+        self.writer = cv2.VideoWriter(str(self.temporary), cv2.VideoWriter_fourcc(*"mp4v"), max(fps, SLOWEST_FPS), size)
         if not self.writer.isOpened():
             raise OSError(f"{file}: no MPEG-4 video of {size[0]} x {size[1]} pixels can be written here")
 
@@ -125,19 +126,23 @@ class OpenVideo:
         """Give the video its name. OSError, and no file, unless the container holds as many frames as were written."""
         self.writer.release()
         try:
-            found = self._count()
+            found, fps = self._read()
             if found != self.frames:
                 free = shutil.disk_usage(self.file.parent).free
                 what = f"{found} of {self.frames} frames are in it, {free:,} bytes are free on its disk"
                 raise OSError(f"cannot write {self.file}: {what}")
+            if abs(fps / self.fps - 1) > 0.01:
+                LOGGER.warning(f"{self.file} plays {fps:g} frames a second, as the format cannot hold {self.fps:g}")
             os.replace(self.temporary, self.file)
         finally:
             self.temporary.unlink(missing_ok=True)
 
-    def _count(self) -> int:
+    def _read(self) -> tuple[int, float]:
+        """Return the number of frames that the container holds, and how many it plays in a second."""
         capture = cv2.VideoCapture(str(self.temporary))
         try:
-            return int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+            frames = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
+            return int(frames), capture.get(cv2.CAP_PROP_FPS)
         finally:
             capture.release()
 
