@@ -1,4 +1,4 @@
-"""What an extra may do during a training, beside the user's callbacks (utils/callbacks.py)."""
+"""The moments of a training at which an extra may act, beside the user's callbacks (utils/callbacks.py)."""
 
 import torch
 

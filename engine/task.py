@@ -1,4 +1,4 @@
-"""What differs between tasks, as one object each. The engine knows no more of a task than the methods of Task."""
+"""The differences between tasks, one object for each. The engine knows no more of a task than the methods of Task."""
 
 import argparse
 from pathlib import Path
@@ -35,13 +35,13 @@ class Task:
     script = "train.py"  # as the user types it
     model_class = None  # has from_checkpoint()
     evaluator = None  # an engine.val.evaluator.Evaluator
-    metric_names = ()  # of results.csv
+    metric_names = ()  # columns of results.csv
     has_teacher = False  # whether --teacher and --unlabeled are among its options
-    defaults = None  # of options that neither the user nor the data file gives, where they are not DATA_DEFAULTS'
+    defaults = None  # for options that neither the user nor the data file gives, where they differ from DATA_DEFAULTS
 
     @property
     def loss_names(self) -> tuple:
-        """Of the items of the criterion, as in results.csv."""
+        """Names of the criterion's items, as in results.csv."""
         return self.evaluator.loss_names
 
     def read_data(self, opt: argparse.Namespace, required: tuple = ("train", "val")) -> dict:

@@ -17,7 +17,7 @@ from utils.extras import lazy
 from utils.torch_utils import fold_batchnorm
 
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.03}
-MAX_LAYERS = 300  # of a TransformerBlock; a model file may claim any number
+MAX_LAYERS = 300  # in a TransformerBlock, as a model file may claim any number
 # YOLOv5's users import these names from here, too.
 OWNERS = {
     "models.backends": ["DetectMultiBackend"],
@@ -41,7 +41,7 @@ def autopad(k, p=None, d=1):
 def activation(act) -> nn.Module:
     """Return SiLU for True, a copy of a module, Identity for False or None."""
     if act is True:
-        return nn.SiLU(inplace=True)  # what it overwrites is read by nothing else
+        return nn.SiLU(inplace=True)  # Nothing else reads the values that it overwrites.
     if isinstance(act, nn.Module):
         return copy.deepcopy(act)
     if act is False or act is None:

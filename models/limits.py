@@ -1,4 +1,4 @@
-"""What the rows of a model file may take. A model file may lie in a checkpoint that somebody else has written.
+"""Bounds on the time and memory of a model file's rows. It may lie in a checkpoint that somebody else has written.
 
 Rows are built on torch's meta device first, where tensors have shapes and no memory. While the model's first image runs
 through them, each layer that can make a map larger is looked at before it does.
@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 MAX_ROWS = 1000  # YOLOv5x6 has 33
-MAX_REPEATS = 300  # of all rows together; YOLOv5x6 has about 80
+MAX_REPEATS = 300  # all rows together; YOLOv5x6 has about 80
 MAX_CHANNELS = 1 << 20
 MAX_VALUES = 1 << 29  # 2 GiB of float32; YOLOv5x6 has 141 million
-MAX_MAP_VALUES = 1 << 26  # of a map of one image of 256 px; YOLOv5's largest are below 2 million
+MAX_MAP_VALUES = 1 << 26  # in a map for one image of 256 px; YOLOv5's largest have less than 2 million
 MAX_WINDOW_VALUES = 1 << 33  # that a pooling looks at, each as often as it does
 MAX_TOKENS = 1 << 14  # that all look at each other
 SPARE_VALUES = 1 << 20  # beyond a checkpoint's own: a model that is a little too large gets a message about its tensors
 PADS = (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 ADAPTIVE_POOLS = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_most_values = ContextVar("most_values", default=MAX_VALUES)  # of a model that is built now
+_most_values = ContextVar("most_values", default=MAX_VALUES)  # for the model that is being built
 WATCHED = (nn.Conv2d, nn.ConvTranspose2d, nn.Upsample, nn.MultiheadAttention, *PADS, *POOLS, *ADAPTIVE_POOLS)
 
 

@@ -1,4 +1,4 @@
-"""What everything uses. The names that YOLOv5 has in this package itself are in extras/compat."""
+"""The floor that everything stands on. The names that YOLOv5 has in this package itself are in extras/compat."""
 
 from utils.extras import lazy
 

@@ -16,7 +16,7 @@ from utils.boxes import bbox_iou
 NEIGHBOURS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))  # own cell, left, top, right, bottom: (dx, dy) in cells
 DIAGONALS = ((-1, -1), (1, -1), (-1, 1), (1, 1))  # left top, right top, left bottom, right bottom
 SIMOTA_TOP = 10  # a target's best so many IoUs sum up to its number of places (arXiv 2103.14259, section 3.3)
-SIMOTA_IOU_WEIGHT = 3.0  # of -log IoU beside the class's cross-entropy
+SIMOTA_IOU_WEIGHT = 3.0  # weight of -log IoU beside the class's cross-entropy
 ALIGNED_TOP = 13  # places of a target at most (arXiv 2108.07755, section 4.1), as are the powers
 ALIGNED_SCORE_POWER, ALIGNED_IOU_POWER = 1.0, 6.0
 LEAST_IOU = 0.05  # in the alignment: a target that no prediction touches yet is learnt all the same

@@ -99,7 +99,7 @@ class Warp(NamedTuple):
     """A move of an image's pixels into an image of another size."""
 
     matrix: np.ndarray  # 3 x 3, from input to output pixels
-    zoom: float  # of lengths
+    zoom: float  # factor on lengths
     out_hw: tuple
     part: tuple  # x1, y1, x2, y2 of the input from which the output is made; it may reach beyond the input
     is_crop: bool = False  # the output is nothing but this part, resized

@@ -9,7 +9,7 @@ from utils.text import progress_bar
 GOOD_RECALL = 0.98  # share of boxes that some anchor must fit for the anchors to be kept
 MAX_BOXES = 50_000  # enough for a stable search; more are sampled
 KMEANS_STEPS = 30
-CHANGED_SHARE, MUTATION = 0.2, 0.1  # of a mutation: sides changed, standard deviation of their logarithm
+CHANGED_SHARE, MUTATION = 0.2, 0.1  # share of sides that a mutation changes, standard deviation of their logarithm
 MIN_SIDE_PX = 2.0
 PREFIX = "AutoAnchor: "
 

@@ -13,7 +13,7 @@ __getattr__ = lazy({}, __name__)
 
 DEFAULT_BATCH = 16  # where memory cannot be measured
 TRIED_BATCHES = (1, 2, 4, 8, 16)
-FRACTION = 0.8  # of the free memory that may be used
+FRACTION = 0.8  # usable share of the free memory
 
 
 def check_train_batch_size(model: nn.Module, imgsz: int = 640, amp: torch.dtype | None = None) -> int:

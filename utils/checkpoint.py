@@ -45,7 +45,7 @@ class Checkpoint:
     yaml: dict
     names: dict
     nc: int
-    stride: list  # of each detection layer, in pixels
+    stride: list  # each detection layer's, in pixels
     state_dict: dict
     imgsz: int | None = None
     hyp: dict | None = None

@@ -1,4 +1,4 @@
-"""What the fields of a checkpoint may hold, for files that others have written."""
+"""The values that a checkpoint's fields may have, for files that others have written."""
 
 from typing import Any
 

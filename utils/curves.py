@@ -46,7 +46,9 @@ def match_by_iou(iou) -> np.ndarray:
     target, overlap = iou.argmax(1), iou.max(1)
     row, column = np.nonzero(overlap[:, None] >= IOU_THRESHOLDS)
     first = np.full((iou.shape[1], len(IOU_THRESHOLDS)), -1)
-    first[target[row[::-1]], column[::-1]] = row[::-1]  # of several rows for one target the last written stays
+    first[target[row[::-1]], column[::-1]] = row[
+        ::-1
+    ]  # Where several rows have one target, the last one written stays.
     where = np.nonzero(first >= 0)
     correct[first[where], where[1]] = True
     return correct

@@ -44,7 +44,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
     """
 
     stand_in = "a grey image without labels"
-    exact_polygons = False  # of what a mosaic cuts off; boxes do without
+    exact_polygons = False  # where a mosaic cuts them; boxes do without
     times = UNTIMED  # with --profile a StageTimes
 
     def __init__(
@@ -197,7 +197,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         chosen = [chosen[k] for k in rng.permutation(count).tolist()]
         tiles = mosaic.mosaic_tiles([self.kept_wh(i) for i in chosen], self.img_size, rng)
         warp = self._random_warp((2 * self.img_size,) * 2, (self.img_size,) * 2, rng)
-        # what is not seen is not read, and has no labels that are seen
+        # Pictures that are not seen are not read, and have no labels that are seen.
         seen = [k for k, tile in enumerate(tiles) if tile.is_in(warp.part)]
         tiles = [tiles[k] for k in seen]
         raws = [self._raw(chosen[k]) for k in seen]
@@ -217,7 +217,7 @@ class LoadImagesAndLabels(CachedImages, Dataset):
         left, top = round(pad[0] - 0.1), round(pad[1] - 0.1)
         labels = np.concatenate([labels[:, :1], xywhn2xyxy(labels[:, 1:], w, h, left, top)], 1)
         polygons = polygons.moved(xyn2xy(polygons.points, w, h, left, top))
-        boxed = boxed.copy() if boxed is image and self.augment else boxed  # what follows writes into it
+        boxed = boxed.copy() if boxed is image and self.augment else boxed  # The augmentation writes into it.
         return boxed, labels, polygons, ((h0, w0), ((h / h0, w / w0), (left, top)))
 
     def _random_warp(self, in_hw, out_hw, rng) -> aug.Warp:

@@ -49,7 +49,7 @@ def has_extra(folder: str) -> bool:
 def lazy(owners: dict[str, str], module: str, old: bool = True):
     """Return a module's `__getattr__` that fetches each name of `owners` from its module when it is first used.
 
-    For names that YOLOv5's users import from `module` and that live elsewhere here. `old`: extras/compat is asked for
+    For names that YOLOv5's users import from `module` and that live elsewhere here. `old`: extras/compat finds
     others, which only scripts for YOLOv5 use.
     """
 

@@ -17,7 +17,7 @@ from utils.text import did_you_mean
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.1.0"
 EMBEDDED_WEIGHTS = ROOT / "weights" / "edgevit_xxs_shapes.pt"
-COCO_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # of COCO's 1..90; the other 80 are the classes
+COCO_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # among 1..90; the other 80 are the classes
 
 # names that YOLOv5 users import from here -> the module that owns them, imported on first use
 BOX_FUNCTIONS = (

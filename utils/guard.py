@@ -15,7 +15,7 @@ from utils.extras import EXTRAS, missing_extra
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141  # 128 and the signal's number, as shells have it
-# what the message of an error that is nobody's mistake has in it -> what helps
+# pattern in the message of an error that is nobody's mistake -> advice
 ADVICE = {
     r"bus error|shared memory|/torch_\d+": "the data-loading processes need more shared memory than /dev/shm has: "
     "--workers 0, or more of it (docker run --shm-size 8g)",

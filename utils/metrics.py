@@ -16,7 +16,7 @@ __getattr__ = lazy({}, __name__)
 
 RECALLS = np.linspace(0, 1, 101)  # at which COCO samples precision
 AREAS_PX2 = np.array([(0, 1e10), (0, 32**2), (32**2, 96**2), (96**2, 1e10)])  # COCO's: all, small, medium, large
-MAX_PREDICTIONS = 100  # of an image and class that COCO counts
+MAX_PREDICTIONS = 100  # for each image and class, as COCO counts
 FITNESS_WEIGHTS = np.array([0.0, 0.0, 0.1, 0.9])  # precision, recall, mAP50, mAP50-95
 
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import torch
 
-# of five iterations x -> a x + b (x x') x + c (x x')^2 x, which take singular values of 0.002 to 1 to about 1
+# for five iterations x -> a x + b (x x') x + c (x x')^2 x, which take singular values of 0.002 to 1 to about 1
 NEWTON_SCHULZ = (
     (4.0848, -6.8946, 2.9270),
     (3.9505, -6.3029, 2.6377),

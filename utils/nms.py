@@ -77,7 +77,7 @@ def as_float32(x) -> np.ndarray:
 
 
 def as_tensor(x: np.ndarray, device):
-    """Return the array as a tensor; torch is loaded already where this is asked for."""
+    """Return the array as a tensor; whoever wants one has loaded torch already."""
     return sys.modules["torch"].from_numpy(x).to(device)
 
 
@@ -151,7 +151,9 @@ def _survivors(candidates: np.ndarray, iou_thres, agnostic, max_det) -> np.ndarr
     for start in range(0, len(candidates), BLOCK):
         block = np.arange(start, min(start + BLOCK, len(candidates)))
         block = block[~_suppress(columns[:, kept], columns[:, block], iou_thres).any(0)]
-        rivals = np.triu(_suppress(columns[:, block], columns[:, block], iou_thres), 1)  # of each the less confident
+        rivals = np.triu(
+            _suppress(columns[:, block], columns[:, block], iou_thres), 1
+        )  # each box's less confident rivals
         survives = np.ones(len(block), bool)
         for i in np.flatnonzero(rivals.any(1)).tolist():
             if survives[i]:

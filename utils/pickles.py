@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-MAX_STEPS = 500_000  # of one file: half a second, and twice as many as the largest YOLOv5 checkpoint has
+MAX_STEPS = 500_000  # in one file: half a second, and twice as many as the largest YOLOv5 checkpoint has
 CHARACTERS_A_STEP = 64  # in the price of a call
 SCALARS = (str, int, float, bool, type(None))
 
@@ -20,7 +20,7 @@ class UnsafeCheckpointError(ValueError):
 
 
 class Named(NamedTuple):
-    """What answers to a name in a pickle: a function that it may call, or, where that is no function, a value."""
+    """The answer to a name in a pickle: a function that it may call, or, where that is no function, a value."""
 
     name: str
     value: Any

@@ -1,4 +1,4 @@
-"""What people read on a terminal: counts, suggestions, tables, progress bars. Imports the standard library alone."""
+"""Text that people read on a terminal: counts, suggestions, tables, progress bars. Imports the standard library."""
 
 import re
 import reprlib

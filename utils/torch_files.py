@@ -14,8 +14,8 @@ import torch
 from utils.extras import load_extra
 from utils.pickles import Machine, Named, PlainDict, Storage, UnsafeCheckpointError
 
-MAX_VALUES = 1_000_000  # of what comes out, each as often as something refers to it
-MAX_DEPTH = 50  # of values inside each other
+MAX_VALUES = 1_000_000  # in the result, each as often as something refers to it
+MAX_DEPTH = 50  # values inside each other
 SPARE_BYTES = 64 << 20  # that tensors, which are views of storages, may claim beyond twice the file's size
 STORAGE_DTYPES = {
     "FloatStorage": torch.float32,
@@ -36,7 +36,7 @@ def _find_object(module: str, name: str) -> Any:
 
 
 class TensorFile:
-    """What the pickles of one file may name, and its tensors' storages. `objects`: it names more than plain data."""
+    """The names that the pickles of one file may use, and its storages. `objects`: it names more than plain data."""
 
     def __init__(self, size: int, read_storage: Callable[[str, int], bytearray], find_object: Callable = _find_object):
         self.objects = False

@@ -23,7 +23,7 @@ from utils.timing import time_sync as time_sync  # YOLOv5 users import it from h
 __getattr__ = lazy({}, __name__)
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
 GREY = 0.447  # mean of ImageNet's pixels, the padding of scaled images
 
 

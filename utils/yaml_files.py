@@ -11,7 +11,7 @@ from utils.files import read_text, write_whole
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
 TOO_DEEP = f"its values are nested more than {MAX_DEPTH} deep"
-MAX_VALUES = 1_000_000  # of all mappings and lists, an alias counted as what it leads to
+MAX_VALUES = 1_000_000  # in all mappings and lists, where an alias counts as much as its target
 
 
 class _YamlLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):

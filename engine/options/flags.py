@@ -21,7 +21,7 @@ OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "Muon", "RMSProp"]
 # task -> where its trainings go, and where its newest checkpoint is looked for
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
 SEGMENT_DATA = "data/shapes-seg.yaml"
-# What the engine reads of every task's options: command -> option -> its value for a task without such a flag.
+# The options that the engine reads for every task: command -> option -> its value for a task without such a flag.
 READ_BY_ENGINE: dict[str, dict] = {
     "train": {
         **{"evolve": None, "image_weights": False, "multi_scale": False, "single_cls": False, "quad": False},

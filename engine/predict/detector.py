@@ -83,7 +83,7 @@ class Detector:
     batch_size: int = 1
     visualize: Path | None = None  # a folder
     times: Untimed = UNTIMED  # with --profile a StageTimes
-    task: ClassVar = "detect"  # of the models that it takes
+    task: ClassVar = "detect"  # the task of the models that fit
     steps: ClassVar = ("inference", "NMS")  # as the report of times names them
 
     @classmethod
@@ -97,7 +97,7 @@ class Detector:
         self.auto = self.model.fixed_hw is None  # pad no more than needed
         self.seconds = Counter()  # by step, over all pictures
         self.pictures = 0
-        self.shape = None  # of the last batch
+        self.shape = None  # the last batch's
 
     def batches(self, source):
         """Yield batches (lists of Prepared) from a source's lists of frames. A thread that reads ahead runs this."""

@@ -40,7 +40,7 @@ class Learner:
     device: torch.device
     amp: torch.dtype | None  # mixed precision's type, None for float32
     memory_format: torch.memory_format
-    known: KnownClasses | None = None  # of a training set whose pictures do not answer for every class
+    known: KnownClasses | None = None  # where the training pictures do not answer for every class
     resize: Callable | None = None  # (images, iteration) -> images of another size, for --multi-scale
     loss_factor: int = 1  # on the loss of a batch; 4 with --quad, whose batches have a quarter of the images
     hooks: list[TrainHook] = field(default_factory=list)

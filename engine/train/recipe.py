@@ -1,4 +1,4 @@
-"""What a training chooses where neither --hyp nor --optimizer says it: by data, model and length, with the reason.
+"""The choices of a training that neither --hyp nor --optimizer makes: by data, model and length, with the reason.
 
 The figures behind these choices are in bench/notes.md. `--hyp FILE` turns all of this off; `--hyp hyp.scratch-low.yaml
 --optimizer SGD` is YOLOv5's own recipe.
@@ -20,10 +20,10 @@ IMAGE_LR = 0.0005  # The most of lr0 for each image of a batch, with Muon and Ad
 USUAL_BATCH, LEAST_BATCH = 16, 4
 WANTED_BATCHES = 25  # in an epoch
 LAST_LR = 0.01  # as a part of the first
-MUON_DECAY = 7.5  # of the weights, added up over a training at lr0: half of it with the cosine
+MUON_DECAY = 7.5  # weight decay added up over a training at lr0; the cosine halves it
 LEAST_STEPS = 500  # that it is spread over: in fewer the weights would be gone before they are learned
-WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # of all steps; steps
-EMA_PART = 0.05  # of all steps: the horizon of the averaged weights
+WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # share of all steps; steps
+EMA_PART = 0.05  # share of all steps that the weights are averaged over
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from torch.nn import functional as F
 
 from utils.general import one_cycle
 
-LONGEST_WARMUP_PART = 1 / 3  # of all iterations: a short training must not end inside its warm-up
+LONGEST_WARMUP_PART = 1 / 3  # share of all iterations: a short training must not end inside its warm-up
 BIAS_GROUP = 0  # index of the optimizer's group of biases
 
 
 class Settings(NamedTuple):
-    """What one iteration trains with. `lrs`: one per optimizer group; `accumulate`: batches in an optimizer step."""
+    """The settings of one iteration. `lrs`: one per optimizer group; `accumulate`: batches in an optimizer step."""
 
     lrs: list[float]
     momentum: float

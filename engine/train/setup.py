@@ -52,7 +52,7 @@ class Training:
     opt: Options
     task: Task
     hyp: dict  # the hyperparameters as hyp.yaml has them
-    data: dict  # what the task read of the data file
+    data: dict  # the result of the task's read_data()
     learner: Learner
     loader: DataLoader
     val_loader: DataLoader | None  # None in all but the main process
@@ -64,7 +64,7 @@ class Training:
     is_resumed: bool = False
     budget: object = None  # extras.budget.plan.Budget of --budget
     board: object = None  # a TensorBoard writer, where the package is installed
-    result: object = None  # of the newest validation
+    result: object = None  # the newest validation's
 
 
 def set_up(
@@ -97,7 +97,7 @@ def set_up(
     stride = _fit_options_to(model, opt, callbacks, precision)
     model = _describe(model, opt, data)
     teacher = _teacher(task, opt, values, model, data, stride, precision)
-    loader, val_loader = task.build_loaders(opt, values, data, stride)  # What is wrong with data leaves no run folder.
+    loader, val_loader = task.build_loaders(opt, values, data, stride)  # Wrong data leave no run folder.
     run = RunFolder(folder or create_run_folder(opt), task)
     opt.save_dir = str(run.folder)
     state = TrainState(images=len(loader.dataset), ranks=dist.world_size(), maps=[0.0] * data["nc"])

@@ -1,4 +1,4 @@
-"""What a training run must remember to go on exactly where it was, and its way into a checkpoint and back."""
+"""The state from which a training goes on exactly where it was, and its way into a checkpoint and back."""
 
 from dataclasses import asdict, dataclass, field, fields
 
@@ -14,7 +14,7 @@ from utils.torch_utils import de_parallel
 
 @dataclass
 class TrainState:
-    """What outlives an epoch, apart from tensors. `epoch` is the next one to train.
+    """The state that outlives an epoch, apart from tensors. `epoch` is the next one to train.
 
     There are no generators' states: the sampler, the augmentation and every other random thing start each epoch from
     (seed, epoch).
@@ -25,10 +25,10 @@ class TrainState:
     best_fitness: float | None = None
     has_best: bool = False  # best.pt is of this run
     maps: list = field(default_factory=list)  # [nc] AP of each class at the newest validation
-    rows: list = field(default_factory=list)  # of results.csv
+    rows: list = field(default_factory=list)  # rows of results.csv
     images: int = 0  # in the training set
     ranks: int = 1
-    plan: dict = field(default_factory=dict)  # of --budget, a extras.budget.plan.Plan
+    plan: dict = field(default_factory=dict)  # the extras.budget.plan.Plan of --budget
 
 
 def pack(learner: Learner, state: TrainState, stopper, opt, hyp: dict, task, data: dict) -> Checkpoint:

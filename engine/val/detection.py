@@ -62,7 +62,7 @@ class DetectionEvaluator(Evaluator):
         targets_px = true_boxes * true_boxes.new_tensor([1, 1, width, height, width, height])
         with self.times("NMS", suppression):
             found = self.suppress(predictions, targets_px)
-            if known is not None:  # What a picture does not answer for is neither right nor wrong.
+            if known is not None:  # A class that a picture does not answer for is neither right nor wrong.
                 found = [boxes[of_image[boxes[:, 5].long()]] for boxes, of_image in zip(found, known)]
         targets_px = targets_px.cpu()
         for i, boxes in enumerate(found):

@@ -67,7 +67,7 @@ def undisturbed(model):
 class Evaluator:
     """The loop over a loader, its times, losses and hooks. A task's evaluator adds what is not implemented here."""
 
-    header = ""  # of the table
+    header = ""  # the table's first line
     loss_names: tuple[str, ...] = ()  # as the task has them
     timed = ("pre-process", "inference", "post-process")
 

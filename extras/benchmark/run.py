@@ -1,4 +1,4 @@
-"""What benchmarks.py does: one checkpoint in every format, in one table.
+"""One checkpoint in every format, in one table: benchmarks.py.
 
 Each format is exported in one process and measured in another (extras/benchmark/worker.py), so that memory is counted
 for it alone, and a crash, or a runtime that never returns, costs a row and not the run. Free of torch.
@@ -19,7 +19,7 @@ from utils.general import ROOT, check_yaml, file_size, increment_path
 from utils.logger import LOGGER, colorize
 from utils.text import aligned, counted
 
-TIMEOUT_S = 3 * 3600  # of one export or one measurement; int8 validates many candidates
+TIMEOUT_S = 3 * 3600  # for one export or one measurement; int8 validates many candidates
 # title, format of a value in the table
 COLUMNS = {
     "format": ("format", ""),
@@ -51,7 +51,7 @@ class Row:
     ms: float | None = None  # for an image, with its conversion to numbers, without NMS: the median
     memory_mb: float | None = None  # the most that the process ever held, Python and NumPy included
     box_px: float | None = None  # largest difference of a box to PyTorch's, as the file's metadata says
-    score: float | None = None  # of a score
+    score: float | None = None  # a score's
     unmatched: int | None = None  # boxes without a partner
     note: str = ""
     file: str = ""
@@ -136,7 +136,7 @@ class Benchmark:
         if error := measured.get("error"):
             row.status, row.note = "failed", f"measuring: {error}"
             return
-        self.imgsz = self.imgsz or measured["imgsz"]  # of the checkpoint, which is the first to be measured
+        self.imgsz = self.imgsz or measured["imgsz"]  # the checkpoint's, which is the first to be measured
         row.__dict__.update({key: measured[key] for key in ("map", "map50", "ms", "memory_mb")})
         row.precision = measured.get("precision") or row.precision
 

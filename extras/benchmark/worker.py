@@ -112,7 +112,7 @@ def main(job: dict, answer: Path) -> None:
     setup_logging()
     try:
         result = TASKS[job["task"]](job)
-    except Exception as error:  # of any runtime; it is the row's note, and here in full
+    except Exception as error:  # Any runtime's; it is the row's note, and here in full.
         traceback.print_exc()
         result = {"error": reason(error)}
     write_atomic(answer, json.dumps(result).encode())

@@ -18,11 +18,11 @@ from torch import nn
 from engine.train.device import Precision, to_input
 from utils.logger import LOGGER
 
-TARGET = 0.98  # of the budget: late is worse than early
+TARGET = 0.98  # share of the budget: late is worse than early
 LEAST_EPOCHS = 20  # where fewer passes over the data fit, an epoch takes fewer images, so that the end can be met
 VALIDATION_PART = 0.1  # most time for validation, as a part of that for training; else not every epoch has one
-FORWARD_PART = 0.5  # of a training step's time that a validation takes for as many images, until it was seen
-MEASURED_PART, LEAST_MEASURED = 0.01, 3  # of the budget, and batches, for the measurement before the first epoch
+FORWARD_PART = 0.5  # share of a training step's time that validating as many images takes, until it was seen
+MEASURED_PART, LEAST_MEASURED = 0.01, 3  # share of the budget, and batches, that are measured before the first epoch
 RECENT = 5  # epochs that the time of the next ones is judged by
 
 

@@ -10,7 +10,7 @@ from extras.classify.transforms import center_crop
 from utils.augmentations import GREY, augment_hsv
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # width to height of a random crop, before it is resized
-MIXUP_ALPHA = 0.2  # of the Beta distribution of the shares; small: one image has most
+MIXUP_ALPHA = 0.2  # parameter of the shares' Beta distribution; small: one image has most
 CUTMIX_ALPHA = 1.0
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 TOP = 5
-ROUNDING = 1e-2  # of the sum of probabilities in half precision
+ROUNDING = 1e-2  # error of a sum of probabilities in half precision
 
 
 class Mistake(NamedTuple):
@@ -20,7 +20,7 @@ class Mistake(NamedTuple):
 
 @dataclass
 class ClassificationResult:
-    """What ClassificationMetrics.compute() returns; accuracies are 0..1, and of no image 0 (in arrays nan)."""
+    """The result of ClassificationMetrics.compute(); accuracies are 0..1, and of no image 0 (in arrays nan)."""
 
     top1: float
     top5: float  # true class among the min(5, nc) most likely ones

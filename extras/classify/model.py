@@ -32,7 +32,7 @@ from utils.torch_utils import evaluating, initialize_weights, model_info
 STRIDE_PX = 32
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of R, G, B in 0..1
 OFFICIAL_SIZES = {16: "n", 32: "s", 48: "m", 64: "l", 80: "x"}  # channels of the first convolution -> YOLOv5's size
-POOLINGS = ("SPP", "SPPF")  # what a classifier does without at the end of a detector's backbone
+POOLINGS = ("SPP", "SPPF")  # A classifier does without these at the end of a detector's backbone.
 
 
 class ClassificationModel(BaseModel):

@@ -1,4 +1,4 @@
-"""What an image goes through before a classifier: the same in validation, prediction and exports. Free of torch."""
+"""The way of an image into a classifier: the same in validation, prediction and exports. Free of torch."""
 
 import cv2
 import numpy as np

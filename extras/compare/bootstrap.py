@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RESAMPLES = 1000
-LEVEL = 0.95  # of the intervals
+LEVEL = 0.95  # the intervals' confidence
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What compare.py does: the figures of validations on the same images, side by side, and whether they truly differ.
+"""Figures of validations on the same images, side by side, and whether they truly differ: compare.py.
 
 The same resamples of the images are scored for every run (a paired bootstrap), so what makes an image hard for all of
 them cancels out. Every run is compared with the first.
@@ -28,7 +28,7 @@ class Run:
     """One validation with what follows from it."""
 
     name: str  # as the user gave it
-    names: dict  # of the classes
+    names: dict  # class number -> name
     errors: ErrorSplit
     classes: np.ndarray  # [k] with targets
     ap: np.ndarray  # [1 + resamples, k, 10]
@@ -39,7 +39,7 @@ class Difference:
     """A run against the first one in one metric, of all classes together or of one."""
 
     run: str
-    metric: str  # of METRICS
+    metric: str  # one of METRICS
     cls: str  # a class name, '' for all
     value: float  # the run's own
     baseline: float  # the first run's

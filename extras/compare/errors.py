@@ -1,7 +1,7 @@
-"""What the errors of a detector cost: an own version of the idea of TIDE (arXiv 2008.08115, section 2.2).
+"""The cost of a detector's errors: an own version of the idea of TIDE (arXiv 2008.08115, section 2.2).
 
 At IoU 0.5, with the matching of COCO, each false positive is of the first kind that fits, and each target that is not
-found and that no class or location error stands for is missed:
+found and that no class or location error belongs to is missed:
 
     duplicate    it overlaps a target of its class by 0.5 or more (another prediction has that target)
     class        it overlaps a target of another class by 0.5 or more
@@ -25,7 +25,7 @@ CORRECT = len(KINDS)  # in the place of the number of a kind
 
 @dataclass
 class ErrorSplit:
-    """Of each of KINDS: how many there are, and the AP50 that is gained when that kind alone is repaired."""
+    """The number of errors of each of KINDS, and the AP50 that is gained when that kind alone is repaired."""
 
     map50: float
     counts: dict
@@ -46,8 +46,8 @@ class _Rows:
 def error_split(matches: list) -> ErrorSplit:
     """Split the errors of the images of extras.compare.matching.match_images().
 
-    Repairing a class or location error makes it a true positive; of several that stand for one target the most
-    confident counts and the others are removed. Errors of other kinds are removed, missed targets no longer asked for.
+    Repairing a class or location error makes it a true positive; of several that belong to one target the most
+    confident counts and the others are removed. Errors of other kinds are removed, missed targets no longer counted.
     """
     rows = _collect(matches)
     explained = rows.target[np.isin(rows.kind, [CORRECT, KINDS.index("class"), KINDS.index("location")])]
@@ -97,7 +97,7 @@ def _collect(matches: list) -> _Rows:
 
 
 def _repaired(rows: _Rows, kind: str, missed) -> tuple:
-    """Return the rows with one kind of error repaired, and the targets that are no longer asked for."""
+    """Return the rows with one kind of error repaired, and the targets that no longer count."""
     if kind == "missed":
         return rows, missed
     chosen = rows.kind == KINDS.index(kind)

@@ -1,4 +1,4 @@
-"""What a validation found and what was there, image by image, and its file evidence.npz in the run folder.
+"""Predictions and objects of a validation, image by image, and its file evidence.npz in the run folder.
 
 The file has at most 24 bytes a box before compression: 7.2 kB for an image with val.py's 300 predictions.
 """

@@ -1,4 +1,4 @@
-"""What val.py and the end of a training say about how far their figures can be trusted."""
+"""Lines of val.py and of a training's end on how far their figures can be trusted."""
 
 from pathlib import Path
 

@@ -182,7 +182,7 @@ REFUSED = {
     "representative_dataset_gen": OF_TENSORFLOW,
     "activations": OF_TENSORFLOW,
 }
-# where a name of REFUSED is one of YOLOv5's; the others may be asked for anywhere
+# The modules where a name of REFUSED is one of YOLOv5's; the others may be wanted from anywhere.
 ONLY_IN = {
     "train": ("train", "segment.train", "classify.train"),
     "detect": ("detect",),

@@ -8,7 +8,7 @@ from utils.data.images import GREY
 
 IMAGENET_MEAN = 0.485, 0.456, 0.406
 IMAGENET_STD = 0.229, 0.224, 0.225
-HIDDEN_SHARE = 0.6  # of an object, from which on a cutout takes its label
+HIDDEN_SHARE = 0.6  # From this share of an object on, a cutout takes its label.
 
 
 def normalize(x, mean=IMAGENET_MEAN, std=IMAGENET_STD, inplace: bool = False):

@@ -145,7 +145,7 @@ def _append(response: HTTPResponse, part: Path, start: int, deadline: Deadline) 
     ):
         out.truncate(start)
         size = start
-        while chunk := response.read1(CHUNK_BYTES):  # what has come, be it a byte a second
+        while chunk := response.read1(CHUNK_BYTES):  # returns the bytes that have come, be it one a second
             size += len(chunk)
             deadline.check(size)
             out.write(chunk)

@@ -22,8 +22,8 @@ from utils.yaml_files import save_yaml
 
 WORDS = {key for key, entry in TABLE.items() if entry.choices}
 PARENTS = 5  # the best so many trials have children
-MUTATED_PART = 0.5  # of the values
-SIGMA = 0.2  # of the logarithm of a mutation's factor, for a gain of 1
+MUTATED_PART = 0.5  # share of the values
+SIGMA = 0.2  # deviation of the logarithm of a mutation's factor, for a gain of 1
 START_PART = 1 / 3  # at most so many of the trainings try the files of --evolve_population
 
 

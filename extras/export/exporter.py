@@ -155,7 +155,7 @@ class Job:
         try:
             self._check(row)
             result.file, result.parity = self._write(row)
-        except Exception as error:  # of any exporter; reported, counted, and the exit code
+        except Exception as error:  # Any exporter's; it is reported and counted, and sets the exit code.
             if self.spec.verbose or os.environ.get("YOLOV5_TRACEBACK") == "1":
                 traceback.print_exc()
             result.error = reason(error)

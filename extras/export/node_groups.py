@@ -16,7 +16,7 @@ class Node:
     name: str
     op: str  # ONNX's name
     inputs: tuple
-    kernel: tuple = ()  # of a depthwise convolution, px
+    kernel: tuple = ()  # a depthwise convolution's, px
 
     @property
     def is_layer(self) -> bool:

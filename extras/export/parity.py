@@ -44,17 +44,17 @@ TOLERANCES = {
 
 @dataclass
 class Parity:
-    """What was compared and the largest differences; goes into the file's metadata."""
+    """The things compared and the largest differences; it goes into the file's metadata."""
 
     images: int = 0
-    boxes: int = 0  # of the PyTorch model, after NMS
+    boxes: int = 0  # the PyTorch model's, after NMS
     box_px: float = 0.0
-    score: float = 0.0  # of a box; of a classifier, the probability of a class
+    score: float = 0.0  # a box's; a classifier's probability of a class
     unmatched: int = 0  # boxes of either side without a partner, but for those at the very confidence threshold
     masks: int = 0
     mask_iou: float = 1.0  # mean
     mask_iou_least: float = 1.0
-    top1_changed: int | None = None  # of a classifier: images with another most probable class, but for ties
+    top1_changed: int | None = None  # for a classifier: images with another most probable class, but for ties
 
     def update(self, other: "Parity") -> None:
         self.images += other.images

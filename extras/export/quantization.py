@@ -33,7 +33,7 @@ class Step:
     """A file that was measured."""
 
     title: str
-    float_nodes: int  # of those that the runtime could quantise
+    float_nodes: int  # among those that the runtime could quantise
     ap: float  # mAP50-95, 0 to 1
     drop: float  # against float32, in points (0 to 100)
     size_mb: float

@@ -190,7 +190,7 @@ class OpenVinoQuantizer:
 
 
 class Images:
-    """The images of calibration(), as often as they are asked for; `most` limits their number."""
+    """The images of calibration(), which can be read again and again; `most` limits their number."""
 
     def __init__(self, calibration: Callable, most=None):
         self.calibration, self.most = calibration, most

@@ -1,4 +1,4 @@
-"""What is said of a file that differs from PyTorch: which of the two is nearer to the model in double precision.
+"""The verdict on a file that differs from PyTorch: which of the two is nearer to the model in double precision.
 
 Float32 itself rounds: where a model's numbers are large, as they are after a training of one epoch, two sound programs
 differ by more than any fixed tolerance.

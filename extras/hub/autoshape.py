@@ -41,7 +41,7 @@ class AutoShape(nn.Module):
         self.classes = None
         self.max_det = 1000
         self.amp = False
-        self.fixed_hw = getattr(model, "fixed_hw", None)  # of a file that was exported for one size alone
+        self.fixed_hw = getattr(model, "fixed_hw", None)  # where the file was exported for one size alone
         self.end2end = getattr(model, "end2end", False)
         self.model = model.eval()
         self.names = dict(model.names)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Results:
-    """What a model found in a batch of images, to print, draw, show and save. All lists have an entry for each image.
+    """The results of a model for a batch of images, to print, draw and save. All lists have an entry for each image.
 
     ims    uint8 RGB [H, W, 3]           files  names for saving, unique       names  {class number: name}
     pred   what was found in it

@@ -1,4 +1,4 @@
-"""What pickles inside official YOLOv5 checkpoints may name: a fixed list of functions of ours, and empty shells.
+"""The names that pickles in official YOLOv5 checkpoints may use: a fixed list of functions of ours, and empty shells.
 
 A shell keeps the state of an object, mostly a network layer, whose class is never imported. Every other name is
 refused.

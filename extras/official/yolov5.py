@@ -12,7 +12,7 @@ __all__ = ["from_yolov5", "read_pickle", "without_shells"]
 
 MAX_MODULES = 100_000  # in one model: stops a file whose modules contain themselves
 TASKS = {"SegmentationModel": "segment", "ClassificationModel": "classify"}  # other classes of YOLOv5 detect
-CLASSIFIER_IMGSZ_PX = 224  # of YOLOv5's classify/train.py where it is not told
+CLASSIFIER_IMGSZ_PX = 224  # the default of YOLOv5's classify/train.py
 NETWORKS = "torchvision.models."  # classify/train.py stores torchvision's networks as they are
 
 

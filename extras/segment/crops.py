@@ -8,7 +8,7 @@ import numpy as np
 from extras.segment.masks import masks_to_polygons, process_mask, process_mask_native, scale_masks
 from utils.boxes import scale_boxes
 
-PIXELS_AT_A_TIME = 1 << 26  # of whole masks, a byte each, that are held before they are cropped
+PIXELS_AT_A_TIME = 1 << 26  # in whole masks, a byte each, that are held before they are cropped
 
 
 class CroppedMask(NamedTuple):

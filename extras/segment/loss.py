@@ -99,6 +99,6 @@ def cropped_loss(logits, truth, boxes_xywhn, weights):
     boxes_px = boxes_xywhn * boxes_xywhn.new_tensor([w, h, w, h])
     y, x = (torch.arange(size, device=logits.device) + 0.5 for size in (h, w))
     inside = box_pixels(xywh2xyxy(boxes_px), y, x)
-    area_px = boxes_px[:, 2:].prod(1).clamp(min=1)  # of a smaller box one pixel's centre may still be inside
+    area_px = boxes_px[:, 2:].prod(1).clamp(min=1)  # A smaller box may still have one pixel's centre inside.
     weights = (weights / area_px).repeat_interleave(inside.sum((1, 2)))
     return F.binary_cross_entropy_with_logits(logits[inside], truth[inside].float(), weights, reduction="sum")

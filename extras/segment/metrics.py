@@ -16,7 +16,7 @@ from utils.metrics import DetectionMetrics, DetectionResult
 
 @dataclass
 class SegmentResult:
-    """What SegmentMetrics.compute() returns. `masks` has the scores of the masks under the names of those of boxes."""
+    """The result of SegmentMetrics.compute(). `masks` has the scores of the masks under the names of those of boxes."""
 
     boxes: DetectionResult
     masks: DetectionResult
@@ -70,7 +70,7 @@ class ImageMasks:
     predictions: np.ndarray  # [n, 6]
     targets: np.ndarray  # [m, 5]
     found: list  # counts of the n run lengths
-    true: list  # of the m
+    true: list  # the m true ones'
     ignored: np.ndarray  # bool [m]
     size: list  # height, width
 
@@ -93,7 +93,7 @@ class MaskMetrics(DetectionMetrics):
                 raise ValueError(f"expected a mask for each of {len(rows)} {name}, found {len(codes)}")
         order = np.argsort(-predictions[:, 4], kind="stable")
         predictions, found = predictions[order], [found[i] for i in order]
-        if len(predictions) == 0:  # what is to be ignored matters where something is predicted
+        if len(predictions) == 0:  # Ignored objects matter only where something is predicted.
             targets, true, has_mask = targets[has_mask], [true[i] for i in np.flatnonzero(has_mask)], has_mask[has_mask]
         size = (found or true or [{"size": [0, 0]}])[0]["size"]
         true = [code if known else _box_code(box, size) for code, known, box in zip(true, has_mask, targets[:, 1:])]

@@ -41,7 +41,7 @@ class SegmentEvaluator(DetectionEvaluator):
     def __init__(self, *args):
         super().__init__(*args)
         self.metrics = SegmentMetrics(len(self.names))
-        self.protos = None  # of the batch at hand
+        self.protos = None  # the current batch's
 
     def true_boxes(self, targets: MaskTargets) -> torch.Tensor:
         return targets.boxes

@@ -14,7 +14,7 @@ def random_color(rng, saturation, away_from=None, distance: float = 0.0) -> np.n
     At least `distance` levels from `away_from` if one is found in 50 tries.
     """
     for _ in range(50):
-        hue = np.abs((rng.uniform(0, 6) + np.array([4.0, 2.0, 0.0])) % 6 - 3) - 1  # of B, G and R
+        hue = np.abs((rng.uniform(0, 6) + np.array([4.0, 2.0, 0.0])) % 6 - 3) - 1  # for B, G and R
         value = rng.uniform(70, 255)
         color = (value * (1 - rng.uniform(*saturation) * (1 - np.clip(hue, 0, 1)))).astype(np.float32)
         if away_from is None or np.linalg.norm(color - away_from) >= distance:

@@ -19,13 +19,13 @@ from utils.text import progress_bar
 
 VERSION = 5  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 KINDS = ("circle", "square", "triangle", "star", "cross", "arrow", "crescent", "heart")
-ASPECTS_WH = ((1.0, 1.0), (1.0, 0.75), (1.0, 5 / 6), (5 / 6, 1.0), (0.75, 1.0))  # of the picture, times imgsz
+ASPECTS_WH = ((1.0, 1.0), (1.0, 0.75), (1.0, 5 / 6), (5 / 6, 1.0), (0.75, 1.0))  # a picture's sides, times imgsz
 EMPTY_SHARE = 0.06  # pictures without any object
 MAX_OBJECTS = 10
 SIZE_RANGES = ((0.12, 0.20), (0.20, 0.38), (0.38, 0.62))  # length of an object / long side of the picture
 SIZE_SHARES = (0.1, 0.55, 0.35)
 ROTATION_DEGREES = 25  # at most, in either direction
-OUTLINE_SHARE = 0.18  # of the objects that are large enough for an outline of OUTLINE_MIN_PX
+OUTLINE_SHARE = 0.18  # share of the objects that are large enough for an outline of OUTLINE_MIN_PX
 OUTLINE_MIN_PX = 1.8
 VISIBLE_MIN = 0.85  # share of an object's pixels that later objects leave visible
 INSIDE_MIN = 0.75  # share of an object that is inside the picture
@@ -33,7 +33,7 @@ BOX_IOU_MAX = 0.12  # between any two boxes
 PLACING_TRIES = 20
 CONTRAST_MIN = 130  # distance of an object's colour to the mean of what it covers, in BGR levels
 SUPERSAMPLING = 4
-OUTLINE_ERROR_PX = 0.3  # of the polygons, from the outline of the pixels
+OUTLINE_ERROR_PX = 0.3  # the polygons' distance from the outline of the pixels
 DRAWN_BY = "utils/shapes.py"
 
 

@@ -1,4 +1,4 @@
-"""What a detector says about pictures, in the terms of one student: classes and strides that both have."""
+"""A detector's answers about pictures, in the terms of one student: classes and strides that both have."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,8 @@ from utils.nms import non_max_suppression
 
 LEAST_CONFIDENCE = 0.1  # a teacher's box that is less sure says nothing
 SOFT_IOU = 0.7  # boxes of a teacher that overlap more are one
-MAX_BOXES = 100  # of a picture, the surest
-LABEL_CONFIDENCE, LABEL_IOU = 0.5, 0.5  # of a box that becomes the label of an image without labels
+MAX_BOXES = 100  # in a picture, the surest
+LABEL_CONFIDENCE, LABEL_IOU = 0.5, 0.5  # for a box that becomes the label of an image without labels
 LEVELS = 2  # whose features are compared: the coarsest, as all of them would take much more space on the disk
 
 

@@ -1,4 +1,4 @@
-"""What a teacher said about pictures, kept on disk: one file of equal records for each view of a data set.
+"""A teacher's answers about pictures, kept on disk: one file of equal records for each view of a data set.
 
 A record counts only for the very picture that it was made for, and only whole: in front of it stand a checksum of the
 picture and one of the record. So a process may be killed at any moment, and several may write at once.
@@ -19,9 +19,9 @@ import numpy as np
 from utils.files import write_cache
 from utils.logger import LOGGER
 
-FORMAT = 1  # of the records; part of every description
+FORMAT = 1  # the records'; part of every description
 HEAD = np.dtype([("picture", "<u4"), ("check", "<u4")])  # crc32 of the picture; of the record, begun with the former
-HEADROOM = 1.25  # free space asked for, relative to what is still to be written: checkpoints need some too
+HEADROOM = 1.25  # free space that must be there, relative to the rest to be written: checkpoints need some too
 
 
 class TeacherCache:

@@ -24,7 +24,7 @@ from utils.data.scan import files_digest
 from utils.data.store import LabelScan
 from utils.logger import LOGGER
 
-ADAPTER_LR = 1e-3  # of AdamW
+ADAPTER_LR = 1e-3  # AdamW's
 WITHOUT_MOSAIC = 1_000_000  # added to the epoch in the keys of pictures after --close-mosaic; beyond any real epoch
 CACHE_FOLDER = "teacher-cache"  # in --project
 # The hyperparameters that the pictures do not depend on; every other key makes a new cache.

@@ -17,7 +17,7 @@ from utils.boxes import bbox_iou
 # The labels' loss weights objectness by its levels' weights, whose sum is 5, and lets about ten cells answer for an
 # object where here it is one.
 OBJECTNESS_WEIGHT = 5.0 * 10
-LEAST_NORM = 1e-3  # of a channel's deviations: a constant one must not get a huge gradient
+LEAST_NORM = 1e-3  # for a channel's deviations: a constant one must not get a huge gradient
 
 
 @dataclass

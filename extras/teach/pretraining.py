@@ -1,4 +1,4 @@
-"""What pretrain.py does: a backbone learns from images without labels, as a task of the engine's trainer."""
+"""The task of pretrain.py: a backbone learns from images without labels, by the engine's trainer."""
 
 import argparse
 import io

@@ -19,7 +19,7 @@ from utils.text import did_you_mean
 
 STRIDES = (4, 8, 16, 32)  # px, of the maps that a backbone learns
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest one, 128
-LEAST_DEVIATION = 0.02  # of a patch's values, 0..1: below it is noise
+LEAST_DEVIATION = 0.02  # among a patch's values, 0..1: below it is noise
 
 
 class Teacher(nn.Module):
@@ -128,7 +128,7 @@ def _from_detector(source: str, download: bool) -> Teacher:
 def _from_timm(name: str, weights: str, download: bool) -> Teacher:
     try:
         network = TimmBackbone(name)
-    except (RuntimeError, AssertionError, AttributeError) as error:  # what timm raises for a model without maps
+    except (RuntimeError, AssertionError, AttributeError) as error:  # timm raises these for a model without maps.
         raise ValueError(f"teacher timm:{name}: timm gives no maps of it: {error}") from error
     import timm
 

@@ -34,7 +34,7 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias, padding: int = 0, grou
     """Return F.conv2d at stride 1."""
     if own_gradients(x):
         return _Convolution.apply(x, weight, bias, padding, groups)
-    if groups == 1 and padding == 0:  # of EdgeViT's kernels at stride 1 only 1x1 ones have neither
+    if groups == 1 and padding == 0:  # EdgeViT's only kernels at stride 1 with neither are 1x1.
         return pointwise(x, weight, bias)
     return F.conv2d(x, weight, bias, padding=padding, groups=groups)
 

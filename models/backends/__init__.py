@@ -60,7 +60,7 @@ class Format:
 def installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except ModuleNotFoundError:  # of a dotted name's parent
+    except ModuleNotFoundError:  # A dotted name's parent is missing.
         return False
 
 

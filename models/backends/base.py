@@ -1,4 +1,4 @@
-"""What every runtime offers to val.py, detect.py and hubconf.py. Imports numpy alone: not every runtime needs torch."""
+"""The interface of every runtime for val.py, detect.py and hubconf.py. Imports numpy alone: not all need torch."""
 
 import importlib
 import sys
@@ -28,7 +28,7 @@ UNUSED_FLAGS = {
 
 @dataclass(frozen=True)
 class ExportSpec:
-    """What is asked of a backend file's export(); the fields are flags of export.py."""
+    """The options of a backend file's export(); the fields are flags of export.py."""
 
     imgsz: tuple  # height, width in pixels
     batch: int = 1

@@ -19,10 +19,10 @@ __all__ = ["LiteRtBackend", "export", "write_metadata"]
 write_metadata = write_appended
 
 SIGNATURE, IMAGES = "serving_default", "args_0"  # litert_torch's names of the graph and of its input
-YOLOV5_MEMBER = "meta.txt"  # what YOLOv5 puts behind the model: a mapping with stride and names
+YOLOV5_MEMBER = "meta.txt"  # YOLOv5's appendix to the model: a mapping with stride and names
 CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_2D_TRANSPOSE", "FULLY_CONNECTED")
-# What int8 is for besides the convolutions. Attention, GELU and what is only moved for them stay in float: XNNPACK has
-# no int8 operator for most of it, and each change of the type costs more than the operator itself.
+# The operators that are int8 besides the convolutions. Attention, GELU and the moves for them stay in float: XNNPACK
+# has no int8 operator for most of them, and each change of the type costs more than the operator itself.
 INT8_OPERATORS = ("ADD", "MUL", "LOGISTIC", "CONCATENATION", "MAX_POOL_2D", "PAD", "RESIZE_NEAREST_NEIGHBOR")
 # Names of results that stay in float: a scale for pixels leaves nothing of scores, one for sums of squares nothing of
 # the small ones.

@@ -9,7 +9,7 @@ from pathlib import Path
 from utils.files import read_text, write_whole
 from utils.text import brief
 
-MAX_BYTES = 16 << 20  # of a metadata file
+MAX_BYTES = 16 << 20  # in a metadata file
 LICENCE = "Apache-2.0"
 OUTPUT_DIMS = {"detect": (3,), "segment": (3, 4), "classify": (2,)}  # task -> number of dimensions of each raw output
 MEMBER = "metadata.json"  # in the archive behind the model, for formats whose runtimes pass over what follows it
@@ -31,18 +31,18 @@ class Metadata:
     """
 
     names: dict  # {class number: name}
-    strides: list  # of each detection layer, px
+    strides: list  # each detection layer's, px
     stride: int  # height and width must be multiples of it, px
     imgsz: list  # [height, width], px
     batch: int = 1
     dynamic: bool = False  # batch, height and width may be others
     output: str = "raw"
     precision: str = "fp32"  # or fp16, int8
-    limits: dict = field(default_factory=dict)  # of NMS in the file: conf_thres, iou_thres, max_det, agnostic
+    limits: dict = field(default_factory=dict)  # for NMS inside the file: conf_thres, iou_thres, max_det, agnostic
     task: str = "detect"  # or segment, classify
     model: dict = field(default_factory=dict)  # the model YAML's content
     licence: str = LICENCE
-    version: str = ""  # of the program that wrote it
+    version: str = ""  # the writing program's
     weights_sha256: str = ""
     parity: dict = field(default_factory=dict)  # see extras/export/parity.py
 

@@ -14,7 +14,7 @@ from utils.logger import LOGGER
 # YOLOv5's default too, and the oldest with LayerNormalization as an operator, which saves EdgeViT a tenth of its time.
 # All runtimes since 2023 know it: onnxruntime 1.12 and its web build, TensorRT 8.6, OpenCV 4.8.
 OPSET = 17
-OPSETS = range(11, 21)  # what torch can write without a warning, from NPU toolchains' oldest
+OPSETS = range(11, 21)  # those that torch writes without a warning, from the oldest that NPU toolchains want
 FOLDED_VALUES = 2**20  # constants of at most so many values are computed when the file is written
 INPUT, OUTPUT, PROTOTYPES = "images", "output0", "output1"  # YOLOv5's names
 IMAGE_AXES = {0: "batch", 2: "height", 3: "width"}

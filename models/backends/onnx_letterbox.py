@@ -1,4 +1,4 @@
-"""What detect.py does to a picture before the network, in ONNX's text form: see onnx_graph.py.
+"""The way of a picture into the network, as in detect.py, in ONNX's text form: see onnx_graph.py.
 
 Sizes as in utils.augmentations.letterbox(auto=True), pixels as in OpenCV's bilinear interpolation of uint8. ONNX's own
 Resize differs from that by a level of grey in one pixel of ten, which is enough to make NMS choose another box. Here it
@@ -90,7 +90,7 @@ PICTURE = """
     padded = Pad (inner, pads, grey)
     images = Div (padded, white)
 """
-# What utils.boxes.scale_boxes() needs
+# The values that utils.boxes.scale_boxes() needs.
 WAY_BACK = """
     ratio = Cast <to = 1> (ratio_64)
     float_pad_hw = Cast <to = 1> (pad_hw)

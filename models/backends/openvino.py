@@ -13,7 +13,7 @@ from models.backends.metadata import FILE_NAME, Metadata
 from utils.logger import LOGGER
 
 FOLDER_SUFFIX = "_openvino_model"
-CHOOSING = ("AUTO", "MULTI", "HETERO")  # devices that stand for others, as in AUTO:GPU,CPU
+CHOOSING = ("AUTO", "MULTI", "HETERO")  # devices that choose among others, as in AUTO:GPU,CPU
 
 
 def load_openvino():

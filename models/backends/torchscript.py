@@ -25,7 +25,7 @@ from utils.torch_utils import select_device
 
 ENTRY = "config.txt"  # YOLOv5's name for the metadata in the file
 CHANNELS_LAST = torch.channels_last  # CPUs convolve a fifth faster
-MAX_CELLS = 16384  # of a side of a map: 131,072 px at stride 8
+MAX_CELLS = 16384  # along a map's side: 131,072 px at stride 8
 CLASS_GAP_PX = 2.0**17  # more than the boxes of an image may lie apart
 
 
@@ -139,7 +139,7 @@ class InModelNms(nn.Module):
         """Return the rows `found` [n, 6], of which `image` [n] tells the image, as [images, max_det, 6]."""
         image, order = image.sort(stable=True)
         rank = (image * 0 + 1).cumsum(0) - 1 - torch.searchsorted(image, image)
-        rank = rank.clamp(max=self.max_det)  # what is too much goes into a row that is cut off
+        rank = rank.clamp(max=self.max_det)  # Boxes beyond max_det go into a row that is cut off.
         return self.zeros.repeat(images, 1, 1).index_put((image, rank), found[order])[:, : self.max_det]
 
 

@@ -1,4 +1,4 @@
-"""What a TorchScript file may do here: look at its program before any of it runs.
+"""Bounds on a TorchScript file's program, which is looked at before any of it runs.
 
 Such a file is a program. torch.jit.load() runs a part of it, the first picture the rest, and among the operators are
 ones that write files. A trace, as export.py and YOLOv5 write them, is a list of tensor operators without loops: those
@@ -15,7 +15,7 @@ from utils.pickles import Machine, Named, Rebuilt, UnsafeCheckpointError
 from utils.torch_files import TensorFile
 
 MAX_CODE_BYTES = 32 << 20
-MAX_BRACKETS = 64  # of a program's text, inside each other
+MAX_BRACKETS = 64  # inside each other, in a program's text
 MAX_LINE = 20_000  # characters
 # Operators that compute tensors from tensors. A name with _ at its end changes its first argument.
 OPERATORS = frozenset(

@@ -3,7 +3,7 @@
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
-END = object()  # what comes after the last item
+END = object()  # follows the last item
 
 
 def prefetch(items, ahead: int):

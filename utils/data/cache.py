@@ -15,8 +15,8 @@ from utils.data.scan import map_files
 from utils.files import open_regular, write_cache
 from utils.logger import LOGGER
 
-SMALL_PART = 0.1  # of the free memory
-HEADROOM = 1.25  # free memory or disk space asked for, relative to what the cache takes
+SMALL_PART = 0.1  # share of the free memory
+HEADROOM = 1.25  # free memory or disk space that must be there, relative to the cache's size
 GB = 1 << 30
 FILES_TRIED = 20  # where one cannot be read
 

@@ -144,7 +144,7 @@ def _split_entries(config: dict, split: str, where: str, is_required: bool) -> l
 def _candidate_folders(path, yaml_file) -> list[Path]:
     """Return where `path` may be, best first: under the project's root, or under the YAML's folder.
 
-    The environment variable YOLOv5_DATASETS_DIR stands for the `../datasets` of a file.
+    The environment variable YOLOv5_DATASETS_DIR replaces the `../datasets` of a file.
     """
     path = Path(path or "").expanduser()
     datasets_dir = os.environ.get("YOLOv5_DATASETS_DIR")

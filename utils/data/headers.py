@@ -25,7 +25,7 @@ SIGNATURES = {
     b"PF": "PFM",
     b"Pf": "PFM",
 }
-FOREIGN_SIGNATURES = {  # of files that often have a picture's name; they are not opened
+FOREIGN_SIGNATURES = {  # Files that begin so often have a picture's name; they are not opened.
     b"GIF8": "GIF",
     b"%!PS": "PostScript",
     b"\xc5\xd0\xd3\xc6": "PostScript",
@@ -39,13 +39,13 @@ FOREIGN_SIGNATURES = {  # of files that often have a picture's name; they are no
 
 
 class Header(NamedTuple):
-    """What a picture file says of itself."""
+    """The claims of a picture file about itself."""
 
     format: str
     width: int  # px, as stored
     height: int
     orientation: int = 1  # EXIF's, 1 to 8; 1 for a TIFF, which decoders turn themselves
-    bits: int = 8  # of a sample
+    bits: int = 8  # in a sample
     channels: int = 3  # 1 and 2 are grey, where this is known
     has_end: bool = True  # False for a JPEG without an end marker
 

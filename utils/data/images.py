@@ -15,9 +15,9 @@ from utils.logger import LOGGER
 
 IMG_FORMATS = ("bmp", "dng", "jpeg", "jpg", "mpo", "pfm", "png", "tif", "tiff", "webp")  # suffixes, lower case
 GREY = 114  # level of the pixels outside an image
-HEAD_BYTES = 1 << 16  # of a JPEG, in which its size is nearly always
+HEAD_BYTES = 1 << 16  # the part of a JPEG that nearly always has its size
 JPEG_START = b"\xff\xd8\xff"
-FILLED_BITS = (8, 10, 12, 14, 16)  # of 16-bit samples, as cameras and scanners fill them
+FILLED_BITS = (8, 10, 12, 14, 16)  # in 16-bit samples, as cameras and scanners fill them
 PILLOW_FORMATS = {kind: (kind,) for kind in ("PNG", "BMP", "TIFF", "WEBP")} | {"JPEG": ("JPEG", "MPO"), "PFM": ("PPM",)}
 FILLINGS = b"", bytes(range(1, 255)), bytes(range(254, 0, -1))  # put behind a JPEG that may be cut
 FILLINGS += (b"".join(bytes([0xFF, 0xD0 + i, *range(1, 255)]) for i in range(8)),)  # and one of restart intervals
@@ -65,7 +65,7 @@ def _read_list_file(list_file: Path) -> list:
         entry = line.strip()
         if not entry:
             continue
-        beside = os.path.join(list_file.parent, entry)  # of an absolute entry: the entry
+        beside = os.path.join(list_file.parent, entry)  # An absolute entry stays as it is.
         use_beside = entry.startswith(("./", ".\\")) or not os.path.exists(entry)
         files.append(os.path.normpath(beside) if use_beside else entry)
     return files

@@ -7,7 +7,7 @@ from itertools import islice
 from unicodedata import normalize
 from urllib.parse import unquote
 
-LABEL_SUFFIXES = (".txt", ".xml", ".json")  # of files that hold labels, of which .txt alone is read
+LABEL_SUFFIXES = (".txt", ".xml", ".json")  # suffixes of files with labels, of which .txt alone is read
 FOLDERS_SEARCHED = 1000  # for a hint
 STEMS_SEARCHED = 1000
 

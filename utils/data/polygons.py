@@ -70,7 +70,7 @@ def clip_polygons(polygons: Polygons, low, high) -> Polygons:
         share = depth / np.where(crosses, depth - depth[following], 1)
         cuts = points + share[:, None] * (points[following] - points)
         cuts[:, axis] = limit
-        kept = np.stack([inside, crosses], 1)  # of each point and of the cut after it
+        kept = np.stack([inside, crosses], 1)  # for each point and the cut after it
         rows = np.stack([rows, rows], 1)[kept]
         counts = np.bincount(rows, minlength=len(polygons.counts)).astype(np.int32)
         polygons = Polygons(np.stack([points, cuts], 1)[kept], counts)

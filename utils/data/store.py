@@ -100,7 +100,7 @@ def _take_groups(values: np.ndarray, offsets: np.ndarray, order: np.ndarray) -> 
 class LabelScan:
     """The images and labels of a data set; the lists hold the usable images only, in the order given."""
 
-    im_files: Sequence  # of str
+    im_files: Sequence  # paths, str
     labels: RowsPerImage  # float32 [n, 5] class, xywhn
     segments: PolygonsPerImage
     shapes: np.ndarray  # int32 [N, 2] width, height after EXIF orientation

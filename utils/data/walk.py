@@ -1,4 +1,4 @@
-"""What is in folders and in those below them, where links to folders are followed once, whichever way they lead."""
+"""The files in folders and in those below them, where links to folders are followed once, whichever way they lead."""
 
 import glob
 import os

@@ -1,4 +1,4 @@
-"""What a training is logged with. YOLOv5's other names are in extras/compat."""
+"""The loggers of a training. YOLOv5's other names are in extras/compat."""
 
 from utils.extras import lazy
 

@@ -14,7 +14,7 @@ from utils.plots.palette import colors
 
 NAMED_CLASSES = 30  # with more classes, names would not fit beside each other
 LEGEND_CLASSES = 20  # with more classes, only the mean curve has a name
-RESULT_COLUMNS = (  # of results.csv, as the chart shows them: training above, validation below
+RESULT_COLUMNS = (  # in results.csv, as the chart shows them: training above, validation below
     "train/box_loss", "train/obj_loss", "train/cls_loss", "metrics/precision", "metrics/recall",
     "val/box_loss", "val/obj_loss", "val/cls_loss", "metrics/mAP_0.5", "metrics/mAP_0.5:0.95",
 )  # fmt: skip

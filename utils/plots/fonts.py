@@ -11,7 +11,7 @@ from utils.logger import LOGGER
 from utils.text import brief
 
 _told: list[str] = []  # the characters of the one warning
-VARIABLE = "YOLOv5_FONT"  # of the environment: a .ttf, .otf or .ttc file for what DejaVu Sans lacks
+VARIABLE = "YOLOv5_FONT"  # environment variable: a .ttf, .otf or .ttc file for characters that DejaVu Sans lacks
 
 
 @cache

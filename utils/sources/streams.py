@@ -24,7 +24,7 @@ class Stream:
         self.address, self.name = address, shown(address)
         self.vid_stride = vid_stride
         self.changed = changed
-        self.local = Path(address).is_file()  # a video that stands for a camera: played at its own speed, once
+        self.local = Path(address).is_file()  # A video in the place of a camera is played at its own speed, once.
         self.newest = None  # (number, image) that nobody has taken yet
         self.number = 0  # frames so far
         self.ended = False
