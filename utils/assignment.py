@@ -1,6 +1,6 @@
-"""Which places of the anchor head answer for which target: YOLOv5's rule of shapes, SimOTA, and task alignment.
+"""Which locations of the anchor head answer for which target: YOLOv5's rule of shapes, SimOTA, and task alignment.
 
-A place is one anchor in one cell of one level. What it predicts has its centre at most half a cell outside the cell,
+A location is one anchor in one cell of one level. What it predicts has its centre at most half a cell outside the cell,
 and sides of less than 4 times the anchor's.
 """
 
@@ -15,23 +15,23 @@ from utils.boxes import bbox_iou
 
 NEIGHBOURS = ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1))  # own cell, left, top, right, bottom: (dx, dy) in cells
 DIAGONALS = ((-1, -1), (1, -1), (-1, 1), (1, 1))  # left top, right top, left bottom, right bottom
-SIMOTA_TOP = 10  # a target's best so many IoUs sum up to its number of places (arXiv 2103.14259, section 3.3)
+SIMOTA_TOP = 10  # a target's best so many IoUs sum up to its number of locations (arXiv 2103.14259, section 3.3)
 SIMOTA_IOU_WEIGHT = 3.0  # weight of -log IoU beside the class's cross-entropy
-ALIGNED_TOP = 13  # places of a target at most (arXiv 2108.07755, section 4.1), as are the powers
+ALIGNED_TOP = 13  # locations of a target at most (arXiv 2108.07755, section 4.1), as are the powers
 ALIGNED_SCORE_POWER, ALIGNED_IOU_POWER = 1.0, 6.0
 LEAST_IOU = 0.05  # in the alignment: a target that no prediction touches yet is learnt all the same
 
 
 @dataclass
 class Matches:
-    """The m (cell, anchor) places of one level that answer for a target."""
+    """The m (cell, anchor) locations of one level that answer for a target."""
 
-    place: tuple  # image, anchor, row, column: four [m] integer tensors that index a map [B, na, ny, nx, no]
-    boxes: torch.Tensor  # [m, 4] target xywh in cells, centre relative to the place's cell
+    location: tuple  # image, anchor, row, column: four [m] integer tensors that index a map [B, na, ny, nx, no]
+    boxes: torch.Tensor  # [m, 4] target xywh in cells, centre relative to the location's cell
     anchors: torch.Tensor  # [m, 2] anchor width and height in cells
     classes: torch.Tensor  # [m] target class, integer
     targets: torch.Tensor  # [m] the target's row, integer
-    scores: torch.Tensor | None = None  # [m] in 0..1, how well a place does (aligned); None: all count alike
+    scores: torch.Tensor | None = None  # [m] in 0..1, how well a location does (aligned); None: all count alike
 
     def __len__(self):
         return len(self.classes)
@@ -40,7 +40,7 @@ class Matches:
         """Return those of a bool mask [m], with these scores [m]."""
         return replace(
             self,
-            place=tuple(index[kept] for index in self.place),
+            location=tuple(index[kept] for index in self.location),
             boxes=self.boxes[kept],
             anchors=self.anchors[kept],
             classes=self.classes[kept],
@@ -57,7 +57,7 @@ def scores_of(matches):
 def assign(maps, targets, head, hyp) -> list[Matches]:
     """Return the matches of every level, by the rule hyp["assigner"]: ratio (the default), simota or aligned.
 
-    maps: for each level raw outputs [B, na, ny, nx, no]; targets [n, 6]: image, class, xywh normalised. A place may
+    maps: for each level raw outputs [B, na, ny, nx, no]; targets [n, 6]: image, class, xywh normalised. A location may
     answer for several targets with `ratio`, for one alone with the others.
     """
     targets = targets.float()
@@ -66,7 +66,7 @@ def assign(maps, targets, head, hyp) -> list[Matches]:
     limit, rule = hyp["anchor_t"], hyp.get("assigner", "ratio")
     if rule == "ratio":
         return [match_anchors(targets, level, grid, limit) for level, grid in zip(anchors, grids_hw)]
-    candidates = candidate_places(targets, anchors, grids_hw, limit)
+    candidates = candidate_locations(targets, anchors, grids_hw, limit)
     return RULES[rule](maps, candidates, len(targets), head.nc)
 
 
@@ -77,7 +77,7 @@ def match_anchors(targets, anchors, grid_hw, ratio_limit):
     if no side is ratio_limit times the target's or more, nor the other way round. A neighbour counts if the centre lies
     in the half of its cell that is nearer to it, and the neighbour is inside the grid.
     """
-    return places_around(targets, anchors, grid_hw, shape_ratios(targets, anchors, grid_hw) < ratio_limit)
+    return locations_around(targets, anchors, grid_hw, shape_ratios(targets, anchors, grid_hw) < ratio_limit)
 
 
 def shape_ratios(targets, anchors, grid_hw):
@@ -86,7 +86,7 @@ def shape_ratios(targets, anchors, grid_hw):
     return torch.maximum(ratio, 1 / ratio).amax(2)
 
 
-def places_around(targets, anchors, grid_hw, like_shape, diagonals=False):
+def locations_around(targets, anchors, grid_hw, like_shape, diagonals=False):
     """Match targets [n, 6] with the anchors of a bool mask like_shape [na, n], in the cells around their centres.
 
     With `diagonals` also in the cell between the two nearest neighbours.
@@ -110,7 +110,7 @@ def places_around(targets, anchors, grid_hw, like_shape, diagonals=False):
     cell = cells[target] + targets.new_tensor(steps)[direction]
     column, row = cell.long().unbind(1)
     return Matches(
-        place=(targets[target, 0].long(), anchor, row, column),
+        location=(targets[target, 0].long(), anchor, row, column),
         boxes=torch.cat([centres[target] - cell, sides[target]], 1),
         anchors=anchors[anchor],
         classes=targets[target, 1].long(),
@@ -118,16 +118,16 @@ def places_around(targets, anchors, grid_hw, like_shape, diagonals=False):
     )
 
 
-def candidate_places(targets, anchors, grids_hw, ratio_limit) -> list[Matches]:
-    """For each level the places that could predict a target exactly: up to four cells times the anchors of like shape.
+def candidate_locations(targets, anchors, grids_hw, ratio_limit) -> list[Matches]:
+    """Return each level's locations that could predict a target exactly: up to four cells times the like anchors.
 
     A target that no anchor of any level is like gets the nearest one, so that none is left out. At most 4 * na * nl
-    places for each target, whatever the size of the maps.
+    locations for each target, whatever the size of the maps.
     """
     ratios = [shape_ratios(targets, level, grid) for level, grid in zip(anchors, grids_hw)]
     nearest = torch.cat(ratios).amin(0)
     fits = [(ratio < ratio_limit) | (ratio == nearest) & ratio.isfinite() for ratio in ratios]
-    return [places_around(targets, *level, diagonals=True) for level in zip(anchors, grids_hw, fits)]
+    return [locations_around(targets, *level, diagonals=True) for level in zip(anchors, grids_hw, fits)]
 
 
 def decode_boxes(raw, anchors):
@@ -160,12 +160,12 @@ def last_of_each(keys):
     return order[is_last]
 
 
-def place_numbers(maps, matches):
-    """Return [m], for the matches of all levels in order: the number of each place among all places of the maps."""
+def location_numbers(maps, matches):
+    """Return [m], for the matches of all levels in order, the number of each location among all of the maps."""
     numbers, first = [], 0
     for raw, found in zip(maps, matches):
         _, na, ny, nx = raw.shape[:4]
-        image, anchor, row, column = found.place
+        image, anchor, row, column = found.location
         numbers.append(first + ((image * na + anchor) * ny + row) * nx + column)
         first += raw.shape[:4].numel()
     return torch.cat(numbers)
@@ -173,22 +173,22 @@ def place_numbers(maps, matches):
 
 def _predictions(maps, candidates):
     """Return (rows [m, no] float32, IoU [m] with the target) of the candidates of all levels."""
-    rows = torch.cat([raw[found.place].float() for raw, found in zip(maps, candidates)])
+    rows = torch.cat([raw[found.location].float() for raw, found in zip(maps, candidates)])
     anchors, boxes = (torch.cat([getattr(found, name) for found in candidates]) for name in ("anchors", "boxes"))
     return rows, bbox_iou(decode_boxes(rows[:, :4], anchors), boxes).clamp(0, 1)
 
 
-def _one_target_each(chosen, costs, places):
-    """Return `chosen` [m] without those whose place another chosen one has at a lower cost."""
-    return chosen & (rank_in_group(costs.masked_fill(~chosen, torch.inf), places) == 0)
+def _one_target_each(chosen, costs, locations):
+    """Return `chosen` [m] without those whose location another chosen one has at a lower cost."""
+    return chosen & (rank_in_group(costs.masked_fill(~chosen, torch.inf), locations) == 0)
 
 
 @torch.no_grad()
 def simota(maps, candidates, n: int, nc: int) -> list[Matches]:
     """SimOTA (arXiv 2107.08430, section 2.1) among the candidates of n targets, over all levels together.
 
-    A target takes its k cheapest places, k the sum of its best IoUs, at least 1; of several targets that take one
-    place the cheapest gets it. The cost is the cross-entropy of the classes (none if there is one) - 3 log IoU.
+    A target takes its k cheapest locations, k the sum of its best IoUs, at least 1; of several targets that take one
+    location the cheapest gets it. The cost is the cross-entropy of the classes (none if there is one) - 3 log IoU.
     """
     rows, iou = _predictions(maps, candidates)
     target, classes = (torch.cat([getattr(found, name) for found in candidates]) for name in ("targets", "classes"))
@@ -199,7 +199,7 @@ def simota(maps, candidates, n: int, nc: int) -> list[Matches]:
     best = iou * (rank_in_group(-iou, target) < SIMOTA_TOP)
     wanted = torch.zeros(n, device=iou.device).index_add_(0, target, best).long().clamp(min=1)
     chosen = rank_in_group(cost, target) < wanted[target]
-    chosen = _one_target_each(chosen, cost, place_numbers(maps, candidates))
+    chosen = _one_target_each(chosen, cost, location_numbers(maps, candidates))
     sizes = [len(found) for found in candidates]
     return [found.take(kept) for found, kept in zip(candidates, chosen.split(sizes))]
 
@@ -208,9 +208,9 @@ def simota(maps, candidates, n: int, nc: int) -> list[Matches]:
 def task_aligned(maps, candidates, n: int, nc: int) -> list[Matches]:
     """Task alignment (arXiv 2108.07755, section 3.2) among the candidates of n targets, over all levels together.
 
-    A target takes the places of the largest t = score * IoU ** 6, the score being objectness times class; of several
-    targets that take one place that of the largest t gets it. The matches' scores are t, normalised so that a target's
-    largest is its largest IoU.
+    A target takes the locations of the largest t = score * IoU ** 6, the score being objectness times class; of several
+    targets that take one location that of the largest t gets it. The matches' scores are t, normalised so that a
+    target's largest is its largest IoU.
     """
     rows, iou = _predictions(maps, candidates)
     target, classes = (torch.cat([getattr(found, name) for found in candidates]) for name in ("targets", "classes"))
@@ -220,7 +220,7 @@ def task_aligned(maps, candidates, n: int, nc: int) -> list[Matches]:
     iou = iou.clamp(min=LEAST_IOU)
     t = score**ALIGNED_SCORE_POWER * iou**ALIGNED_IOU_POWER
     chosen = rank_in_group(-t, target) < ALIGNED_TOP
-    chosen = _one_target_each(chosen, -t, place_numbers(maps, candidates))
+    chosen = _one_target_each(chosen, -t, location_numbers(maps, candidates))
     scores = t * _largest(iou, chosen, target, n) / _largest(t, chosen, target, n).clamp(min=1e-30)
     sizes = [len(found) for found in candidates]
     return [found.take(*kept) for found, *kept in zip(candidates, chosen.split(sizes), scores.split(sizes))]

@@ -60,7 +60,7 @@ class Checkpoint:
 def save_checkpoint(path, ckpt: Checkpoint) -> None:
     """Write `ckpt` in one step: `path` holds the old file or all of the new one, whatever happens.
 
-    Tensors are stored on the CPU. TypeError, with its place, for a value that is neither a tensor nor plain data.
+    Tensors are stored on the CPU. TypeError, with its key, for a value that is neither a tensor nor plain data.
     """
     content = {"format": FORMAT, **{f.name: getattr(ckpt, f.name) for f in fields(Checkpoint)}}
     buffer = io.BytesIO()  # torch.save would store a file's name inside the file
@@ -68,16 +68,16 @@ def save_checkpoint(path, ckpt: Checkpoint) -> None:
     write_atomic(path, buffer.getvalue())
 
 
-def _canonical(value, place: str):
+def _canonical(value, key: str):
     """Return a copy of `value` whose pickle depends on its content alone.
 
     Pickle stores the second use of an object otherwise than an equal object, so equal strings become one object,
     and everything else, tensor storages too, becomes an object of its own.
     """
     if isinstance(value, dict):
-        return {_canonical(k, place): _canonical(v, f"{place}[{k!r}]") for k, v in value.items()}
+        return {_canonical(k, key): _canonical(v, f"{key}[{k!r}]") for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        items = [_canonical(v, f"{place}[{i}]") for i, v in enumerate(value)]
+        items = [_canonical(v, f"{key}[{i}]") for i, v in enumerate(value)]
         return tuple(items) if isinstance(value, tuple) else items
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -87,7 +87,7 @@ def _canonical(value, place: str):
         return sys.intern(str(value))
     if value is None or isinstance(value, (bool, int, float)):
         return value
-    raise TypeError(f"{place}: expected a tensor or plain data, found {type(value).__name__}")
+    raise TypeError(f"{key}: expected a tensor or plain data, found {type(value).__name__}")
 
 
 def load_checkpoint(path, device="cpu") -> Checkpoint:

@@ -37,7 +37,7 @@ __getattr__ = lazy(MOVED, __name__)
 class LoadImagesAndLabels(CachedImages, Dataset):
     """Images and labels of a folder, list file or list of these. An item is (image, targets, path, shapes):
 
-    image uint8 [3, H, W] RGB; targets float32 [n, 6] = 0 (place for the index in the batch), class, xywhn;
+    image uint8 [3, H, W] RGB; targets float32 [n, 6] = 0 (later the index in the batch), class, xywhn;
     shapes ((h0, w0), ((ratio_h, ratio_w), (pad_w, pad_h))) for utils.boxes.scale_boxes, None under mosaic.
     An item's key is (epoch, index), or an index alone for epoch 0. An image that turns out to be broken only now is
     replaced by a grey one without labels, and logged.

@@ -56,8 +56,8 @@ def find_file(name: Path | str, folders: tuple[str, ...] = ("models", "data")) -
     if matches:
         raise FileNotFoundError(f"'{name}' is ambiguous: {', '.join(str(m.relative_to(ROOT)) for m in matches)}")
     hint = did_you_mean(path.name, [file.name for file in files], "; {}")
-    places = f", in {ROOT} or below its {' and '.join(folders)}" if folders else ""
-    raise FileNotFoundError(f"file '{name}' not found here{places}{hint}")
+    where = f", in {ROOT} or below its {' and '.join(folders)}" if folders else ""
+    raise FileNotFoundError(f"file '{name}' not found here{where}{hint}")
 
 
 def check_file(name: Path | str, suffixes: str | tuple[str, ...] = ()) -> Path:

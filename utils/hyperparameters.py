@@ -50,7 +50,7 @@ TABLE = {
     "anchors": Hyperparameter(
         0.0, 2.0, 10.0, 2.0, "anchors per output map, found by k-means; 0 keeps the model file's"
     ),
-    "assigner": choice("ratio simota aligned", "which places learn which object: by shape (YOLOv5), or by prediction"),
+    "assigner": choice("ratio simota aligned", "which anchors learn which object: by shape (YOLOv5), or by prediction"),
     "fl_gamma": Hyperparameter(0.0, 0.0, 2.0, 0.0, "focal loss gamma; 0 is plain cross-entropy"),
     "hsv_h": Hyperparameter(0.015, 0.0, 0.1, 1.0, "largest change of hue, as a part", 1.0),
     "hsv_s": Hyperparameter(0.7, 0.0, 0.9, 1.0, "largest change of saturation, as a part", 1.0),

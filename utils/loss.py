@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from utils.assignment import assign, decode_boxes, last_of_each, place_numbers, scores_of
+from utils.assignment import assign, decode_boxes, last_of_each, location_numbers, scores_of
 from utils.assignment import match_anchors as match_anchors  # some import it from here
 from utils.boxes import bbox_iou
 from utils.extras import lazy
@@ -13,27 +13,27 @@ __getattr__ = lazy({}, __name__)
 FOCAL_ALPHA = 0.25  # arXiv 1708.02002, section 5.1
 
 
-class ReadPlaces(torch.autograd.Function):
-    """(raw[place] [m, no], raw[..., 4] [B, na, ny, nx]) of raw outputs [B, na, ny, nx, no], in one gradient.
+class ReadLocations(torch.autograd.Function):
+    """(raw[location] [m, no], raw[..., 4] [B, na, ny, nx]) of raw outputs [B, na, ny, nx, no], in one gradient.
 
     It is written once, in the memory order of `raw`. Autograd alone would make a map for each of the two, add them, and
     reorder the sum for the convolution: with 80 classes that takes four fifths of the time of the whole loss.
     """
 
     @staticmethod
-    def forward(ctx, raw, *place):
-        ctx.save_for_backward(*place)
+    def forward(ctx, raw, *location):
+        ctx.save_for_backward(*location)
         ctx.form = torch.empty_like(raw, device="meta")  # shape and strides alone; raw itself need not be kept
-        return raw[place], raw[..., 4].clone(memory_format=torch.contiguous_format)
+        return raw[location], raw[..., 4].clone(memory_format=torch.contiguous_format)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, of_rows, of_objectness):
-        place = ctx.saved_tensors
+        location = ctx.saved_tensors
         grad = torch.zeros_like(ctx.form, device=of_rows.device)
         grad[..., 4] = of_objectness
-        grad.index_put_(place, of_rows, accumulate=True)
-        return (grad, *(None for _ in place))
+        grad.index_put_(location, of_rows, accumulate=True)
+        return (grad, *(None for _ in location))
 
 
 def binary_loss(logits, targets, positive_weight=1.0, focal_gamma=0.0, weights=None):
@@ -88,13 +88,13 @@ class ComputeLoss:
         """Return the unweighted losses {"box", "obj", "cls"}, each a float32 scalar. `matches`: of each level.
 
         With `known` (as for the whole loss) a class that an image does not answer for is neither right nor wrong: it is
-        left out of the class loss, and so is a place without a target where it is the most probable class.
+        left out of the class loss, and so is a location without a target where it is the most probable class.
 
         Box and class: with the assigner `ratio` the mean of each level's matches, summed over the levels; with the
         others the mean of all matches, weighted with their scores, times the number of levels. So a gain weighs about
         as much with all of them.
         """
-        read = [ReadPlaces.apply(raw, *found.place) for raw, found in zip(p, matches)]
+        read = [ReadLocations.apply(raw, *found.location) for raw, found in zip(p, matches)]
         rows = torch.cat([of_level for of_level, _ in read]).float()  # [m, no]
         weights = self.weights(matches)
         boxes, anchors = (torch.cat([getattr(found, name) for found in matches]) for name in ("boxes", "anchors"))
@@ -102,8 +102,8 @@ class ComputeLoss:
         quality = ciou.detach() if matches[0].scores is None else scores_of(matches)
         counted = of_image = None
         if known is not None:
-            counted = [answered_places(raw[..., 5 : 5 + self.head.nc], known) for raw in p]
-            of_image = known[torch.cat([found.place[0] for found in matches])]
+            counted = [answered_locations(raw[..., 5 : 5 + self.head.nc], known) for raw in p]
+            of_image = known[torch.cat([found.location[0] for found in matches])]
         return {
             "box": (weights * (1 - ciou)).sum(),
             "obj": self.objectness_loss([objectness.float() for _, objectness in read], matches, quality, counted),
@@ -119,13 +119,13 @@ class ComputeLoss:
         return scores * (self.head.nl / scores.sum().clamp(min=1))
 
     def objectness_loss(self, maps, matches, quality, counted=None):
-        """Return the loss of the objectness of every place, maps [B, na, ny, nx] of each level, a scalar.
+        """Return the loss of the objectness of every location, maps [B, na, ny, nx] of each level, a scalar.
 
-        The target is the quality [m] at the matches and 0 elsewhere. The mean over a level's places, weighted with
-        `balance`. counted: bool, as `maps`, where a place without a match counts; None: everywhere.
+        The target is the quality [m] at the matches and 0 elsewhere. The mean over a level's locations, weighted with
+        `balance`. counted: bool, as `maps`, where a location without a match counts; None: everywhere.
         """
         hyp = self.hyp
-        numbers = place_numbers(maps, matches)
+        numbers = location_numbers(maps, matches)
         winners = last_of_each(numbers)
         wanted = torch.zeros(sum(level.numel() for level in maps), device=quality.device)
         wanted[numbers[winners]] = quality[winners].clamp(min=0)
@@ -157,8 +157,8 @@ class ComputeLoss:
         return binary_loss(logits, wanted, hyp["cls_pw"], hyp.get("fl_gamma", 0.0), shares)
 
 
-def answered_places(class_logits, known):
-    """Return bool [B, na, ny, nx], whether the most probable class of a place is one that its image answers for.
+def answered_locations(class_logits, known):
+    """Return bool [B, na, ny, nx], whether the most probable class of a location is one that its image answers for.
 
     class_logits [B, na, ny, nx, nc], known bool [B, nc].
     """

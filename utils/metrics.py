@@ -239,11 +239,11 @@ def _overlapping_targets(boxes, image, true_boxes, image_of_true) -> tuple[np.nd
     iou = _coco_iou(boxes[row], true_boxes[target])
     enough = iou >= IOU_THRESHOLDS[0]
     row, target, iou = row[enough], target[enough], iou[enough]
-    rows, start, place = np.unique(row, return_index=True, return_inverse=True)
-    column = np.arange(len(row)) - start[place]
+    rows, start, group = np.unique(row, return_index=True, return_inverse=True)
+    column = np.arange(len(row)) - start[group]
     targets = np.zeros((len(rows), column.max(initial=-1) + 1), int)
     overlap = np.zeros(targets.shape)
-    targets[place, column], overlap[place, column] = target, iou
+    targets[group, column], overlap[group, column] = target, iou
     return rows, targets, overlap
 
 

@@ -109,12 +109,12 @@ class StageTimes(Untimed):
         self.lock = multiprocessing.Lock()
         self.stacks = {}  # (process, thread) -> [time of the last change, stages that are open ...]
         self.prefix = ""
-        self.home = self._place()
+        self.home = self._thread()
         self.started = self._now()
 
     @contextmanager
     def __call__(self, stage: str, stopwatch: Profile | None = None):
-        stack = self.stacks.setdefault(self._place(), [0.0])
+        stack = self.stacks.setdefault(self._thread(), [0.0])
         self._charge(stack)
         stack.append(self.prefix + stage)
         try:
@@ -158,10 +158,10 @@ class StageTimes(Untimed):
         main = {**self.main, "other": run - sum(self.main.values())}
         workers = {stage: value.value for stage, value in self.in_workers.items() if value.value}
         beside = Counter(self.beside) + Counter(workers)
-        places = [("main", main), ("beside", beside)]
+        parts = [("main", main), ("beside", beside)]
         return [
             (stage, where, seconds, seconds / run, 1e3 * seconds / max(self._images_of(stage), 1))
-            for where, stages in places
+            for where, stages in parts
             for stage, seconds in stages.items()
         ]
 
@@ -180,10 +180,10 @@ class StageTimes(Untimed):
             if os.getpid() != self.home[0]:
                 self.in_workers[stage].value += seconds
             else:
-                (self.main if self._place() == self.home else self.beside)[stage] += seconds
+                (self.main if self._thread() == self.home else self.beside)[stage] += seconds
 
     @staticmethod
-    def _place() -> tuple:
+    def _thread() -> tuple:
         return os.getpid(), threading.get_ident()
 
     def _now(self) -> float:

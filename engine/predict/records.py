@@ -47,11 +47,11 @@ class TxtSink:
     def _objects(self, result) -> list:
         h, w = result.shape
         corners = result.boxes[:, :4]
-        places = list(corners if self.voc else xyxy2xywhn(corners.copy(), w, h))
+        shapes = list(corners if self.voc else xyxy2xywhn(corners.copy(), w, h))
         if result.masks is not None and not self.voc:
             polygons = [mask.polygon() / np.array([w, h], np.float32) for mask in result.masks]
-            places = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, places)]
-        rows = [[cls, *place, *([conf] * self.with_conf)] for place, (conf, cls) in zip(places, result.boxes[:, 4:])]
+            shapes = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, shapes)]
+        rows = [[cls, *shape, *([conf] * self.with_conf)] for shape, (conf, cls) in zip(shapes, result.boxes[:, 4:])]
         return [" ".join(f"{value:g}" for value in row) for row in rows]
 
     def close(self) -> None:

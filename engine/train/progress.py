@@ -52,7 +52,7 @@ class MeanLosses:
         self.mean += (terms - self.mean) / self.batches
 
     def values(self, where: str) -> list[float]:
-        """Return the means. NonFiniteLossError, naming the terms and the place, if one is not finite."""
+        """Return the means. NonFiniteLossError, naming the terms and the batch, if one is not finite."""
         values = self.mean.tolist()
         if all(math.isfinite(value) for value in values):
             return values

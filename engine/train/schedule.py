@@ -84,7 +84,7 @@ def scaled_loss_gains(hyp: dict, nl: int, nc: int, imgsz: int) -> dict:
     scaled = dict(hyp)
     scaled["box"] *= 3 / nl
     scaled["cls"] *= nc / 80 * 3 / nl
-    if hyp.get("obj_loss", "bce") == "bce":  # a mean over all places, of which larger images have more empty ones
+    if hyp.get("obj_loss", "bce") == "bce":  # a mean over all locations, of which larger images have more empty ones
         scaled["obj"] *= (imgsz / 640) ** 2
     scaled["obj"] *= 3 / nl
     return scaled

@@ -40,10 +40,10 @@ class PredictionFiles:
     def write_txt(self, boxes, shape_hw, path: Path, polygons) -> None:
         """Write a row for each box: class, xywh or, where there is one, the polygon, normalised, and the confidence."""
         height, width = shape_hw
-        places = list(xyxy2xywhn(boxes[:, :4], width, height))
+        shapes = list(xyxy2xywhn(boxes[:, :4], width, height))
         for i, polygon in enumerate(polygons):
-            places[i] = (polygon / np.array([width, height], np.float32)).ravel() if len(polygon) else places[i]
-        rows = [[cls, *place, conf] for place, (conf, cls) in zip(places, boxes[:, 4:6])]
+            shapes[i] = (polygon / np.array([width, height], np.float32)).ravel() if len(polygon) else shapes[i]
+        rows = [[cls, *shape, conf] for shape, (conf, cls) in zip(shapes, boxes[:, 4:6])]
         rows = rows if self.options.save_conf else [row[:-1] for row in rows]
         name, number = path.stem, 2
         while name in self.written:  # images of one name in two folders

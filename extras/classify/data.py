@@ -159,9 +159,9 @@ def scan_folders(path, folders: list, prefix: str = "", progress: bool = True) -
     """Find the images in the class folders of a split, and look into each; broken ones are left out and logged."""
     scan, jobs = FolderScan(), []
     for number, folder in enumerate(folders):
-        places = [root / folder for root in _roots(path) if (root / folder).is_dir()]
+        found = [root / folder for root in _roots(path) if (root / folder).is_dir()]
         try:
-            jobs += [(file, number) for file in find_images(places)]
+            jobs += [(file, number) for file in find_images(found)]
         except FileNotFoundError:
             scan.empty += 1
             scan.problems.append(Problem(str(Path(_roots(path)[0], folder)), 0, "no images of this class"))

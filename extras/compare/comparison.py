@@ -107,8 +107,8 @@ def align(baseline: Evidence, other: Evidence, first: str, name: str) -> Evidenc
     for i, j in source.items():
         if not same_labels(baseline.targets[i], other.targets[j]):
             raise ValueError(f"other labels: {baseline.images[i]} has not the same ones in {first} and in {name}")
-    places = [source[i] for i in range(len(order))]
-    parts = {key: [getattr(other, key)[j] for j in places] for key in ("images", "predictions", "targets")}
+    rows = [source[i] for i in range(len(order))]
+    parts = {key: [getattr(other, key)[j] for j in rows] for key in ("images", "predictions", "targets")}
     return replace(other, **parts)
 
 

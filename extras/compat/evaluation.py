@@ -24,8 +24,8 @@ def save_one_txt(predn, save_conf: bool, shape, file) -> None:
     """Append boxes [n, 6] (xyxy in pixels, confidence, class) of an image of shape (height, width) to a label file."""
     boxes = as_float32(predn)
     rows = []
-    for place, (conf, cls) in zip(xyxy2xywhn(boxes[:, :4], shape[1], shape[0]), boxes[:, 4:6]):
-        rows.append(" ".join(f"{value:g}" for value in (cls, *place, *([conf] * bool(save_conf)))) + "\n")
+    for box, (conf, cls) in zip(xyxy2xywhn(boxes[:, :4], shape[1], shape[0]), boxes[:, 4:6]):
+        rows.append(" ".join(f"{value:g}" for value in (cls, *box, *([conf] * bool(save_conf)))) + "\n")
     with open(file, "a", encoding="utf-8") as stream:
         stream.writelines(rows)
 

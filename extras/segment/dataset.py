@@ -10,7 +10,7 @@ from utils.dataloaders import LoadImagesAndLabels, is_enlarged, merge_quad
 
 
 class LoadImagesAndMasks(LoadImagesAndLabels):
-    """As LoadImagesAndLabels, but an item has a fifth place: the rows' Polygons in pixels of the image.
+    """As LoadImagesAndLabels, but an item has a fifth part: the rows' Polygons in pixels of the image.
 
     A batch is (images, MaskTargets, paths, shapes). mask_ratio: how much smaller than the images its masks are;
     overlap: one map per image, not one mask per object.

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from extras.segment.masks import box_pixels
 from utils.assignment import assign, scores_of
 from utils.boxes import xywh2xyxy
-from utils.loss import ComputeLoss, ReadPlaces
+from utils.loss import ComputeLoss, ReadLocations
 
 
 class ComputeSegmentLoss(ComputeLoss):
@@ -35,39 +35,39 @@ class ComputeSegmentLoss(ComputeLoss):
     def mask_loss(self, maps, protos, targets, matches=None):
         """Return the unweighted loss of the masks, a float32 scalar. `matches` of each level: found here if None.
 
-        A positive place's loss is the binary cross-entropy of its mask's pixels inside the target's box, divided by the
-        box's area. Of these the mean over the positives of each level and image, summed over the levels (see
-        positives), and averaged over the images. Places whose target has no mask are not looked at.
+        A positive location's loss is the binary cross-entropy of its mask's pixels inside the target's box, divided by
+        the box's area. Of these the mean over the positives of each level and image, summed over the levels (see
+        positives), and averaged over the images. Locations whose target has no mask are not looked at.
         """
         protos = protos.float()
         loss = (protos * 0).sum()  # every parameter has a gradient, also where nothing is matched
         image, target, coefficients, share = self.positives(maps, targets, matches)
         numbers = numbers_in_image(targets.boxes)
         counts = torch.bincount(image, minlength=len(protos)).tolist()
-        for i, places in enumerate(image.argsort(stable=True).split(counts)):
-            if len(places):
-                rows = target[places]
+        for i, locations in enumerate(image.argsort(stable=True).split(counts)):
+            if len(locations):
+                rows = target[locations]
                 truth = masks_of(targets, i, rows, numbers[rows], protos.shape[2:])
-                logits = torch.einsum("kc,chw->khw", coefficients[places], protos[i])
-                loss = loss + cropped_loss(logits, truth, targets.boxes[rows, 2:6], share[places])
+                logits = torch.einsum("kc,chw->khw", coefficients[locations], protos[i])
+                loss = loss + cropped_loss(logits, truth, targets.boxes[rows, 2:6], share[locations])
         return loss / len(protos)
 
     def positives(self, maps, targets, matches=None):
-        """Return the m places, of all levels, that answer for a target with a mask.
+        """Return the m locations, of all levels, that answer for a target with a mask.
 
         Returns image [m], row of the target [m], mask coefficients [m, nm], and the share of each in the loss of its
-        image [m]: with the assigner `ratio` 1 / (such places of the same level and image); with the others its score by
-        those of the same image, times the number of levels.
+        image [m]: with the assigner `ratio` 1 / (such locations of the same level and image); with the others its score
+        by those of the same image, times the number of levels.
         """
         if matches is None:
             matches = assign(maps, targets.boxes, self.head, self.hyp)
         matches = [found.take(targets.has_mask[found.targets], found.scores) for found in matches]
         coefficients, shares = [], []
         for raw, found in zip(maps, matches):
-            coefficients.append(ReadPlaces.apply(raw, *found.place)[0][:, -self.head.nm :].float())
-            image = found.place[0]
+            coefficients.append(ReadLocations.apply(raw, *found.location)[0][:, -self.head.nm :].float())
+            image = found.location[0]
             shares.append(1 / torch.bincount(image, minlength=len(raw))[image])
-        share, image = torch.cat(shares), torch.cat([found.place[0] for found in matches])
+        share, image = torch.cat(shares), torch.cat([found.location[0] for found in matches])
         if self.hyp.get("assigner", "ratio") != "ratio":
             scores = scores_of(matches)
             of_image = torch.zeros(len(maps[0]), device=scores.device).index_add_(0, image, scores)
@@ -76,7 +76,7 @@ class ComputeSegmentLoss(ComputeLoss):
 
 
 def numbers_in_image(boxes):
-    """Return [n], counted from 1: the place of each row of boxes [n, 6] among the rows of its image."""
+    """Return [n], counted from 1: the location of each row of boxes [n, 6] among the rows of its image."""
     image = boxes[:, 0]
     return (image[:, None] == image).tril().sum(1)
 

@@ -54,7 +54,7 @@ def _file_names(options: dict) -> set[str]:
 
 
 def draw_picture(rng: np.random.Generator, kind: str, imgsz: int) -> np.ndarray:
-    """Return uint8 BGR [imgsz, imgsz, 3] with one object of `kind`, of any size, colour and place."""
+    """Return uint8 BGR [imgsz, imgsz, 3] with one object of `kind`, of any size, colour and position."""
     image = draw_background(rng, imgsz, imgsz)
     image += (image.mean((0, 1)) - image) * CALM
     size = rng.uniform(*SIZE_RANGE) * imgsz

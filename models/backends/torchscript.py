@@ -110,7 +110,7 @@ class InModelNms(nn.Module):
     """[B, N, 5 + nc] -> [B, max_det, 6]: xyxy in px, confidence, class, by falling confidence; then zero rows.
 
     What utils.nms.non_max_suppression does with multi_label=False, for a whole batch at once: a trace has no loops.
-    torchvision's nms gets the boxes of every image and class moved to a place of their own, in float64, where that
+    torchvision's nms gets the boxes of every image and class moved to a region of their own, in float64, where that
     costs no precision that float32 boxes have.
     """
 
@@ -125,10 +125,10 @@ class InModelNms(nn.Module):
         conf = conf * (y[..., 4] > self.conf_thres)
         conf, order = conf.sort(dim=1, descending=True, stable=True)
         conf, order = conf[:, :MAX_CANDIDATES], order[:, :MAX_CANDIDATES]
-        image, place = (conf > self.conf_thres).nonzero().unbind(1)
-        row = order[image, place]
+        image, column = (conf > self.conf_thres).nonzero().unbind(1)
+        row = order[image, column]
         centre, half = y[image, row, 0:2], y[image, row, 2:4] / 2
-        conf, cls = conf[image, place], cls[image, row].to(y.dtype)
+        conf, cls = conf[image, column], cls[image, row].to(y.dtype)
         boxes = torch.cat((centre - half, centre + half), 1)
         group = image.double() if self.agnostic else image.double() * (y.shape[2] - 5) + cls
         kept = nms(boxes.double() + (group * CLASS_GAP_PX)[:, None], conf.double(), self.iou_thres)

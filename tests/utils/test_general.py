@@ -39,7 +39,7 @@ def test_bad_yaml_names_file_and_line(tmp_path, text, message):
 
 def test_yaml_that_is_not_utf8(tmp_path):
     (tmp_path / "bad.yaml").write_bytes("a: ä".encode("latin1"))
-    with pytest.raises(ValueError, match="bad.yaml: expected a UTF-8"):
+    with pytest.raises(ValueError, match="bad.yaml:1: expected UTF-8 text"):
         general.load_yaml(tmp_path / "bad.yaml")
 
 
@@ -300,7 +300,7 @@ def run_guarded(tmp_path, body, name="scratch_main", env=()):
     [
         ("return 3", 3, ""),  # main's own exit code
         ("return None", 0, ""),
-        ("load_yaml('missing.yaml')", 1, "error: [Errno 2] No such file or directory: 'missing.yaml'"),
+        ("load_yaml('missing.yaml')", 1, "error: missing.yaml: no such file"),
         ("find_file('zzz')", 1, "error: file 'zzz' not found"),
         ("import sys; sys.exit(5)", 5, ""),
         ("raise KeyboardInterrupt", 130, "interrupted"),

@@ -16,7 +16,7 @@ from tests.conftest import SHARED, needs_shared
 from utils.assignment import RULES, assign
 from utils.boxes import bbox_iou, box_iou, xywh2xyxy
 from utils.hyperparameters import TABLE
-from utils.loss import ComputeLoss, ReadPlaces, binary_loss
+from utils.loss import ComputeLoss, ReadLocations, binary_loss
 from utils.nms import non_max_suppression
 
 HYP = {"box": 0.05, "cls": 0.5, "cls_pw": 1.0, "obj": 1.0, "obj_pw": 1.0, "anchor_t": 4.0, "fl_gamma": 0.0}
@@ -70,7 +70,7 @@ def reference_loss(model, p, targets):
     for raw, anchors, weight in zip(p, head.anchors, balance):
         ny, nx = raw.shape[2:4]
         wanted, ious, rows, classes = torch.zeros(raw.shape[:4]), [], [], []
-        for dx, dy in ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1)):  # the order decides who writes a place last
+        for dx, dy in ((0, 0), (-1, 0), (0, -1), (1, 0), (0, 1)):  # the order decides who writes a location last
             for a, anchor in enumerate(anchors):
                 for image, c, x, y, w, h in targets.tolist():
                     x, y, w, h = x * nx, y * ny, w * nx, h * ny
@@ -115,7 +115,7 @@ def test_equals_the_plain_reference(seed, n, nc, levels, hyp):
     p = [torch.randn(2, 3, 16 >> i, 24 >> i, 5 + nc, generator=g).requires_grad_() for i in range(levels)]
     t = torch.rand(n, 6, generator=g)
     t[:, 0], t[:, 1] = (t[:, 0] * 2).floor(), (t[:, 1] * nc).floor()
-    t[: n // 2, 2:4] = t[n - n // 2 :, 2:4]  # pairs with one centre compete for their places
+    t[: n // 2, 2:4] = t[n - n // 2 :, 2:4]  # pairs with one centre compete for their locations
     t[:, 4:] = 0.05 + t[:, 4:] ** 2 * 0.9
     loss, items = ComputeLoss(model)(p, t)
     expected = reference_loss(model, p, t)
@@ -188,17 +188,17 @@ def test_the_options_are_those_of_the_table_and_its_defaults_change_nothing():
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_read_places_has_autograds_values_and_gradient(channels_last):
-    """As the head gives its maps: a view of the convolution's output. A place may be read more than once."""
+def test_read_locations_has_autograds_values_and_gradient(channels_last):
+    """As the head gives its maps: a view of the convolution's output. A location may be read more than once."""
     g = torch.Generator().manual_seed(0)
     output = torch.randn(2, 21, 4, 5, generator=g)
     output = output.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     output.requires_grad_()
     raw = output.view(2, 3, 7, 4, 5).permute(0, 1, 3, 4, 2)
-    place = tuple(torch.randint(0, size, (30,), generator=g) for size in raw.shape[:4])
+    location = tuple(torch.randint(0, size, (30,), generator=g) for size in raw.shape[:4])
     weights = torch.randn(30, 7, generator=g), torch.randn(2, 3, 4, 5, generator=g)
     results = []
-    for rows, objectness in (ReadPlaces.apply(raw, *place), (raw[place], raw[..., 4])):
+    for rows, objectness in (ReadLocations.apply(raw, *location), (raw[location], raw[..., 4])):
         loss = (rows * weights[0]).sum() + (objectness * weights[1]).sum()
         results.append((rows, objectness, torch.autograd.grad(loss, output, retain_graph=True)[0]))
     torch.testing.assert_close(*results)
@@ -248,7 +248,7 @@ def test_300_objects_in_a_picture(rule):
 
 @pytest.mark.parametrize("quality, wanted", [(0.6, 0.6), (0.25, 0.25), (-0.3, 0.0)])
 def test_objectness_target_is_the_quality_of_the_box(quality, wanted):
-    """The gradient at a logit of 0 is 0.5 - target, over the level's places and times its weight; 0.5 elsewhere."""
+    """The gradient at a logit of 0 is 0.5 - target, over the level's locations and times its weight; 0.5 elsewhere."""
     model = make_model()
     targets = torch.tensor([[0, 0, 0.5625, 0.5625, 10 / 64, 13 / 64]])
     maps = [torch.zeros(1, 3, 64 // s, 64 // s).requires_grad_() for s in (8, 16, 32)]
@@ -256,8 +256,8 @@ def test_objectness_target_is_the_quality_of_the_box(quality, wanted):
     m = sum(len(found) for found in matches)
     ComputeLoss(model).objectness_loss(maps, matches, torch.full((m,), quality)).backward()
     gradient = maps[0].grad * maps[0].numel() / 4
-    assert gradient[matches[0].place].tolist() == pytest.approx([0.5 - wanted] * len(matches[0]))
-    assert gradient[0, 0, 0, 0].item() == pytest.approx(0.5)  # a place without a target
+    assert gradient[matches[0].location].tolist() == pytest.approx([0.5 - wanted] * len(matches[0]))
+    assert gradient[0, 0, 0, 0].item() == pytest.approx(0.5)  # a location without a target
 
 
 def test_a_gain_weighs_about_the_same_with_each_assigner():
@@ -274,7 +274,7 @@ def test_a_gain_weighs_about_the_same_with_each_assigner():
 
 @pytest.mark.parametrize("hyp", OPTIONS, ids=str)
 def test_segmentation_takes_each_option(hyp):
-    """The detection terms are the detection loss's, and the shares of an image's places are the number of levels."""
+    """The detection terms are the detection loss's, and the shares of an image's locations are the number of levels."""
     p, boxes = golden_inputs()
     model = make_model(nc=76, **hyp)
     model.model[0].nm = 4

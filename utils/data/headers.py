@@ -233,7 +233,7 @@ def _first_directory(tiff: bytes) -> dict[int, int]:
         if code is None or values < 1:
             continue
         is_inline = values * struct.calcsize(code) <= (8 if big else 4)
-        place = position + (12 if big else 8) if is_inline else offset
-        if place + struct.calcsize(code) <= len(tiff):
-            tags[tag] = struct.unpack_from(order + code, tiff, place)[0]
+        start = position + (12 if big else 8) if is_inline else offset
+        if start + struct.calcsize(code) <= len(tiff):
+            tags[tag] = struct.unpack_from(order + code, tiff, start)[0]
     return tags

@@ -89,7 +89,7 @@ def _parse_row(columns: list, nc: int | None) -> tuple[list, str]:
 
 
 def _is_flat(x: list, y: list) -> bool:
-    """True if the points are on one line, or all in one place."""
+    """True if the points are on one line, or all in one point."""
     sides = zip(x[1:], y[1:], x[2:], y[2:])  # with the first point each makes a triangle
     return all(abs((ax - x[0]) * (by - y[0]) - (bx - x[0]) * (ay - y[0])) <= FLAT for ax, ay, bx, by in sides)
 

@@ -182,8 +182,8 @@ class FileSource:
                     ok, image = capture.retrieve()
                     if not ok:
                         break
-                    place = {"frame": number, "frames": count, "fps": fps, "capture": capture}
-                    yield Frame(image=as_bgr(image), **{**origin, **place})
+                    where = {"frame": number, "frames": count, "fps": fps, "capture": capture}
+                    yield Frame(image=as_bgr(image), **{**origin, **where})
             if number == 0:
                 raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")
             if number < 0.9 * count:  # the count of some containers is an estimate

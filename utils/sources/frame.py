@@ -15,9 +15,9 @@ class Frame:
     path: str  # file, URL, stream address or "screen N"
     image: np.ndarray | None = None
     kind: str = "image"  # image, video, stream or screen
-    item: int = 1  # place among the source's files or streams, from 1
+    item: int = 1  # number among the source's files or streams, from 1
     items: int = 1
-    frame: int = 1  # place in the video or stream, from 1
+    frame: int = 1  # number in the video or stream, from 1
     frames: int = 1  # frames in the video; 0 where nobody knows
     fps: float = DEFAULT_FPS
     error: str = ""
@@ -26,8 +26,8 @@ class Frame:
 
     def title(self) -> str:
         """Name this frame for the console: 'image 1/2 PATH', 'video 1/1 (3/100) PATH', 'stream 1/4 (17) PATH'."""
-        place = {"image": "", "video": f" ({self.frame}/{self.frames or '?'})"}.get(self.kind, f" ({self.frame})")
-        return f"{self.kind} {self.item}/{self.items}{place} {self.path}"
+        number = {"image": "", "video": f" ({self.frame}/{self.frames or '?'})"}.get(self.kind, f" ({self.frame})")
+        return f"{self.kind} {self.item}/{self.items}{number} {self.path}"
 
 
 def fps_of(capture, most: float = 999.0) -> float:

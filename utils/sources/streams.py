@@ -124,8 +124,8 @@ class StreamSource:
             for item, stream in enumerate(streams, 1):
                 if stream.newest:
                     number, image = stream.newest
-                    place = {"item": item, "items": len(streams), "frame": number, "frames": 0}
-                    frames.append(Frame(stream.name, image, "stream", fps=stream.fps, **place))
+                    where = {"item": item, "items": len(streams), "frame": number, "frames": 0}
+                    frames.append(Frame(stream.name, image, "stream", fps=stream.fps, **where))
                     stream.newest = None
         return frames
 

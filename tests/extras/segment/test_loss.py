@@ -1,4 +1,4 @@
-"""The segmentation loss: numbers worked out by hand, and a plain reference that goes from place to place."""
+"""The segmentation loss: numbers worked out by hand, and a plain reference that goes from location to location."""
 
 import math
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def case_by_hand(logit=2.0, images=1):
     """32 x 32 px, one anchor on one level, one coefficient: every pixel of every mask has the same logit.
 
     The target is the middle 16 x 16 px, of whose 4 x 4 prototype pixels the left half belongs to the object. Its centre
-    is the middle of a cell, so that one place answers for it.
+    is the middle of a cell, so that one location answers for it.
     """
     model = make_model(nc=1, nm=1, anchors_px=(((16, 16),),))
     maps = [torch.zeros(images, 1, 4, 4, 7)]
@@ -110,14 +110,14 @@ def random_case(seed, n, images=2, overlap=True, ratio=4):
 
 
 def reference_mask_loss(model, maps, protos, targets):
-    """The definition, place by place."""
+    """The definition, location by location."""
     total = torch.zeros(())
     for raw, anchors in zip(maps, model.model[0].anchors):
         losses = {}
         matches = match_anchors(targets.boxes, anchors, raw.shape[2:4], model.hyp["anchor_t"])
-        for place, cls, target in zip(zip(*matches.place), matches.classes.tolist(), matches.targets.tolist()):
+        for location, cls, target in zip(zip(*matches.location), matches.classes.tolist(), matches.targets.tolist()):
             image = int(targets.boxes[target, 0])
-            assert image == place[0] and cls == targets.boxes[target, 1]
+            assert image == location[0] and cls == targets.boxes[target, 1]
             if not targets.has_mask[target]:
                 continue
             if targets.overlap:
@@ -131,7 +131,7 @@ def reference_mask_loss(model, maps, protos, targets):
             for row in range(16):
                 columns = [c for c in range(24) if abs(c + 0.5 - x) < w / 2 and abs(row + 0.5 - y) < h / 2]
                 if columns:
-                    logits = raw[place][-4:] @ protos[image, :, row, columns]
+                    logits = raw[location][-4:] @ protos[image, :, row, columns]
                     wanted = truth[row * step_y + step_y // 2, [c * step_x + step_x // 2 for c in columns]]
                     summed = summed + F.binary_cross_entropy_with_logits(logits, wanted.float(), reduction="sum")
             losses.setdefault(image, []).append(summed / max(w * h, 1))
@@ -187,7 +187,7 @@ def test_half_precision_outputs():
 
 
 def test_only_the_pixels_in_boxes_are_kept_for_the_backward_pass():
-    """Float maps of all places, three of them, would take 12 bytes for every pixel of every place."""
+    """Float maps of all locations, three of them, would take 12 bytes for every pixel of every location."""
     model, maps, protos, targets = random_case(4, 60)
     targets.boxes[:, 4:] *= 0.3
     targets.has_mask[:] = True
@@ -199,5 +199,5 @@ def test_only_the_pixels_in_boxes_are_kept_for_the_backward_pass():
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         compute_loss.mask_loss(maps, protos, targets)
-    places = len(compute_loss.positives(maps, targets)[0])
-    assert places > 50 and sum(kept.values()) < 4 * places * protos[0, 0].numel()
+    locations = len(compute_loss.positives(maps, targets)[0])
+    assert locations > 50 and sum(kept.values()) < 4 * locations * protos[0, 0].numel()

@@ -1,4 +1,4 @@
-"""The loss from a teacher: which place a box goes to, what each term says, and the comparison of features."""
+"""The loss from a teacher: which location a box goes to, what each term says, and the comparison of features."""
 
 import itertools
 
@@ -28,48 +28,48 @@ def raw_maps(nc=3, seed=0, spread=1.0):
     return [torch.randn(2, 2, *grid, 5 + nc) * spread for grid in GRIDS]
 
 
-def all_places(maps):
-    """(level, image, anchor, row, column) of every place."""
+def all_locations(maps):
+    """(level, image, anchor, row, column) of every location."""
     for level, raw in enumerate(maps):
-        yield from ((level, *place) for place in itertools.product(*map(range, raw.shape[:4])))
+        yield from ((level, *location) for location in itertools.product(*map(range, raw.shape[:4])))
 
 
-def own_box(maps, place) -> torch.Tensor:
-    """The box [4] xywh normalised of a place."""
-    level, image, anchor, row, column = place
+def own_box(maps, location) -> torch.Tensor:
+    """The box [4] xywh normalised of a location."""
+    level, image, anchor, row, column = location
     cells = torch.tensor([column, row], dtype=torch.float32)
     ny, nx = maps[level].shape[2:4]
     box = decode(maps[level][image, anchor, row, column], ANCHORS[level, anchor], cells)
     return box / torch.tensor([nx, ny, nx, ny])
 
 
-def soft(maps, places, confidence=0.8) -> SoftBoxes:
-    """What a teacher that is equal to the student says at these places."""
-    rows = torch.stack([maps[level][tuple(place)] for level, *place in places]).sigmoid()
+def soft(maps, locations, confidence=0.8) -> SoftBoxes:
+    """What a teacher that is equal to the student says at these locations."""
+    rows = torch.stack([maps[level][tuple(location)] for level, *location in locations]).sigmoid()
     return SoftBoxes(
-        image=torch.tensor([place[1] for place in places]),
-        boxes=torch.stack([own_box(maps, place) for place in places]),
-        confidence=torch.full((len(places),), confidence),
+        image=torch.tensor([location[1] for location in locations]),
+        boxes=torch.stack([own_box(maps, location) for location in locations]),
+        confidence=torch.full((len(locations),), confidence),
         objectness=rows[:, 4],
         classes=rows[:, 5:],
     )
 
 
-def expressible(maps, places) -> list:
-    """Those of the places whose box is like its anchor and stays within the picture's grid."""
+def expressible(maps, locations) -> list:
+    """Those of the locations whose box is like its anchor and stays within the picture's grid."""
     kept = []
-    for place in places:
-        level, _, anchor, _, _ = place
-        box = own_box(maps, place)
+    for location in locations:
+        level, _, anchor, _, _ = location
+        box = own_box(maps, location)
         ny, nx = maps[level].shape[2:4]
         ratio = box[2:] * torch.tensor([nx, ny]) / ANCHORS[level, anchor]
         if torch.maximum(ratio, 1 / ratio).max() < HYP["anchor_t"]:
-            kept.append(place)
+            kept.append(location)
     return kept
 
 
-def test_a_box_goes_to_the_place_whose_own_box_is_nearest():
-    """Against a search over all places."""
+def test_a_box_goes_to_the_location_whose_own_box_is_nearest():
+    """Against a search over all locations."""
     maps = raw_maps()
     torch.manual_seed(1)
     boxes = torch.cat([torch.rand(40, 2), torch.rand(40, 2) * 0.5 + 0.02], 1)
@@ -77,8 +77,8 @@ def test_a_box_goes_to_the_place_whose_own_box_is_nearest():
     found = nearest_cells(maps, ANCHORS, image, boxes, 4.0)
     for n, box in enumerate(boxes):
         best = -1.0
-        for place in all_places(maps):
-            level, i, anchor, row, column = place
+        for location in all_locations(maps):
+            level, i, anchor, row, column = location
             ny, nx = maps[level].shape[2:4]
             target = box * torch.tensor([nx, ny, nx, ny])
             ratio = target[2:] / ANCHORS[level, anchor]
@@ -86,7 +86,7 @@ def test_a_box_goes_to_the_place_whose_own_box_is_nearest():
             reached = ((offset >= -0.5) & (offset < 1.5)).all()
             if i != image[n] or not reached or torch.maximum(ratio, 1 / ratio).max() >= 4:
                 continue
-            best = max(best, float(bbox_iou(own_box(maps, place), box)))
+            best = max(best, float(bbox_iou(own_box(maps, location), box)))
         level, anchor, row, column = found[:, n].tolist()
         if best < 0:
             assert level == -1
@@ -96,19 +96,19 @@ def test_a_box_goes_to_the_place_whose_own_box_is_nearest():
             )
 
 
-def test_a_teacher_that_is_equal_finds_its_own_places_and_nothing_to_correct():
+def test_a_teacher_that_is_equal_finds_its_own_locations_and_nothing_to_correct():
     maps = raw_maps()
-    places = expressible(maps, list(all_places(maps))[::7])
-    assert len(places) > 10
-    boxes = soft(maps, places)
+    locations = expressible(maps, list(all_locations(maps))[::7])
+    assert len(locations) > 10
+    boxes = soft(maps, locations)
     found = nearest_cells(maps, ANCHORS, boxes.image, boxes.boxes, HYP["anchor_t"])
-    assert found.T.tolist() == [[level, *rest] for level, _, *rest in places]
+    assert found.T.tolist() == [[level, *rest] for level, _, *rest in locations]
     assert float(detections_loss(maps, ANCHORS, HYP, boxes, torch.arange(3))) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_loss_grows_with_the_difference():
     maps = raw_maps()
-    boxes = soft(maps, expressible(maps, list(all_places(maps))[::7]))
+    boxes = soft(maps, expressible(maps, list(all_locations(maps))[::7]))
     losses = []
     for size in (0.0, 0.1, 0.5, 2.0):
         torch.manual_seed(3)
@@ -125,7 +125,7 @@ def test_the_loss_grows_with_the_difference():
         ({"box": 0.0, "obj": 0.0}, slice(6, 8)),  # classes 1 and 2 are shared, class 0 is not touched
     ],
 )
-def test_each_term_reaches_its_outputs_at_the_chosen_places_alone(gains, channels):
+def test_each_term_reaches_its_outputs_at_the_chosen_locations_alone(gains, channels):
     maps = [raw.requires_grad_() for raw in raw_maps()]
     boxes = soft(raw_maps(seed=5), [(0, 0, 0, 3, 3), (1, 1, 1, 2, 1)])
     boxes.classes = boxes.classes[:, 1:]
@@ -137,8 +137,8 @@ def test_each_term_reaches_its_outputs_at_the_chosen_places_alone(gains, channel
 
 def test_boxes_count_by_their_confidence():
     maps, other = raw_maps(), raw_maps(seed=2)
-    places = [(0, 0, 0, 3, 3), (0, 1, 1, 5, 2)]
-    both, first, second = soft(other, places), soft(other, places[:1]), soft(other, places[1:])
+    locations = [(0, 0, 0, 3, 3), (0, 1, 1, 5, 2)]
+    both, first, second = soft(other, locations), soft(other, locations[:1]), soft(other, locations[1:])
     both.confidence = torch.tensor([0.9, 0.3])
     hyp = {**HYP, "obj": 0.0}
     loss, one, two = (float(detections_loss(maps, ANCHORS, hyp, b, torch.arange(3))) for b in (both, first, second))

@@ -12,7 +12,7 @@ from tests.tiny_detector import write_tiny_weights
 from tests.utils.test_loss import make_model
 from utils.data.config import check_dataset
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
-from utils.loss import ComputeLoss, answered_places
+from utils.loss import ComputeLoss, answered_locations
 
 
 def write_set(folder, names: list[str], rows: dict[str, list], split_names=("train", "val")) -> None:
@@ -122,7 +122,7 @@ def test_a_mosaic_shows_pictures_that_answer_for_the_same_classes(two_sets):
 
 
 def test_no_gradient_where_a_class_is_not_known():
-    """A class that the image does not answer for has no gradient, nor has the objectness of a place that shows it."""
+    """A class that the image does not answer for has no gradient, nor has the objectness of a location with it."""
     compute_loss, nc = ComputeLoss(make_model(nc=3)), 3
     generator = torch.Generator().manual_seed(0)
     maps = [torch.randn(2, 3, n, n, 5 + nc, generator=generator).requires_grad_() for n in (8, 4, 2)]
@@ -147,10 +147,10 @@ def test_known_classes_of_all_images_change_nothing():
     torch.testing.assert_close(everything, compute_loss(maps, targets))
 
 
-def test_answered_places():
+def test_answered_locations():
     logits = torch.zeros(1, 1, 1, 3, 2)
     logits[0, 0, 0, 1, 1] = logits[0, 0, 0, 2, 0] = 1
-    assert answered_places(logits, torch.tensor([[True, False]])).flatten().tolist() == [True, False, True]
+    assert answered_locations(logits, torch.tensor([[True, False]])).flatten().tolist() == [True, False, True]
 
 
 def test_training_and_validation(two_sets, tiny_model_cfg):
