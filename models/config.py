@@ -112,11 +112,11 @@ def parse_activation(text) -> nn.Module:
         args = [ast.literal_eval(arg) for arg in call.args]
         kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (AttributeError, SyntaxError, ValueError):
-        raise ValueError(f"activation: expected a call such as nn.LeakyReLU(0.1), found {text!r}") from None
+        raise ValueError(f"activation: expected a call such as nn.LeakyReLU(0.1), found {brief(text)}") from None
     if name not in ACTIVATIONS:
         hint = did_you_mean(name, ACTIVATIONS, n=3) or f"; known are {', '.join(ACTIVATIONS)}"
-        raise ValueError(f"unknown activation '{name}' in {text!r}{hint}")
+        raise ValueError(f"unknown activation '{name}' in {brief(text)}{hint}")
     try:
         return getattr(nn, name)(*args, **kwargs)
     except TypeError as error:
-        raise ValueError(f"activation {text!r}: {error}") from None
+        raise ValueError(f"activation {brief(text)}: {error}") from None

@@ -149,7 +149,7 @@ class Segment(Detect):
     def __init__(self, nc: int, anchors, nm: int, npr: int, ch, inplace: bool = True):
         """`npr`: hidden channels of the prototypes' convolutions."""
         if not (isinstance(nm, int) and nm > 0):
-            raise ValueError(f"expected a positive number of masks, found nm={nm!r}")
+            raise ValueError(f"expected a positive number of masks, found nm={brief(nm)}")
         super().__init__(nc, anchors, ch, inplace, nm)
         self.npr = npr
         self.proto = Proto(ch[0], npr, nm)

@@ -67,7 +67,9 @@ def total(args, channels, n, settings):
     if len(set(channels)) != 1:
         raise ValueError(f"expected inputs of equal channels, found {channels}")
     if first(args) != len(channels):
-        raise ValueError(f"the first argument is the number of inputs: expected {len(channels)}, found {args[0]!r}")
+        raise ValueError(
+            f"the first argument is the number of inputs: expected {len(channels)}, found {brief(args[0])}"
+        )
     return args, channels[0], n
 
 
@@ -185,7 +187,7 @@ def resolve(value, settings: ModelSettings):
         return ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         if re.match(r"""[\s\-+]*[\d(\[{'"]""", value) and not re.search(r"\.\w{2,}$", value):
-            raise ValueError(f"argument {value!r} is not a valid Python literal") from None
+            raise ValueError(f"argument {brief(value)} is not a valid Python literal") from None
         return value
 
 

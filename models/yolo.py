@@ -89,7 +89,7 @@ def _absolute(source, index: int, channels: dict):
             raise ValueError("'from' is an empty list")
         return [_absolute(item, index, channels) for item in source]
     if not isinstance(source, int) or isinstance(source, bool):
-        raise ValueError(f"'from' must be an index or a list of indices, found {source!r}")
+        raise ValueError(f"'from' must be an index or a list of indices, found {brief(source)}")
     target = index + source if source < 0 else source
     if target >= index or target < -1 or (target == -1 and source != -1):
         raise ValueError(f"'from' {source} is no earlier row, expected 0 to {index - 1} or a negative distance")

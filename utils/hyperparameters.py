@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.general import find_file
-from utils.text import did_you_mean
+from utils.text import brief, did_you_mean
 from utils.yaml_files import load_yaml
 
 
@@ -73,6 +73,7 @@ TABLE = {
     "ema_decay": Hyperparameter(0.9999, 0.9, 0.99999, 0.0, "decay of the averaged weights", 1.0),
     "ema_tau": Hyperparameter(2000, 1, 10000, 0.0, "steps over which that decay builds up"),
 }
+FAR = 1e300  # Beyond are infinities, and whole numbers that do not fit into a float.
 POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau", "crop_scale", "distill_views")  # 0 makes no sense for these
 
 
@@ -99,19 +100,19 @@ def load_hyp(source: str | Path | dict, table: dict = TABLE) -> dict:
 
 def _check(where: str, key: str, value, table: dict) -> None:
     if key not in table:
-        raise ValueError(f"{where}: unknown hyperparameter '{key}'{did_you_mean(key, table, ' ({})')}")
+        raise ValueError(f"{where}: unknown hyperparameter {brief(key)}{did_you_mean(str(key)[:100], table, ' ({})')}")
     choices = table[key].choices
     if choices:
         if value not in choices:
-            raise ValueError(f"{where}: {key}: expected one of {', '.join(choices)}, found {value!r}")
+            raise ValueError(f"{where}: {key}: expected one of {', '.join(choices)}, found {brief(value)}")
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{where}: {key}: expected a number, found {value!r}")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not -FAR < value < FAR:
+        raise ValueError(f"{where}: {key}: expected a number, found {brief(value)}")
     limit = table[key].limit
     if not 0 <= value <= limit or (value == 0 and key in POSITIVE):
         least = "above 0" if key in POSITIVE else "of at least 0"
         most = "" if limit == math.inf else f" and at most {limit:g}"
-        raise ValueError(f"{where}: {key}: expected a number {least}{most}, found {value!r}")
+        raise ValueError(f"{where}: {key}: expected a number {least}{most}, found {brief(value)}")
 
 
 def clip_to_search_range(key: str, value: float) -> float:

@@ -24,7 +24,7 @@ from utils.data.loader import epoch_loader
 from utils.data.scan import Problem, check_size, log_problems, map_files
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
-from utils.text import did_you_mean
+from utils.text import brief, did_you_mean
 from utils.yaml_files import load_yaml
 
 VAL_FOLDERS = ("val", "valid", "validation", "test")  # the first that is there is the val split of a folder
@@ -63,7 +63,7 @@ def check_classification_dataset(data, download: bool = True, required: tuple = 
             raise ValueError(f"{where}: 'nc' is {nc}, but there are {len(folders)} class folders: {_some(folders)}")
         checked |= {"names": dict(enumerate(folders)), "nc": len(folders)}
     if not isinstance(folders, (list, tuple, type(None))):
-        raise ValueError(f"{where}: 'folders' must be a list of folder names, found {folders!r}")
+        raise ValueError(f"{where}: 'folders' must be a list of folder names, found {brief(folders)}")
     checked["folders"] = [str(folder) for folder in folders or checked["names"].values()]
     if len(checked["folders"]) != checked["nc"]:
         raise ValueError(f"{where}: 'folders' has {len(checked['folders'])} entries, expected {checked['nc']}")

@@ -26,7 +26,7 @@ from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.files import naming, write_atomic
 from utils.general import find_file
 from utils.logger import LOGGER, setup_logging
-from utils.text import aligned, did_you_mean
+from utils.text import aligned, brief, did_you_mean
 from utils.torch_utils import evaluating, initialize_weights, model_info
 
 STRIDE_PX = 32
@@ -166,7 +166,7 @@ def _mean_and_deviation(normalize, ch: int):
     pair = IMAGENET if normalize == "imagenet" else normalize
     if not isinstance(pair, (list, tuple)) or [len(values) for values in pair] != [ch, ch]:
         expected = f"none, imagenet, or mean and deviation of {ch} channels"
-        raise ValueError(f"normalize: expected {expected}, found {normalize!r}")
+        raise ValueError(f"normalize: expected {expected}, found {brief(normalize)}")
     return tuple(pair)
 
 
@@ -292,7 +292,7 @@ def _replace_layer(network: nn.Module, name: str, layer: nn.Module) -> None:
 def set_dropout(network: nn.Module, p: float) -> None:
     """Drop inputs of the last layer with probability `p`."""
     if not 0 <= p < 1:
-        raise ValueError(f"dropout: expected a probability of at least 0 and below 1, found {p!r}")
+        raise ValueError(f"dropout: expected a probability of at least 0 and below 1, found {brief(p)}")
     name, layer = last_layer(network)
     parent = network.get_submodule(name.rpartition(".")[0])
     beside = [module for module in parent.children() if isinstance(module, (nn.Dropout, DropoutLinear))]

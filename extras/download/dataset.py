@@ -13,6 +13,7 @@ from extras.download.files import download, safe_unzip
 from utils.data.folder import check_own_folder, working_folder
 from utils.data.images import IMG_FORMATS
 from utils.logger import LOGGER
+from utils.text import brief
 
 URL = re.compile(r"https?://[^\s\"'<>)\],]+")
 # Suffixes of what is unpacked. Nothing here is ever run, imported or read by a shell.
@@ -71,7 +72,7 @@ def download_items(value: str | dict | list, where: str) -> list[dict]:
 def _check_target(to: str, where: str) -> None:
     """Raise ValueError unless `to` names a folder below the data set's, on every operating system."""
     if not isinstance(to, str):
-        raise ValueError(f"{where}: 'to' must be a folder below 'path', found {to!r}")
+        raise ValueError(f"{where}: 'to' must be a folder below 'path', found {brief(to)}")
     for path in (PurePosixPath(to), PureWindowsPath(to)):
         if path.is_absolute() or path.drive or path.root or any(part.startswith((".", "~")) for part in path.parts):
             raise ValueError(f"{where}: 'to' must be a folder below 'path', found '{to[:100]}'")

@@ -7,6 +7,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from utils.text import brief
+
 SPLITS = ("train", "val", "test")
 MANIFEST = "drawn.json"  # in the folder: the options that it was drawn with
 
@@ -16,7 +18,7 @@ def check_options(wanted: dict, least: dict) -> None:
     for key, value in wanted.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < least.get(key, 0):
             expected = f"an integer of at least {least.get(key, 0)}"
-            raise ValueError(f"drawing shapes: '{key}' must be {expected}, found {value!r}")
+            raise ValueError(f"drawing shapes: '{key}' must be {expected}, found {brief(value)}")
 
 
 def keep_drawn(folder, wanted: dict, draw_files, file_names) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from extras.shapes.background import VIVID, degrade, draw_background, draw_curves, random_color
 from extras.shapes.folder import SPLITS, check_options, keep_drawn
-from utils.text import progress_bar
+from utils.text import brief, progress_bar
 
 VERSION = 5  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 KINDS = ("circle", "square", "triangle", "star", "cross", "arrow", "crescent", "heart")
@@ -57,7 +57,7 @@ def draw_dataset(
     wanted = {"seed": seed, "train": train, "val": val, "test": test, "imgsz": imgsz}
     check_options(wanted, {"imgsz": 32, "train": 1, "val": 1})
     if not isinstance(masks, bool):
-        raise ValueError(f"drawing shapes: 'masks' must be true or false, found {masks!r}")
+        raise ValueError(f"drawing shapes: 'masks' must be true or false, found {brief(masks)}")
     if masks:
         wanted["masks"] = True
     keep_drawn(folder, {"drawn_by": DRAWN_BY, "version": VERSION, **wanted}, _draw_files, _all_file_names)

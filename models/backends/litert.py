@@ -13,6 +13,7 @@ from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, requ
 from models.backends.metadata import Metadata, read_appended, read_member, write_appended
 from models.backends.quiet import quiet
 from utils.general import usable_cores
+from utils.text import brief
 
 __all__ = ["LiteRtBackend", "export", "write_metadata"]
 
@@ -177,7 +178,7 @@ def yolov5_metadata(path, imgsz: list, batch: int) -> Metadata:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {YOLOV5_MEMBER} behind the model: not a YAML file: {error}") from None
     if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected a mapping in {YOLOV5_MEMBER} behind the model, found {values!r}")
+        raise ValueError(f"{path}: expected a mapping in {YOLOV5_MEMBER} behind the model, found {brief(values)}")
     return Metadata.from_dict({**values, "imgsz": imgsz, "batch": batch}, path)
 
 

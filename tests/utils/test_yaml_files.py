@@ -5,6 +5,7 @@ import time
 import pytest
 
 from utils.data.config import check_dataset
+from utils.hyperparameters import load_hyp
 from utils.yaml_files import load_yaml
 
 
@@ -58,6 +59,7 @@ TOO_MUCH = [
     ("names: [" + "[" * 50 + "]" * 50 + "]\n", "class 0 reads as"),
     (f"names: {{{', '.join(f'{i * 2}: {i}' for i in range(3000))}}}\n", "keys 0 to 2999"),
     (f"names: {'n' * 500_000}\n", "a list or a mapping"),
+    (f"names: [{'n' * 500_000}]\n", "class 0 has more than 200 characters"),
     ("nc: 1000000000\n", "at most 100,000 classes"),
     (f"names: [a]\nnc: {'9' * 4000}\n", "at most 100,000 classes"),
     (f"names: [a]\nepochs: {'9' * 4000}\n", "'epochs' must be"),
@@ -74,6 +76,17 @@ def test_data_that_cannot_be_meant_are_refused_in_a_line(tmp_path, text, reason)
     start = time.process_time()
     with pytest.raises(ValueError, match=reason) as error:
         check_dataset(tmp_path / "data.yaml")
+    assert len(str(error.value)) < 400 + len(str(tmp_path)) and time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "text", [f"lr0: {'9' * 4000}\n", f"lr0: {'x' * 500_000}\n", f"lr0: [{'1, ' * 9999}]\n", f"{'k' * 1000}: 1\n"]
+)
+def test_hyperparameters_that_cannot_be_meant_are_refused_in_a_line(tmp_path, text):
+    (tmp_path / "hyp.yaml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(ValueError, match="expected a number|unknown hyperparameter") as error:
+        load_hyp(tmp_path / "hyp.yaml")
     assert len(str(error.value)) < 400 + len(str(tmp_path)) and time.process_time() - start < 1
 
 

@@ -16,6 +16,7 @@ from utils.text import brief, did_you_mean
 from utils.yaml_files import load_yaml
 
 MAX_CLASSES = 100_000  # several times as many as the largest public data sets have
+MAX_NAME = 200  # characters
 MAX_SIDE_PX, MAX_COUNT = 1 << 16, 1_000_000  # whatever is larger is a mistake
 # Optional defaults of a dataset for the command line: key -> what its value must be
 DEFAULTS = {
@@ -120,6 +121,8 @@ def check_names(config: dict, where: str) -> dict[int, str]:
     for key, name in names.items():
         if name is None or isinstance(name, (bool, dict, list)):
             raise ValueError(f"{where}: the name of class {key} reads as {brief(name)}: put it in quotes")
+        if len(str(name)) > MAX_NAME:
+            raise ValueError(f"{where}: the name of class {key} has more than {MAX_NAME} characters: {brief(name)}")
     names = {key: str(names[key]) for key in sorted(names)}
     repeated = sorted(name[:100] for name, count in Counter(names.values()).items() if count > 1)
     if repeated:

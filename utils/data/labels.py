@@ -22,6 +22,7 @@ from utils.data.scan import MIN_SIDE_PX, Problem, files_digest, log_problems, ma
 from utils.data.store import COUNTS, LabelScan, Paths, PolygonsPerImage, RowsPerImage
 from utils.files import read_text, write_cache
 from utils.logger import LOGGER
+from utils.text import brief
 
 CACHE_VERSION = 3
 ROUNDING = 2**-24  # 1 plus this is still 1.0 in float32
@@ -72,17 +73,17 @@ def _parse_row(columns: list, nc: int | None) -> tuple[list, str]:
         values = [float(column) for column in columns]
     except ValueError:
         bad = next(column for column in columns if not _is_number(column))
-        return [], f"expected numbers, found {bad!r}"
+        return [], f"expected numbers, found {brief(bad)}"
     cls = values[0]
     if not cls.is_integer() or cls < 0:
-        return [], f"expected a class number 0, 1, 2 ..., found {columns[0]}"
+        return [], f"expected a class number 0, 1, 2 ..., found {columns[0][:40]}"
     if nc is not None and cls >= nc:
-        return [], f"class {int(cls)} is beyond the data set's {nc} classes (0 to {nc - 1})"
+        return [], f"class {str(int(cls))[:40]} is beyond the data set's {nc} classes (0 to {nc - 1})"
     for text, value in zip(columns[1:], values[1:]):
         if not 0 <= value <= 1 + ROUNDING:  # also catches nan
-            return [], f"expected coordinates between 0 and 1 (divided by the image's size), found {text}"
+            return [], f"expected coordinates between 0 and 1 (divided by the image's size), found {text[:40]}"
     if n == 5 and values[3] * values[4] <= FLAT:
-        return [], f"expected a box with an area, found width {columns[3]} and height {columns[4]}"
+        return [], f"expected a box with an area, found width {columns[3][:40]} and height {columns[4][:40]}"
     if n > 5 and _is_flat(values[1::2], values[2::2]):
         return [], f"expected a polygon with an area, found {n // 2} points on one line"
     return values, ""

@@ -9,7 +9,7 @@ import pytest
 
 from utils.data.images import find_images, write_image
 from utils.data.label_files import image_to_label_path, labels_elsewhere, odd_label_files
-from utils.data.labels import scan_labels
+from utils.data.labels import parse_labels, scan_labels
 
 BOX = "0 0.5 0.5 0.5 0.5\n"
 COMPOSED, DECOMPOSED = normalize("NFC", "café"), normalize("NFD", "café")
@@ -90,6 +90,15 @@ def test_boxes_without_an_area_are_reported_as_flat_polygons_are(tmp_path, row):
     assert box.line == polygon.line == 2
     assert box.reason.startswith("expected a box with an area") and box.reason.endswith("; image left out")
     assert polygon.reason.startswith("expected a polygon with an area") and polygon.reason.endswith("; image left out")
+
+
+@pytest.mark.parametrize("number", ["1" * 200_000, "9" * 300, "x" * 200_000, "0." + "0" * 200_000])
+@pytest.mark.parametrize("column", [0, 1, 3])
+def test_no_message_of_a_row_is_long(number, column):
+    row = ["0", ".5", ".5", ".5", ".5"]
+    row[column] = number
+    ((line, reason),) = parse_labels(" ".join(row), nc=3).errors or [(1, "")]
+    assert line == 1 and len(reason) < 300
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="links and pipes")
