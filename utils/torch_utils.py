@@ -1,4 +1,4 @@
-"""Devices, model size and speed, folding of batch-norms, optimizer, weight average, early stopping."""
+"""Devices, model size and speed, folding of batch-norms, weight average, early stopping."""
 
 import copy
 import ctypes
@@ -15,12 +15,11 @@ from torch import nn
 
 from utils.extras import lazy
 from utils.logger import LOGGER
-from utils.muon import Muon
 from utils.text import aligned
 from utils.timing import Profile
 from utils.timing import time_sync as time_sync  # YOLOv5 users import it from here.
 
-__getattr__ = lazy({}, __name__)
+__getattr__ = lazy({"smart_optimizer": "utils.optimizers"}, __name__)
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # parameters of mallopt(3)
@@ -280,63 +279,6 @@ def _tensors(value) -> list:
     return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
 
 
-def parameter_groups(model: nn.Module) -> tuple:
-    """Return all parameters as three lists: biases, norm weights, all the rest (which is decayed).
-
-    With the norm weights go other vectors and scalars, and the weights of modules with `no_weight_decay`. Each
-    parameter is in exactly one list, also if several modules share it.
-    """
-    undecayed = {id(p) for m in model.modules() if getattr(m, "no_weight_decay", False) for p in m.parameters(False)}
-    biases, vectors, others = [], [], []
-    for name, parameter in model.named_parameters():
-        is_bias = name.rpartition(".")[2].endswith("bias")
-        is_vector = parameter.ndim <= 1 or id(parameter) in undecayed
-        (biases if is_bias else vectors if is_vector else others).append(parameter)
-    return biases, vectors, others
-
-
-def smart_optimizer(
-    model: nn.Module, name="Adam", lr=0.001, momentum=0.9, decay=1e-5, slow=(), slow_part=1.0, outputs=()
-) -> torch.optim.Optimizer:
-    """SGD (Nesterov), Adam, AdamW, Muon or RMSProp. Groups: 0 biases, 1 norm weights, 2 the others, which alone decay.
-
-    With Muon a fourth group has the matrices that it is for: of the others those that mix channels, except the
-    parameters in `outputs`. With slow_part other than 1 the parameters in `slow` form as many more groups of the same
-    order. A group's "lr_part" says which part of the learning rate it takes, "kind" is 0, 1 or 2.
-    """
-    biases, norms, weights = parameter_groups(model)
-    matrices = matrices_of(weights, outputs) if name == "Muon" else []
-    matrix_ids, slow_ids = {id(p) for p in matrices}, {id(p) for p in slow} if slow_part != 1 else set()
-    kinds = [biases, norms, [p for p in weights if id(p) not in matrix_ids], *([matrices] if matrices else [])]
-    groups = []
-    for part, is_slow in ((1.0, False), (slow_part, True))[: 2 if slow_ids else 1]:
-        for number, parameters in enumerate(kinds):
-            members = [p for p in parameters if (id(p) in slow_ids) == is_slow]
-            group = {"params": members, "weight_decay": decay if number > 1 else 0.0, "lr": lr * part, "lr_part": part}
-            groups.append({**group, "kind": min(number, 2), "matrices": number == 3})
-    fused = all(p.device.type in ("cpu", "cuda") for p in model.parameters())  # one kernel per step, much faster
-    if name == "SGD":
-        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=True, fused=fused)
-    elif name in ("Adam", "AdamW"):
-        optimizer = getattr(torch.optim, name)(groups, lr=lr, betas=(momentum, 0.999), fused=fused)
-    elif name == "Muon":
-        optimizer = Muon(groups, lr=lr, betas=(momentum, 0.999))
-    elif name == "RMSProp":
-        optimizer = torch.optim.RMSprop(groups, lr=lr, momentum=momentum)
-    else:
-        raise ValueError(f"optimizer '{name}': expected SGD, Adam, AdamW, Muon or RMSProp")
-    check_covered(model, optimizer)
-    counts = f"{len(biases)} biases, {len(norms)} norm weights, {len(weights)} weights (decay {decay:g})"
-    LOGGER.info(f"optimizer: {name}, lr {lr:g}, {counts}" + (f", {len(matrices)} of them by Muon" if matrices else ""))
-    return optimizer
-
-
-def matrices_of(weights, outputs=()) -> list:
-    """Return those of the weights that mix channels, so neither kernels of depthwise convolutions nor `outputs`."""
-    output_ids = {id(p) for p in outputs}
-    return [p for p in weights if p.ndim > 1 and p.shape[1] > 1 and id(p) not in output_ids]
-
-
 def multiplies_bfloat16() -> bool:
     """Return whether this CPU multiplies bfloat16; False where that is not known, off Linux on x86."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -352,19 +294,6 @@ def keep_freed_memory() -> bool:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
-
-
-def check_covered(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """ValueError unless every parameter of the model is in exactly one group of the optimizer, and nothing else is."""
-    counts = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            counts[id(parameter)] = counts.get(id(parameter), 0) + 1
-    wrong = [f"{name} (in {counts.get(id(p), 0)})" for name, p in model.named_parameters() if counts.get(id(p), 0) != 1]
-    if wrong:
-        raise ValueError(f"each parameter must be in exactly one optimizer group, but: {', '.join(wrong[:10])}")
-    if len(counts) != sum(1 for _ in model.parameters()):
-        raise ValueError(f"the optimizer has {len(counts)} parameters, the model {sum(1 for _ in model.parameters())}")
 
 
 class ModelEMA:

@@ -13,8 +13,8 @@ from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.files import naming
 from utils.general import check_yaml
 from utils.logger import LOGGER
+from utils.optimizers import smart_optimizer
 from utils.text import did_you_mean
-from utils.torch_utils import smart_optimizer
 
 NOTHING = "none"  # The value of --weights that starts from random numbers.
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from models.backbone.fast import PositionEmbed
 from models.yolo import DetectionModel
+from utils import optimizers
 from utils import torch_utils as tu
 
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
@@ -210,7 +211,7 @@ class Odd(nn.Module):
 def test_groups_of_odd_parameters():
     model = Odd()
     names = {id(p): name for name, p in model.named_parameters()}
-    biases, norms, weights = ([names[id(p)] for p in group] for group in tu.parameter_groups(model))
+    biases, norms, weights = ([names[id(p)] for p in group] for group in optimizers.parameter_groups(model))
     assert biases == ["attention.in_proj_bias", "attention.out_proj.bias", "norm.bias", "linear.bias"]
     assert norms == ["gamma", "temperature", "norm.weight"]
     assert weights == ["attention.in_proj_weight", "attention.out_proj.weight", "linear.weight"]
@@ -279,13 +280,13 @@ print(given_back, [faults() for _ in range(4)][-1])
 def test_uncovered_and_doubled_parameters_are_named():
     model = nn.Linear(2, 2)
     with pytest.raises(ValueError, match=r"exactly one optimizer group, but: bias \(in 0\)"):
-        tu.check_covered(model, torch.optim.SGD([model.weight], lr=1))
+        optimizers.check_covered(model, torch.optim.SGD([model.weight], lr=1))
     optimizer = torch.optim.SGD(model.parameters(), lr=1)
     optimizer.param_groups.append({**optimizer.param_groups[0], "params": [model.bias]})
     with pytest.raises(ValueError, match=r"bias \(in 2\)"):
-        tu.check_covered(model, optimizer)
+        optimizers.check_covered(model, optimizer)
     with pytest.raises(ValueError, match="the optimizer has 3 parameters, the model 2"):
-        tu.check_covered(model, torch.optim.SGD([*model.parameters(), nn.Parameter(torch.ones(1))], lr=1))
+        optimizers.check_covered(model, torch.optim.SGD([*model.parameters(), nn.Parameter(torch.ones(1))], lr=1))
 
 
 def test_unknown_optimizer():

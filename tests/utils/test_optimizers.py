@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils.muon import BLOCK, STEP_RMS, Muon, block_rows, orthogonalize
-from utils.torch_utils import matrices_of, smart_optimizer
+from utils.optimizers import BLOCK, STEP_RMS, Muon, block_rows, matrices_of, orthogonalize, smart_optimizer
 
 
 @pytest.mark.parametrize("shape", [(1, 5, 5), (3, 4, 40), (2, 40, 4), (1, 1, 7), (2, 72, 300)])
