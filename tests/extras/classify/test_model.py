@@ -11,16 +11,13 @@ from torch import nn
 
 from extras.classify import model as classify
 from extras.classify.model import (
-    IMAGENET,
     ClassificationModel,
     cut_detector,
     export_weights,
-    find_network,
-    last_layer,
     load_classifier,
     reshape_classifier_output,
-    set_dropout,
 )
+from extras.classify.networks import IMAGENET, find_network, last_layer, set_dropout
 from models.backbone import load_backbone_weights
 from models.backbone.classifier import EdgeViTClassifier
 from models.backbone.Edgevit import VARIANTS, edgevit_xxs
