@@ -12,6 +12,7 @@ from contextlib import ContextDecorator
 from functools import wraps
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import cv2
 import numpy as np
@@ -97,12 +98,16 @@ def try_except(func: Callable) -> Callable:
     return TryExcept()(func)
 
 
+_started: WeakSet[threading.Thread] = WeakSet()  # by threaded()
+
+
 def threaded(func: Callable) -> Callable:
     """Decorate a function so that a call runs in a thread of its own, and returns the thread."""
 
     @wraps(func)
     def start(*args, **kwargs) -> threading.Thread:
         thread = threading.Thread(target=func, args=args, kwargs=kwargs, daemon=True)
+        _started.add(thread)
         thread.start()
         return thread
 
@@ -110,9 +115,10 @@ def threaded(func: Callable) -> Callable:
 
 
 def join_threads(verbose: bool = False) -> None:
-    """Wait for all threads but this and the main one."""
+    """Wait for the threads of threaded(), and for all that are no daemons; others, such as tqdm's, may never end."""
     for thread in threading.enumerate():
-        if thread not in (threading.main_thread(), threading.current_thread()):
+        is_other = thread not in (threading.main_thread(), threading.current_thread())
+        if is_other and (thread in _started or not thread.daemon):
             if verbose:
                 print(f"waiting for {thread.name}")
             thread.join()

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def raises(error, call, *args, **kwargs):
 
 
 def in_thread(threaded, join_threads):
+    threading.Thread(target=threading.Event().wait, daemon=True).start()  # as tqdm leaves one
     done = []
     threaded(done.append)(1)
     join_threads()
