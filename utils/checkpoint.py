@@ -21,7 +21,7 @@ import torch
 
 from utils.checkpoint_values import problem_of, same_kind, unusable_tensors
 from utils.extras import load_extra
-from utils.files import write_atomic
+from utils.files import open_regular, write_atomic
 from utils.general import VERSION, file_size
 from utils.guard import main_guard
 from utils.logger import LOGGER, setup_logging
@@ -31,6 +31,7 @@ from utils.torch_files import read_torch_file
 __all__ = ["Checkpoint", "UnsafeCheckpointError", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "yolov5-edgevit 1"
+MAX_HEADER_BYTES = 2 << 20  # of a .safetensors file: some 20,000 tensors
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")  # keys that hold the weights
 
 
@@ -151,13 +152,7 @@ def load_state_dict_file(path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"weights file '{path}' not found")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return _usable(load_file(path), path)
-        except SafetensorError as error:
-            raise ValueError(f"{path}: not a readable .safetensors file: {error}") from None
+        return _usable(_read_safetensors(path), path)
     content, holds_objects = _read(path)
     content = load_extra("official.yolov5").without_shells(content, WRAPPERS) if holds_objects else content
     while (inner := next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)) is not None:
@@ -166,6 +161,23 @@ def load_state_dict_file(path) -> dict:
     if not tensors:
         raise ValueError(f"{path}: expected named tensors, found {', '.join(str(key) for key in list(content)[:5])}")
     return _usable(tensors, path)
+
+
+def _read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    with open_regular(path) as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > MAX_HEADER_BYTES:
+        raise ValueError(f"{path}: its header claims {header:,} bytes, expected at most {MAX_HEADER_BYTES:,}")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: not a readable .safetensors file: {str(error)[:200]}") from None
+    if not tensors:
+        raise ValueError(f"{path}: expected named tensors, found none")
+    return tensors
 
 
 def _usable(tensors: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
