@@ -73,6 +73,15 @@ def write_tiny_classes(folder: Path, train: int = 4, val: int = 2, size: int = 3
     return folder
 
 
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print what tests have counted: record_property("counts", text)."""
+    reports = [report for group in ("passed", "failed") for report in terminalreporter.stats.get(group, ())]
+    lines = sorted({text for report in reports for key, text in report.user_properties if key == "counts"})
+    if lines and terminalreporter.config.option.markexpr == "fuzz":
+        terminalreporter.section("counts")
+        terminalreporter.write_line("\n".join(lines))
+
+
 @pytest.fixture
 def tiny_dataset(tmp_path) -> Path:
     """Path of a dataset YAML with 8 training and 4 validation images of 64 x 64 px and two classes."""

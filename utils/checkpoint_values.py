@@ -48,8 +48,9 @@ def problem_of(values: dict[str, Any]) -> str:
         value = values[name]
         if not fits(value):
             return f"{name}: expected {expected}, found {type(value).__name__} {brief(value)}"
-    if len(values["names"]) != values["nc"]:
-        return f"expected a name for each of its {values['nc']} classes, found {len(values['names'])} names"
+    names, nc = values["names"], values["nc"]
+    if len(names) != nc or not all(0 <= number < nc for number in names):
+        return f"expected a name for each of its {nc} classes, found {len(names)} names, the first {brief(names)}"
     return unusable_tensors(values["state_dict"])
 
 

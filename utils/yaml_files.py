@@ -48,16 +48,20 @@ def load_yaml(path) -> dict:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ValueError(f"{where}: not valid YAML: {str(getattr(error, 'problem', None) or error)[:200]}") from None
+        raise ValueError(f"{where}: not valid YAML: {_first_line(getattr(error, 'problem', None) or error)}") from None
     except RecursionError:  # in PyYAML's own part
         raise ValueError(f"{path}: not valid YAML: {TOO_DEEP}") from None
     except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as error:  # as PyYAML leaves them
-        raise ValueError(f"{path}: not valid YAML: {str(error)[:200]}") from None
+        raise ValueError(f"{path}: not valid YAML: {_first_line(error)}") from None
     if data is None:
         raise ValueError(f"{path}:1: expected 'key: value' lines, found an empty file")
     if not isinstance(data, dict):
         raise ValueError(f"{path}:1: expected 'key: value' lines, found a {type(data).__name__}")
     return data
+
+
+def _first_line(error: object) -> str:
+    return (str(error).splitlines() or ["of no kind"])[0][:200]
 
 
 def _check_size(node: yaml.Node, seen: dict[int, tuple[int, int]], depth: int = 0) -> tuple[int, int]:

@@ -140,7 +140,9 @@ def read_trials(path: str, task=DETECT) -> list:
     rows = read_table(path)
     header, expected = rows[0] if rows else [], [*columns(task), *TABLE]
     if header != expected:
-        raise ValueError(f"{path}:1: expected the columns {', '.join(expected)}; found {', '.join(header)[:200]}")
+        raise ValueError(
+            f"{path}:1: expected the columns {', '.join(expected)}; found {' '.join(', '.join(header).split())[:200]}"
+        )
     trials = []
     for line, row in enumerate(rows[1:], start=2):
         try:

@@ -3,8 +3,11 @@
 import ast
 import json
 import zipfile
+import zlib
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 from utils.files import read_text, write_whole
 from utils.text import brief
@@ -14,6 +17,23 @@ LICENCE = "Apache-2.0"
 OUTPUT_DIMS = {"detect": (3,), "segment": (3, 4), "classify": (2,)}  # task -> number of dimensions of each raw output
 MEMBER = "metadata.json"  # in the archive behind the model, for formats whose runtimes pass over what follows it
 FILE_NAME = "metadata.yaml"  # in the folder of a format that is a folder; JSON, which is YAML too and needs no package
+MAX_PX = 1 << 16
+
+
+def _are_px(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(n, (int, float)) and 0 < n <= MAX_PX for n in value)
+
+
+# field -> (what is expected, whether a value is that); the others are checked where they are read
+FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("strides", "imgsz"), (f"a list of pixels, {MAX_PX} at most", _are_px)),
+    "stride": (f"a whole number of pixels up to {MAX_PX}", lambda value: type(value) is int and 0 < value <= MAX_PX),
+    "batch": (f"a whole number up to {MAX_PX}", lambda value: type(value) is int and 0 < value <= MAX_PX),
+    "dynamic": ("true or false", lambda value: isinstance(value, bool)),
+    "output": ("raw, boxes or image", lambda value: value in ("raw", "boxes", "image")),
+    "precision": ("fp32, fp16 or int8", lambda value: isinstance(value, str)),
+    **dict.fromkeys(("limits", "model", "parity"), ("a mapping", lambda value: isinstance(value, dict))),
+}
 
 
 @dataclass
@@ -82,9 +102,10 @@ class Metadata:
             values["names"] = {int(key): str(name) for key, name in names.items()}
         except (TypeError, ValueError):
             raise ValueError(f"{where}: expected names by class number, found {brief(names)}") from None
-        values["stride"] = stride
-        values.setdefault("strides", [])
-        values.setdefault("imgsz", [])
+        values = {"stride": stride, "strides": [], "imgsz": [], **values}
+        for name, (expected, fits) in FIELDS.items():
+            if name in values and not fits(values[name]):
+                raise ValueError(f"{where}: {name}: expected {expected}, found {brief(values[name])}")
         return cls(**values)
 
     @classmethod
@@ -165,6 +186,6 @@ def read_member(file, name: str) -> str | None:
                 if member is not None and member.file_size > MAX_BYTES:
                     raise ValueError(f"{file}: its {name} claims {member.file_size:,} bytes, {MAX_BYTES:,} at most")
                 return None if member is None else archive.read(member).decode("utf-8")
-    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: the metadata behind the model cannot be read: {error}") from None
     return None

@@ -18,7 +18,7 @@ GREY = 114  # level of the pixels outside an image
 HEAD_BYTES = 1 << 16  # the part of a JPEG that nearly always has its size
 JPEG_START = b"\xff\xd8\xff"
 FILLED_BITS = (8, 10, 12, 14, 16)  # in 16-bit samples, as cameras and scanners fill them
-PILLOW_FORMATS = {kind: (kind,) for kind in ("PNG", "BMP", "TIFF", "WEBP")} | {"JPEG": ("JPEG", "MPO"), "PFM": ("PPM",)}
+PILLOW_FORMATS = {kind: (kind,) for kind in ("PNG", "BMP", "TIFF", "WEBP", "JPEG")} | {"PFM": ("PPM",)}
 FILLINGS = b"", bytes(range(1, 255)), bytes(range(254, 0, -1))  # put behind a JPEG that may be cut
 FILLINGS += (b"".join(bytes([0xFF, 0xD0 + i, *range(1, 255)]) for i in range(8)),)  # and one of restart intervals
 DECODE_FLAGS = {
@@ -198,8 +198,8 @@ def _decode_with_pillow(data: bytes, kind: str) -> np.ndarray:
             return np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])
     except Image.UnidentifiedImageError:
         raise ValueError(f"neither OpenCV nor Pillow can decode this {kind}") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from None
+    except Exception as error:  # Damage may end a decoder in any way.
+        raise ValueError((str(error).splitlines() or [type(error).__name__])[0][:200]) from None
 
 
 def _decode_quietly(data: bytes) -> np.ndarray:

@@ -51,6 +51,14 @@ def test_members_are_found_by_the_end_of_their_path(file):
         (b"[1]", "expected a mapping"),
         (b"\xff\xfe", "cannot be read"),
         (b'{"names": 3}', "expected names"),
+        (b'{"stride": 1000000000000}', "stride: expected a whole number of pixels"),
+        (b'{"imgsz": [100000000, 64]}', "imgsz: expected a list of pixels"),
+        (b'{"imgsz": ["a", {}]}', "imgsz: expected a list of pixels"),
+        (b'{"imgsz": 64}', "imgsz: expected a list of pixels"),
+        (b'{"batch": -1}', "batch: expected a whole number"),
+        (b'{"output": "code"}', "output: expected raw, boxes or image"),
+        (b'{"limits": [1]}', "limits: expected a mapping"),
+        (b'{"model": ' + b"[" * 5000 + b"]" * 5000 + b"}", "not JSON|model: expected a mapping"),
     ],
 )
 def test_damaged_metadata(file, content, message):
