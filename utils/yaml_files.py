@@ -39,6 +39,9 @@ _YamlLoader.add_implicit_resolver(
 def load_yaml(path) -> dict:
     """Return the mapping in a YAML file. ValueError with file and line if it is broken, empty or no mapping."""
     path, text = Path(path), read_text(path, MAX_BYTES)
+    marks = sum(map(text.count, ",\n:[{"))  # No text has more values, and counting them takes no time.
+    if marks > MAX_VALUES // 3:
+        raise ValueError(f"{path}: expected at most {MAX_VALUES // 3:,} values, found about {marks:,}")
     try:
         loader = _YamlLoader(text)
         node = loader.get_single_node()
