@@ -137,7 +137,7 @@ if __name__ == "__main__":
     import argparse
     import sys
 
-    from utils.guard import main_guard
+    from utils.console.guard import main_guard
 
     _parser = argparse.ArgumentParser(description="Detect in data/images with a hub model.")
     _names = [_name for _name in _MODELS if not _name.endswith("_seg")]

@@ -20,8 +20,8 @@ from pathlib import Path
 from bench import BENCHES, report, transfer, worker
 from bench.environment import default_folder, python_with
 from bench.harness import CLOCKS, LEAST_PAIRS, Row, Settings, Unavailable
+from utils.console.guard import main_guard
 from utils.general import EMBEDDED_WEIGHTS, ROOT
-from utils.guard import main_guard
 
 QUICK_PAIRS = 3
 

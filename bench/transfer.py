@@ -20,12 +20,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.console.text import aligned
 from utils.data.config import check_dataset
 from utils.data.images import find_images
+from utils.files.yaml import save_yaml
 from utils.general import ROOT
 from utils.plots.charts import read_results
-from utils.text import aligned
-from utils.yaml_files import save_yaml
 
 STARTS = {
     "nothing": ["--cfg", "models/yolov5_edgevit.yaml", "--weights", "none"],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.hyperparameters import load_hyp
 from engine.options import apply_data_defaults
 from engine.train import build
 from engine.train.recipe import AUTO
@@ -17,7 +18,6 @@ from utils.data.config import check_dataset
 from utils.data.label_files import labels_elsewhere
 from utils.dataloaders import LoadImagesAndLabels, create_dataloader
 from utils.general import labels_to_class_weights, labels_to_image_weights
-from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
 from utils.loss import ComputeLoss
 from utils.metrics import fitness

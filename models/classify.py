@@ -2,8 +2,8 @@
 
 import sys
 
+from utils.console.guard import main_guard
 from utils.extras import lazy, load_extra
-from utils.guard import main_guard
 
 NAMES = ("ClassificationModel", "export_weights", "load_classifier")
 __getattr__ = lazy(dict.fromkeys(NAMES, "extras.classify.model"), __name__)

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from models.limits import MAX_CHANNELS, MAX_REPEATS, MAX_ROWS, ModelTooLargeError
+from utils.console.text import brief, did_you_mean
+from utils.files.yaml import load_yaml
 from utils.general import check_yaml, make_divisible
 from utils.logger import LOGGER
-from utils.text import brief, did_you_mean
-from utils.yaml_files import load_yaml
 
 MODEL_KEYS = (
     "nc ch names anchors depth_multiple width_multiple channel_multiple activation inplace backbone head".split()

@@ -6,8 +6,8 @@ import sys
 import torch
 
 from models.yolo import model_class
+from utils.console.guard import main_guard
 from utils.general import ROOT
-from utils.guard import main_guard
 from utils.logger import LOGGER, setup_logging
 from utils.torch_utils import evaluating, profile, select_device
 

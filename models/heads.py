@@ -7,7 +7,7 @@ from torch import nn
 
 from models.common import Conv
 from utils.autoanchor import placeholder_anchors
-from utils.text import brief
+from utils.console.text import brief
 
 MAX_ANCHORS = 1000  # on a map, where a model file gives their number alone
 

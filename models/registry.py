@@ -15,7 +15,7 @@ from torch import nn
 from models import common, experimental, heads
 from models.backbone import BACKBONES, is_backbone
 from models.config import ACTIVATIONS, MAX_TEXT, ModelSettings, parse_activation
-from utils.text import brief, did_you_mean
+from utils.console.text import brief, did_you_mean
 
 
 class Layer(NamedTuple):

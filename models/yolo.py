@@ -22,14 +22,14 @@ from models.config import ModelSettings, checked_row, load_cfg
 from models.heads import Detect, Segment
 from models.limits import Meter, limited_to, watched
 from models.onednn import use_pointwise
-from utils.checkpoint_values import same_kind
+from utils.console.text import aligned, brief
 from utils.extras import lazy
+from utils.files.values import same_kind
+from utils.files.yaml import load_yaml
 from utils.general import check_yaml
 from utils.logger import LOGGER
-from utils.text import aligned, brief
 from utils.timing import Profile
 from utils.torch_utils import evaluating, initialize_weights, model_info, scale_img
-from utils.yaml_files import load_yaml
 
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest stride, 128
 TTA_VIEWS = ((1.0, None), (0.83, 3), (0.67, None))  # scale and flipped axis of each view

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from tests.utils.test_torch_files import BOMBS
 
 from tests.extras.official.test_pickle_reader import (
     REFUSED,
@@ -23,7 +24,6 @@ from tests.extras.official.test_pickle_reader import (
     named,
     string,
 )
-from tests.utils.test_torch_files import BOMBS
 from utils.checkpoint import Checkpoint, save_checkpoint
 
 NAMES = (

@@ -21,10 +21,10 @@ LEAVES = {
     "utils.dist": set(),
     "utils.boxes": set(),
     "utils.extras": set(),
-    "utils.text": set(),
+    "utils.console.text": set(),
     "utils.files": set(),
 }
-LEAVES["utils.general"] = {"utils.logger", "utils.extras", "utils.text"}
+LEAVES["utils.general"] = {"utils.logger", "utils.extras", "utils.console.text"}
 # the path of `python detect.py --weights best.onnx`, which needs numpy, OpenCV and the runtime alone
 TORCH_FREE = [
     "engine.options",
@@ -262,7 +262,7 @@ def banned(node, where):
     if isinstance(node, ast.Call):
         name = dotted(node.func)
         arguments = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
-        if name in BANNED_CALLS or (name == "yaml.load" and where != "utils/yaml_files.py"):
+        if name in BANNED_CALLS or (name == "yaml.load" and where != "utils/files/yaml.py"):
             return f"calls {name}"
         if name == "torch.load" and arguments.get("weights_only") is not True:
             return "calls torch.load without weights_only=True"
@@ -316,6 +316,12 @@ def test_functions_and_files_are_short(module):
     assert not long, f"functions of more than {MAX_FUNCTION_LINES} lines: {long}"
     lines = len(FILES[module].read_text(encoding="utf-8").splitlines())
     assert lines <= MAX_FILE_LINES, f"{lines} lines, at most {MAX_FILE_LINES}"
+
+
+@pytest.mark.parametrize(("folder", "most"), [("engine", 12), ("utils", 30)])
+def test_a_floor_is_seen_at_a_glance(folder, most):
+    entries = [path.name for path in (ROOT / folder).iterdir() if not path.name.startswith("__")]
+    assert len(entries) <= most, sorted(entries)
 
 
 NOT_VERBS = set("A An The Of What Whether How All Each Those Every Where Several One Whatever These Two As Is".split())

@@ -18,7 +18,7 @@ from conftest import write_tiny_classes, write_tiny_dataset
 import hubconf
 from tests.corpus import write_checkpoints, write_yamls
 from utils.checkpoint import load_checkpoint, load_state_dict_file
-from utils.guard import main_guard
+from utils.console.guard import main_guard
 
 MOST_SECONDS, MOST_MB, MOST_CHARACTERS, MOST_LINES = (
     2.0,

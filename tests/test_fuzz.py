@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from engine.hyperparameters import load_hyp
 from engine.task import DETECT
 from engine.train.folder import RunFolder
 from extras.evolve.search import read_trials
@@ -35,10 +36,9 @@ from utils.checkpoint import load_checkpoint, load_state_dict_file, save_checkpo
 from utils.data.config import check_dataset
 from utils.data.images import image_size, read_image
 from utils.data.labels import parse_labels
-from utils.hyperparameters import load_hyp
+from utils.files.yaml import load_yaml
 from utils.plots.charts import read_results
 from utils.sources.files import read_list
-from utils.yaml_files import load_yaml
 
 pytestmark = pytest.mark.fuzz
 SECONDS = float(os.environ.get("FUZZ_SECONDS", 240))  # of all mutation; hypothesis takes about as long

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
+from utils.console.text import progress_bar
 from utils.logger import LOGGER
-from utils.text import progress_bar
 
 GOOD_RECALL = 0.98  # share of boxes that some anchor must fit for the anchors to be kept
 MAX_BOXES = 50_000  # enough for a stable search; more are sampled

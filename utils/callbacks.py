@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from utils.text import did_you_mean
+from utils.console.text import did_you_mean
 
 # hook -> positional arguments that it is fired with
 HOOKS = {

@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.checkpoint_values import problem_of, same_kind, unusable_tensors
+from utils.console.guard import main_guard
 from utils.extras import load_extra
 from utils.files import open_regular, write_atomic
+from utils.files.pickles import UnsafeCheckpointError
+from utils.files.tensors import read_torch_file
+from utils.files.values import problem_of, same_kind, unusable_tensors
 from utils.general import VERSION, file_size
-from utils.guard import main_guard
 from utils.logger import LOGGER, setup_logging
-from utils.pickles import UnsafeCheckpointError
-from utils.torch_files import read_torch_file
 
 __all__ = ["Checkpoint", "UnsafeCheckpointError", "load_checkpoint", "save_checkpoint"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.console.text import did_you_mean
 from utils.extras import lazy
 from utils.logger import LOGGER, colorstr
-from utils.text import did_you_mean
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.1.0"
@@ -26,14 +26,14 @@ BOX_FUNCTIONS = (
 )
 MOVED = {
     "non_max_suppression": "utils.nms",
-    "load_yaml": "utils.yaml_files",
-    "save_yaml": "utils.yaml_files",
+    "load_yaml": "utils.files.yaml",
+    "save_yaml": "utils.files.yaml",
     "check_dataset": "utils.data.config",
     "intersect_dicts": "utils.checkpoint",
     "strip_optimizer": "utils.checkpoint",
     "Profile": "utils.timing",
     "write_atomic": "utils.files",
-    "main_guard": "utils.guard",
+    "main_guard": "utils.console.guard",
     **dict.fromkeys(BOX_FUNCTIONS, "utils.boxes"),
 }
 

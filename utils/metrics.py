@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from utils.boxes import bbox_ioa, bbox_iou, box_iou, wh_iou  # noqa: F401  YOLOv5 users import them from here
-from utils.curves import IOU_THRESHOLDS, SMOOTHING, Curves, match_predictions, precision_recall_curves, smooth
 from utils.extras import lazy
+from utils.plots.curves import IOU_THRESHOLDS, SMOOTHING, Curves, match_predictions, precision_recall_curves, smooth
 
 __getattr__ = lazy({}, __name__)
 

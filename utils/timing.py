@@ -16,9 +16,9 @@ from contextlib import contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
 
+from utils.console.text import aligned
 from utils.files import write_atomic
 from utils.logger import LOGGER
-from utils.text import aligned
 
 FILE_NAME = "profile.csv"
 COLUMNS = ("stage", "where", "seconds", "share", "ms_per_image")

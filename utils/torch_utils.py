@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from utils.console.text import aligned
 from utils.extras import lazy
 from utils.logger import LOGGER
-from utils.text import aligned
 from utils.timing import Profile
 from utils.timing import time_sync as time_sync  # YOLOv5 users import it from here.
 

@@ -8,8 +8,8 @@ import cv2
 from bench.harness import Call, Comparison
 from bench.inputs import training_pictures
 from bench.plain.data import PlainDataset
+from engine.hyperparameters import load_hyp
 from utils.dataloaders import LoadImagesAndLabels
-from utils.hyperparameters import load_hyp
 
 PICTURES, QUICK_PICTURES = 64, 8
 SIZES_PX = (640, 320)

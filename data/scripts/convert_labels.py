@@ -21,13 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tqdm import tqdm  # noqa: E402
 
+from utils.console.guard import main_guard  # noqa: E402
 from utils.data.config import check_names  # noqa: E402
 from utils.data.images import image_size  # noqa: E402
 from utils.data.labels import image_to_label_path  # noqa: E402
 from utils.files import read_text  # noqa: E402
+from utils.files.yaml import load_yaml  # noqa: E402
 from utils.general import ROOT  # noqa: E402
-from utils.guard import main_guard  # noqa: E402
-from utils.yaml_files import load_yaml  # noqa: E402
 
 VOC_SPLITS = (("2012", "train"), ("2012", "val"), ("2007", "train"), ("2007", "val"), ("2007", "test"))
 XVIEW_TYPE_IDS = (

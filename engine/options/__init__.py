@@ -19,7 +19,7 @@ from engine.options.inference import (
 )
 from engine.options.tools import benchmark_parser, compare_parser, export_parser
 from engine.options.training import classify_train_parser, pretrain_parser, segment_train_parser, train_parser
-from utils.text import did_you_mean
+from utils.console.text import did_you_mean
 
 PARSERS = {
     "train": train_parser,
@@ -53,8 +53,8 @@ def start(name: str, main: Callable[[argparse.Namespace], int | None], first: st
     first: a slow package that main() needs, imported beforehand without garbage collection.
     """
     opt = parse(name)
+    from utils.console.guard import main_guard
     from utils.general import collecting_later  # --help needs neither this nor the guard.
-    from utils.guard import main_guard
 
     def run() -> int | None:
         check_bounds(opt)

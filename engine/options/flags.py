@@ -4,7 +4,7 @@ import argparse
 import math
 import sys
 
-from utils.text import did_you_mean
+from utils.console.text import did_you_mean
 
 # option -> (key in a dataset YAML, value where neither the flag nor the data file gives one)
 DATA_DEFAULTS = {

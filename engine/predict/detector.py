@@ -14,9 +14,9 @@ import numpy as np
 from engine.predict.names import Stems, frame_stem
 from utils.augmentations import letterboxed_rgb
 from utils.boxes import scale_boxes
+from utils.console.text import describe_classes
 from utils.nms import as_float32, final_boxes
 from utils.sources.frame import Frame
-from utils.text import describe_classes
 from utils.timing import UNTIMED, Profile, Untimed
 
 NO_BOXES = np.zeros((0, 6), np.float32)

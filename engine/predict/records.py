@@ -13,10 +13,10 @@ import numpy as np
 
 from engine.predict.names import frame_stem, free_file, image_name, safe_name
 from utils.boxes import xyxy2xywhn
+from utils.console.text import counted
 from utils.data.images import write_image
 from utils.files import while_writing, write_whole
 from utils.logger import LOGGER
-from utils.text import counted
 
 
 class TxtSink:

@@ -5,12 +5,12 @@ from pathlib import Path
 from engine.options.flags import TRAIN_PROJECTS
 from engine.predict.detector import Detector, in_order
 from engine.predict.sinks import Sinks
+from utils.console.text import counted
 from utils.data.ahead import prefetch
 from utils.general import check_img_size, chosen_weights, collecting_later, default_weights, increment_path
 from utils.logger import LOGGER, setup_logging
 from utils.sources.files import open_source
 from utils.sources.urls import Limits
-from utils.text import counted
 from utils.timing import UNTIMED, StageTimes
 
 DEFAULT_IMGSZ = 640  # where neither the flag nor the checkpoint says

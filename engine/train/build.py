@@ -10,11 +10,11 @@ from engine.train.schedule import scaled_weight_decay
 from models.backbone.pretrained import backbones, load_backbone_weights, shipped_weights
 from utils import dist
 from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
+from utils.console.text import did_you_mean
 from utils.files import naming
 from utils.general import check_yaml
 from utils.logger import LOGGER
 from utils.optimizers import smart_optimizer
-from utils.text import did_you_mean
 
 NOTHING = "none"  # The value of --weights that starts from random numbers.
 

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from utils import dist
+from utils.console.text import brief
 from utils.files import read_table, write_atomic
+from utils.files.yaml import save_yaml
 from utils.general import increment_path
 from utils.logger import LOGGER
-from utils.text import brief
-from utils.yaml_files import save_yaml
 
 LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")
 # options that say where or how a run was started, not what it is

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from utils.console.text import progress_bar
 from utils.logger import LOGGER
-from utils.text import progress_bar
 
 COLUMN = 11  # characters
 BAR_FORMAT = "{desc} {percentage:3.0f}% {bar:10} {n_fmt}/{total_fmt} {elapsed}<{remaining} {rate_fmt}"

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from engine.hyperparameters import default_hyp
 from engine.train.schedule import LONGEST_WARMUP_PART
-from utils.hyperparameters import default_hyp
 from utils.logger import LOGGER
 from utils.torch_utils import multiplies_bfloat16
 

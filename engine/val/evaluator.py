@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from utils.console.text import progress_bar
 from utils.logger import LOGGER
-from utils.text import progress_bar
 from utils.timing import UNTIMED, Profile, Untimed
 
 PLOTTED_BATCHES = 3

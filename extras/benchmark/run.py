@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.backends import FORMATS, Format, find_format, one_checkpoint
+from utils.console.text import aligned, counted
 from utils.files import write_table
 from utils.general import ROOT, check_yaml, file_size, increment_path
 from utils.logger import LOGGER, colorize
-from utils.text import aligned, counted
 
 TIMEOUT_S = 3 * 3600  # for one export or one measurement; int8 validates many candidates
 # title, format of a value in the table

@@ -17,15 +17,15 @@ from torch.utils.data import Dataset, default_collate
 from extras.classify.augment import TrainTransform, mix_batch
 from extras.classify.hyp import load_classify_hyp
 from extras.classify.transforms import center_crop, resize
+from utils.console.text import brief, did_you_mean
 from utils.data.cache import CachedImages
 from utils.data.config import SPLITS, check_dataset
 from utils.data.images import chw_rgb, find_images
 from utils.data.loader import epoch_loader
 from utils.data.scan import Problem, check_size, log_problems, map_files
+from utils.files.yaml import load_yaml
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
-from utils.text import brief, did_you_mean
-from utils.yaml_files import load_yaml
 
 VAL_FOLDERS = ("val", "valid", "validation", "test")  # the first that is there is the val split of a folder
 LOADED_SIDES = 2  # a training image is kept with a shorter side of at most so many times the image size

@@ -1,7 +1,7 @@
-"""The hyperparameters of a classifier's training: one table, as utils/hyperparameters.py has it for detectors."""
+"""The hyperparameters of a classifier's training: one table, as engine/hyperparameters.py has it for detectors."""
 
-from utils.hyperparameters import TABLE as DETECTION
-from utils.hyperparameters import Hyperparameter, load_hyp
+from engine.hyperparameters import TABLE as DETECTION
+from engine.hyperparameters import Hyperparameter, load_hyp
 
 TABLE = {
     "lr0": DETECTION["lr0"]._replace(default=0.001),

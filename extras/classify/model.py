@@ -31,10 +31,10 @@ from models.common import BATCH_NORM
 from models.limits import check_size, limited_to, watched
 from models.yolo import BaseModel, load_cfg, parse_model
 from utils.checkpoint import Checkpoint, load_checkpoint
+from utils.console.text import aligned, brief
 from utils.files import naming, write_atomic
 from utils.general import find_file
 from utils.logger import LOGGER, setup_logging
-from utils.text import aligned, brief
 from utils.torch_utils import evaluating, initialize_weights, model_info
 
 STRIDE_PX = 32

@@ -8,8 +8,8 @@ from torch import nn
 from models.backbone.classifier import EdgeViTClassifier
 from models.backbone.Edgevit import VARIANTS
 from utils.checkpoint import intersect_dicts
+from utils.console.text import brief, did_you_mean
 from utils.logger import LOGGER
-from utils.text import brief, did_you_mean
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])  # mean and deviation of R, G, B in 0..1
 

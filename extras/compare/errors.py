@@ -16,7 +16,7 @@ import numpy as np
 
 from extras.compare.matching import class_ap
 from utils.boxes import box_iou
-from utils.text import aligned
+from utils.console.text import aligned
 
 FOREGROUND, BACKGROUND = 0.5, 0.1  # IoU
 KINDS = ("class", "location", "both", "duplicate", "background", "missed")

@@ -6,8 +6,8 @@ import torch
 
 from engine.val.files import coco_results
 from utils.boxes import box_iou, xyxy2xywhn
-from utils.curves import match_by_iou
 from utils.nms import as_float32
+from utils.plots.curves import match_by_iou
 
 
 def process_batch(detections, labels, iouv) -> torch.Tensor:

@@ -21,9 +21,9 @@ from utils.boxes import letterbox_ratio_pad
 from utils.data.folder import user_cache_dir
 from utils.data.images import read_image, write_image
 from utils.extras import load_extra
+from utils.files.yaml import save_yaml
 from utils.general import ROOT
 from utils.logger import LOGGER, setup_logging
-from utils.yaml_files import save_yaml
 
 FILE = ROOT / "utils" / "general.py"
 NUM_THREADS = min(8, max(1, (os.cpu_count() or 1) - 1))

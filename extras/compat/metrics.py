@@ -1,12 +1,12 @@
-"""YOLOv5's functions for AP, in the form in which its val.py calls them; the figures are of utils/curves.py."""
+"""YOLOv5's functions for AP, in the form in which its val.py calls them; the figures are of utils/plots/curves.py."""
 
 from pathlib import Path
 
 import numpy as np
 
 from extras.segment.task import SEGMENT
-from utils.curves import SMOOTHING, average_precision, precision_envelope, precision_recall_curves, smooth
 from utils.metrics import fitness
+from utils.plots.curves import SMOOTHING, average_precision, precision_envelope, precision_recall_curves, smooth
 
 LOSSES = ("box_loss", "seg_loss", "obj_loss", "cls_loss")
 KEYS = [f"train/{name}" for name in LOSSES] + [f"metrics/{name}" for name in SEGMENT.metric_names]

@@ -38,7 +38,7 @@ TABLE = {
     "utils.general": {
         "utils.boxes": BOXES,
         "utils.metrics": "fitness",
-        "utils.yaml_files": "yaml_load=load_yaml",
+        "utils.files.yaml": "yaml_load=load_yaml",
         "utils.data.folder": "is_writeable=is_writable",
         "utils.torch_utils": "init_torch_seeds",
         "extras.download.files": "attempt_download",

@@ -10,10 +10,10 @@ import tempfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from extras.download.files import download, safe_unzip
+from utils.console.text import brief
 from utils.data.folder import check_own_folder, working_folder
 from utils.data.images import IMG_FORMATS
 from utils.logger import LOGGER
-from utils.text import brief
 
 URL = re.compile(r"https?://[^\s\"'<>)\],]+")
 # Suffixes of what is unpacked. Nothing here is ever run, imported or read by a shell.

@@ -19,9 +19,9 @@ from http.client import HTTPException, HTTPResponse
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from utils.console.text import did_you_mean, progress_bar
 from utils.logger import LOGGER
 from utils.sources.urls import Limits, shown
-from utils.text import did_you_mean, progress_bar
 
 RELEASE_URL = "https://github.com/ultralytics/yolov5/releases/download/v7.0/"
 RELEASE_NAMES = tuple(f"yolov5{size}{kind}.pt" for size in "nsmlx" for kind in ("", "6", "-seg", "-cls"))

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from engine.options import from_kwargs
 from engine.task import DETECT, apply_defaults
 from engine.train.folder import create_run_folder
 from engine.train.progress import NonFiniteLossError
 from engine.train.run import fit, summary
 from utils.files import read_table, write_atomic
+from utils.files.yaml import save_yaml
 from utils.general import ROOT
-from utils.hyperparameters import TABLE, clip_to_search_range, load_hyp
 from utils.logger import LOGGER, colorize
-from utils.yaml_files import save_yaml
 
 WORDS = {key for key, entry in TABLE.items() if entry.choices}
 PARENTS = 5  # the best so many trials have children

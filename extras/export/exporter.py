@@ -21,10 +21,10 @@ from models.backends import DetectMultiBackend, Format, find_format, one_checkpo
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
 from models.exportable import exportable
+from utils.console.text import aligned
 from utils.data.images import find_images, read_image
 from utils.general import ROOT, VERSION, file_size
 from utils.logger import LOGGER, colorize
-from utils.text import aligned
 
 PARITY_IMAGES = 32
 CALIBRATION_IMAGES = 128

@@ -17,10 +17,10 @@ import numpy as np
 from extras.export.node_groups import group_nodes
 from extras.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
 from models.backends import DetectMultiBackend
+from utils.console.text import aligned
 from utils.files import write_table
 from utils.general import file_size
 from utils.logger import LOGGER
-from utils.text import aligned
 
 QUANTIZERS = {"onnx": OnnxQuantizer, "openvino": OpenVinoQuantizer}
 DAMAGE_IMAGES = 16

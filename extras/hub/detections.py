@@ -8,11 +8,11 @@ from PIL import Image
 
 from engine.predict.names import safe_name
 from utils.boxes import xyxy2xywh
+from utils.console.text import counted, describe_classes
 from utils.data.images import write_image
 from utils.general import increment_path
 from utils.logger import LOGGER
 from utils.plots.pictures import Annotator, colors, save_one_box
-from utils.text import counted, describe_classes
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from utils.pickles import Named, Rebuilt, UnsafeCheckpointError, scalar_set
-from utils.torch_files import MAX_VALUES, check_tree, read_torch_file
+from utils.files.pickles import Named, Rebuilt, UnsafeCheckpointError, scalar_set
+from utils.files.tensors import MAX_VALUES, check_tree, read_torch_file
 
 # Classifiers that YOLOv5 trained hold the steps before them (utils.augmentations), and may be torchvision's networks.
 SHELL_MODULES = ("models.common", "models.yolo", "models.experimental", "utils.augmentations")

@@ -6,7 +6,7 @@ import torch
 
 from extras.official.pickle_reader import Shell, plain, read_pickle
 from utils.checkpoint import Checkpoint
-from utils.text import brief
+from utils.console.text import brief
 
 __all__ = ["from_yolov5", "read_pickle", "without_shells"]
 

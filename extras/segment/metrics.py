@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from extras.segment.masks import encode_rle, polygons_to_rle
-from utils.curves import IOU_THRESHOLDS, match_by_iou
 from utils.metrics import DetectionMetrics, DetectionResult
+from utils.plots.curves import IOU_THRESHOLDS, match_by_iou
 
 
 @dataclass

@@ -13,7 +13,7 @@ import numpy as np
 from extras.shapes.background import degrade, draw_background, draw_curves
 from extras.shapes.folder import SPLITS, check_options, keep_drawn
 from extras.shapes.scenes import KINDS, object_stencil, paint
-from utils.text import progress_bar
+from utils.console.text import progress_bar
 
 VERSION = 1  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 DRAWN_BY = "utils/shapes_cls.py"

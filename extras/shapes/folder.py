@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from utils.text import brief
+from utils.console.text import brief
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "drawn.json"  # in the folder: the options that it was drawn with

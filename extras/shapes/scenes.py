@@ -15,7 +15,7 @@ import numpy as np
 
 from extras.shapes.background import VIVID, degrade, draw_background, draw_curves, random_color
 from extras.shapes.folder import SPLITS, check_options, keep_drawn
-from utils.text import brief, progress_bar
+from utils.console.text import brief, progress_bar
 
 VERSION = 5  # raise it when the same seed gives other pictures, so that old folders are drawn anew
 KINDS = ("circle", "square", "triangle", "star", "cross", "arrow", "crescent", "heart")

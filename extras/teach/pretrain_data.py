@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import default_collate
 
+from engine.hyperparameters import TABLE as DETECTION
+from engine.hyperparameters import load_hyp
 from extras.classify.augment import TrainTransform
 from extras.classify.data import ClassificationDataset
 from extras.classify.hyp import TABLE as CLASSIFICATION
@@ -13,8 +15,6 @@ from utils.data.config import check_dataset
 from utils.data.images import IMG_FORMATS, find_images
 from utils.data.scan import Problem, check_size, log_problems, map_files
 from utils.data.walk import matching
-from utils.hyperparameters import TABLE as DETECTION
-from utils.hyperparameters import load_hyp
 from utils.logger import LOGGER
 
 DATA_FILE_KEYS = ("imgsz", "epochs", "batch")  # defaults that a dataset YAML may give

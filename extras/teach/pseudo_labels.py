@@ -11,11 +11,11 @@ import torch
 from extras.teach.cache import TeacherCache, picture_checksum
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes, xyxy2xywhn
+from utils.console.text import progress_bar
 from utils.data.images import chw_rgb, find_images, read_image
 from utils.data.scan import MIN_SIDE_PX, THREADS, Problem, log_problems
 from utils.data.store import LabelScan, PolygonsPerImage, RowsPerImage
 from utils.logger import LOGGER
-from utils.text import progress_bar
 
 BATCH = 16
 PREFIX = "unlabeled: "

@@ -7,7 +7,7 @@ from models.backbone import BACKBONES
 from models.backbone.Edgevit import VARIANTS
 from models.yolo import BaseModel
 from utils.checkpoint import Checkpoint
-from utils.text import did_you_mean
+from utils.console.text import did_you_mean
 from utils.torch_utils import model_info
 
 BACKBONE = "model."  # prefix of the backbone's tensors in the state dict

@@ -14,8 +14,8 @@ from models.backbone.timm import TimmBackbone
 from models.load import attempt_load, model_of
 from models.yolo import BaseModel
 from utils.checkpoint import load_checkpoint, load_state_dict_file, state_sha256
+from utils.console.text import did_you_mean
 from utils.general import find_file
-from utils.text import did_you_mean
 
 STRIDES = (4, 8, 16, 32)  # px, of the maps that a backbone learns
 PROBE_PX = 256  # side of the image that finds the strides; a multiple of the largest one, 128

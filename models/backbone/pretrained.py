@@ -8,7 +8,7 @@ from torch import nn
 
 from models.backbone.lite import LITES, fold_normalization, lite_tensors
 from utils.checkpoint import load_state_dict_file
-from utils.checkpoint_values import same_kind
+from utils.files.values import same_kind
 from utils.general import ROOT, find_file
 from utils.logger import LOGGER
 from utils.torch_utils import is_backbone

@@ -11,8 +11,8 @@ from torch import fx, nn
 
 from models.backbone.pretrained import load_backbone_weights
 from models.limits import MAX_CHANNELS, MAX_REPEATS
+from utils.console.text import brief, did_you_mean
 from utils.logger import LOGGER
-from utils.text import brief, did_you_mean
 from utils.torch_utils import BATCH_NORMS, fuse_conv_and_bn
 
 STRIDES = (2, 4, 8, 16, 32)

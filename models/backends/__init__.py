@@ -11,9 +11,9 @@ from pathlib import Path
 from types import ModuleType
 
 from models.backends.base import Backend
+from utils.console.text import did_you_mean
 from utils.general import chosen_weights
 from utils.logger import LOGGER
-from utils.text import did_you_mean
 
 __all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of", "one_checkpoint"]
 
@@ -208,8 +208,8 @@ class DetectMultiBackend:
 
 def names_of(data) -> dict[int, str]:
     """Return {number: name} from a dataset YAML (a path or bare name)."""
+    from utils.files.yaml import load_yaml
     from utils.general import check_yaml
-    from utils.yaml_files import load_yaml
 
     names = load_yaml(check_yaml(data)).get("names", {})
     return dict(names) if isinstance(names, dict) else dict(enumerate(names))

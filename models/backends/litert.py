@@ -12,8 +12,8 @@ import numpy as np
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import Metadata, read_appended, read_member, write_appended
 from models.backends.quiet import quiet
+from utils.console.text import brief
 from utils.general import usable_cores
-from utils.text import brief
 
 __all__ = ["LiteRtBackend", "export", "write_metadata"]
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from utils.console.text import brief
 from utils.files import read_text, write_whole
-from utils.text import brief
 
 MAX_BYTES = 16 << 20  # in a metadata file
 LICENCE = "Apache-2.0"
@@ -136,7 +136,7 @@ class Metadata:
         try:
             values = json.loads(read_text(file, MAX_BYTES))
         except (ValueError, RecursionError):
-            from utils.yaml_files import load_yaml  # needs PyYAML, which files of ours do not
+            from utils.files.yaml import load_yaml  # needs PyYAML, which files of ours do not
 
             values = load_yaml(file)
         return cls.from_dict(values, file)

@@ -19,8 +19,8 @@ from models.backends.torchscript_check import checked_copy
 from models.exportable import example_images
 from models.heads import Detect
 from utils.files import write_atomic
+from utils.files.pickles import UnsafeCheckpointError
 from utils.nms import MAX_CANDIDATES
-from utils.pickles import UnsafeCheckpointError
 from utils.torch_utils import select_device
 
 ENTRY = "config.txt"  # YOLOv5's name for the metadata in the file

@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from utils.pickles import Machine, Named, Rebuilt, UnsafeCheckpointError
-from utils.torch_files import TensorFile
+from utils.files.pickles import Machine, Named, Rebuilt, UnsafeCheckpointError
+from utils.files.tensors import TensorFile
 
 MAX_CODE_BYTES = 32 << 20
 MAX_BRACKETS = 64  # inside each other, in a program's text

@@ -15,10 +15,10 @@ from bench.plain.nms import plain_nms
 from bench.rows import ap, backbone, backbone_train, data, detector, nms, train
 from bench.rows import detect as detect_row
 from bench.rows import val as val_row
+from engine.hyperparameters import load_hyp
 from models.backbone.Edgevit import EdgeViT
 from tests.conftest import write_tiny_dataset
 from utils.augmentations import letterbox
-from utils.hyperparameters import load_hyp
 from utils.nms import non_max_suppression
 
 

@@ -9,7 +9,7 @@ import torch
 from models.load import attempt_load
 from models.yolo import DetectionModel
 from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.checkpoint_values import MAX_CLASSES
+from utils.files.values import MAX_CLASSES
 
 
 def changed(cfg: dict, row: list | None = None, **values) -> dict:

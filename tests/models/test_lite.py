@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from engine.hyperparameters import default_hyp
 from engine.options import from_kwargs
 from engine.task import DETECT
 from engine.train.build import build_model, start_kind
 from models.backbone import backbones, load_backbone_weights
 from models.backbone.timm import timm_backbone
-from utils.hyperparameters import default_hyp
 
 timm = pytest.importorskip("timm")
 

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from engine.hyperparameters import TABLE
 from extras.segment.loss import ComputeSegmentLoss
 from models.heads import Detect
 from tests.conftest import SHARED, needs_shared
 from utils.assignment import RULES, assign
 from utils.boxes import bbox_iou, box_iou, xywh2xyxy
-from utils.hyperparameters import TABLE
 from utils.loss import ComputeLoss, ReadLocations, binary_loss
 from utils.nms import non_max_suppression
 

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils.boxes import box_iou
-from utils.curves import IOU_THRESHOLDS, match_predictions
 from utils.metrics import (
     ConfusionMatrix,
     DetectionMetrics,
@@ -17,6 +16,7 @@ from utils.metrics import (
     fitness,
     greedy_pairs,
 )
+from utils.plots.curves import IOU_THRESHOLDS, match_predictions
 
 
 def random_image(rng, nc, targets, predictions):

@@ -6,14 +6,14 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+from utils.console.text import brief, did_you_mean
 from utils.data.folder import check_own_folder, working_folder
 from utils.data.scan import MAX_PROBLEMS_LOGGED
 from utils.data.sets import SPLITS, join_sets
 from utils.extras import load_extra
+from utils.files.yaml import load_yaml
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
-from utils.text import brief, did_you_mean
-from utils.yaml_files import load_yaml
 
 MAX_CLASSES = 100_000  # several times as many as the largest public data sets have
 MAX_NAME = 200  # characters

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from utils.boxes import xyxy2xywh
+from utils.console.text import brief
 from utils.data.folder import is_writable, user_cache_dir
 from utils.data.images import inspect_image
 from utils.data.label_files import image_to_label_path, odd_label_files
@@ -22,7 +23,6 @@ from utils.data.scan import MIN_SIDE_PX, Problem, files_digest, log_problems, ma
 from utils.data.store import COUNTS, LabelScan, Paths, PolygonsPerImage, RowsPerImage
 from utils.files import read_text, write_cache
 from utils.logger import LOGGER
-from utils.text import brief
 
 CACHE_VERSION = 3
 ROUNDING = 2**-24  # 1 plus this is still 1.0 in float32

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple
 
+from utils.console.text import progress_bar
 from utils.data.images import image_size
 from utils.logger import LOGGER
-from utils.text import progress_bar
 
 THREADS = 8
 MIN_SIDE_PX = 10  # Smaller images are refused where labels are read or made.

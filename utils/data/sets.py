@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from utils.console.text import brief, did_you_mean
 from utils.data.store import LabelScan, join_scans
-from utils.text import brief, did_you_mean
 
 SPLITS = ("train", "val", "test")
 ALL = "all"  # as classes_known: whatever a picture does not label is not in it

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from utils.curves import SMOOTHING, smooth
 from utils.files import read_table, write_whole
+from utils.plots.curves import SMOOTHING, smooth
 from utils.plots.fonts import fitting_fonts
 from utils.plots.palette import colors
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from utils.console.text import brief
 from utils.logger import LOGGER
-from utils.text import brief
 
 _told: list[str] = []  # the characters of the one warning
 VARIABLE = "YOLOv5_FONT"  # environment variable: a .ttf, .otf or .ttc file for characters that DejaVu Sans lacks

@@ -4,13 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from engine.hyperparameters import default_hyp
 from engine.options import from_kwargs
 from engine.task import DETECT
 from engine.train.build import build_model, load_start, start_kind
 from models.backbone import backbones, edgevit_xxs, shipped_weights
 from models.backbone.pretrained import SHIPPED
 from utils.checkpoint import Checkpoint, save_checkpoint
-from utils.hyperparameters import default_hyp
 
 XXS = "models/yolov5_edgevit.yaml"
 

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from engine.hyperparameters import default_hyp
 from engine.options import from_kwargs
 from engine.train import build
 from engine.train.recipe import AUTO, MANY_STEPS, MUON_DECAY, batch_size, fill, precision
 from models.backbone import edgevit_xxs
 from models.backbone.Edgevit import DropPath
 from models.yolo import DetectionModel
-from utils.hyperparameters import default_hyp
 from utils.torch_utils import multiplies_bfloat16
 
 

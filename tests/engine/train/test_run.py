@@ -9,6 +9,7 @@ import torch
 from conftest import SHARED, needs_shared
 from kill_driver import MODEL
 
+from engine.hyperparameters import default_hyp, load_hyp
 from engine.options import from_kwargs
 from engine.train import build
 from engine.train.progress import NonFiniteLossError
@@ -18,7 +19,6 @@ from models.yolo import DetectionModel
 from utils.callbacks import HOOKS, Callbacks
 from utils.checkpoint import load_checkpoint
 from utils.general import load_yaml
-from utils.hyperparameters import default_hyp, load_hyp
 
 COLUMNS = (
     "epoch train/box_loss train/obj_loss train/cls_loss "

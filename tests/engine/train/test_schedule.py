@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.hyperparameters import default_hyp
 from engine.train.schedule import Schedule, multi_scale_size, scaled_loss_gains, scaled_weight_decay
-from utils.hyperparameters import default_hyp
 
 
 def schedule(epochs=100, batches=50, batch_size=16, cosine=False, **hyp):

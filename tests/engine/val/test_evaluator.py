@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine.hyperparameters import default_hyp
 from engine.task import DETECT
 from engine.val.detection import EvalResult, evaluate
 from engine.val.evaluator import EvalOptions
@@ -16,7 +17,6 @@ from engine.val.files import PredictionFiles, coco_results, is_coco
 from tests.conftest import write_tiny_dataset
 from utils.callbacks import HOOKS, Callbacks
 from utils.dataloaders import create_dataloader
-from utils.hyperparameters import default_hyp
 from utils.loss import ComputeLoss
 
 NAMES = {0: "box", 1: "disc"}

@@ -3,8 +3,8 @@
 import pytest
 
 from extras.classify.hyp import TABLE, load_classify_hyp
+from utils.files.yaml import load_yaml
 from utils.general import ROOT
-from utils.yaml_files import load_yaml
 
 FILES = sorted((ROOT / "data" / "hyps" / "classify").glob("*.yaml"))
 

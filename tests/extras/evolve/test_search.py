@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from kill_driver import MODEL
 
+from engine.hyperparameters import TABLE, default_hyp, load_hyp
 from engine.options import from_kwargs
 from engine.task import DETECT
 from extras.evolve.search import child, columns, evolve, read_trials, starting_points
 from utils.general import load_yaml
-from utils.hyperparameters import TABLE, default_hyp, load_hyp
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from classify import predict
 from extras.classify.model import ClassificationModel, _official_yaml, load_classifier
 from tests.conftest import ROOT
 from utils.checkpoint import Checkpoint, load_checkpoint
-from utils.pickles import UnsafeCheckpointError
+from utils.files.pickles import UnsafeCheckpointError
 
 IMAGE = ROOT / "data" / "images" / "shapes1.jpg"
 

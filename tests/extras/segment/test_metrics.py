@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from extras.segment.masks import encode_rle, polygons_to_rle
 from extras.segment.metrics import MaskMetrics, SegmentMetrics, mask_overlap
-from utils.curves import match_by_iou, match_predictions
 from utils.metrics import DetectionMetrics
+from utils.plots.curves import match_by_iou, match_predictions
 
 
 def box_of(mask) -> list:

@@ -13,6 +13,7 @@ from kill_driver import MODEL
 import segment.predict
 import segment.train
 import segment.val
+from engine.hyperparameters import default_hyp
 from engine.options import from_kwargs
 from engine.train.build import build_model
 from engine.val.detection import evaluate
@@ -22,7 +23,6 @@ from utils.callbacks import HOOKS, Callbacks
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.data.labels import parse_labels
 from utils.dataloaders import create_dataloader
-from utils.hyperparameters import default_hyp
 
 NAMES = {0: "box", 1: "disc"}
 EPOCHS = 20  # enough, on any CPU, for masks that are not empty

@@ -14,6 +14,7 @@ from conftest import ROOT, SHARED, needs_shared, with_masks, write_tiny_dataset
 from kill_driver import MODEL
 from tiny_detector import write_tiny_weights
 
+from engine.hyperparameters import TABLE
 from engine.options import from_kwargs
 from engine.train.device import repeatable
 from engine.train.run import finish, fit, train_epochs
@@ -25,8 +26,7 @@ from models.yolo import DetectionModel, SegmentationModel
 from utils import dataloaders
 from utils.callbacks import Callbacks
 from utils.checkpoint import Checkpoint, load_checkpoint, save_checkpoint, state_sha256
-from utils.hyperparameters import TABLE
-from utils.yaml_files import save_yaml
+from utils.files.yaml import save_yaml
 
 GAINS = (0.5, 0.5)
 

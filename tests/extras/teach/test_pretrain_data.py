@@ -10,8 +10,8 @@ import torch
 from extras.teach.pretrain_data import PretrainDataset, load_pretrain_hyp, read_source, scan_images
 from utils.data.images import GREY
 from utils.data.loader import epoch_loader
+from utils.files.yaml import load_yaml
 from utils.general import ROOT
-from utils.yaml_files import load_yaml
 
 
 @pytest.fixture

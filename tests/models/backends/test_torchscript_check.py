@@ -9,7 +9,7 @@ import torch
 from models.backends import DetectMultiBackend
 from models.backends.torchscript_check import check_program
 from tests.models.backends.test_torchscript import YoloV5Like
-from utils.pickles import UnsafeCheckpointError
+from utils.files.pickles import UnsafeCheckpointError
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit")
 FORWARD = "class M(Module):\n  def forward(self: __torch__.M,\n    x: Tensor) -> Tensor:\n    {}\n    return x\n"

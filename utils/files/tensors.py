@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from utils.extras import load_extra
-from utils.pickles import Machine, Named, PlainDict, Storage, UnsafeCheckpointError
+from utils.files.pickles import Machine, Named, PlainDict, Storage, UnsafeCheckpointError
 
 MAX_VALUES = 1_000_000  # in the result, each as often as something refers to it
 MAX_DEPTH = 50  # values inside each other

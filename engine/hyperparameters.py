@@ -6,9 +6,9 @@ import math
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.console.text import brief, did_you_mean
+from utils.files.yaml import load_yaml
 from utils.general import find_file
-from utils.text import brief, did_you_mean
-from utils.yaml_files import load_yaml
 
 
 class Hyperparameter(NamedTuple):

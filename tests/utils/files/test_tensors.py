@@ -11,7 +11,7 @@ import torch
 from tests.extras.official.test_pickle_reader import STORAGE, a_dict, call, module_with, named, string, tensor
 from tests.utils.test_checkpoint import make_checkpoint
 from utils.checkpoint import load_checkpoint, load_state_dict_file, save_checkpoint
-from utils.pickles import MAX_STEPS
+from utils.files.pickles import MAX_STEPS
 
 
 def write(

@@ -9,13 +9,13 @@ import time
 import pytest
 
 from tests.conftest import ROOT
-from utils import guard
+from utils.console import guard
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and descriptors as POSIX has them")
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from utils.guard import main_guard
+from utils.console.guard import main_guard
 from utils.logger import LOGGER, setup_logging
 
 def main():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from utils.curves import average_precision, smooth
+from utils.plots.curves import average_precision, smooth
 
 
 def test_average_precision_by_hand():

@@ -13,7 +13,7 @@ from typing import Any
 
 from utils.extras import EXTRAS, missing_extra
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141  # 128 and the signal's number, as shells have it
 # pattern in the message of an error that is nobody's mistake -> advice
 ADVICE = {

@@ -2,8 +2,8 @@
 
 import pytest
 
+from engine.hyperparameters import TABLE, clip_to_search_range, default_hyp, load_hyp
 from utils.general import ROOT, load_yaml
-from utils.hyperparameters import TABLE, clip_to_search_range, default_hyp, load_hyp
 
 YOLOV5_KEYS = (
     "lr0 lrf momentum weight_decay warmup_epochs warmup_momentum warmup_bias_lr "

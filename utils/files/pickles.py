@@ -1,7 +1,7 @@
 """A stack machine for pickles: plain data comes out; nothing that a pickle names is imported, and nothing is run.
 
 A pickle is a program. This machine knows the steps that build values, calls a fixed list of functions of ours, and
-takes a limited number of steps. utils/torch_files.py reads files with it.
+takes a limited number of steps. utils/files/tensors.py reads files with it.
 """
 
 import pickletools

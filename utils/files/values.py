@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from utils.text import brief
+from utils.console.text import brief
 
 MAX_CLASSES, MAX_PX = 1_000_000, 1 << 16  # Larger numbers are damage.
 # field -> (what is expected, whether a value is that), for what other programs may have written

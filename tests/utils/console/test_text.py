@@ -1,11 +1,11 @@
-"""utils.text: suggestions, tables, and bars that keep quiet where there is no terminal."""
+"""utils.console.text: suggestions, tables, and bars that keep quiet where there is no terminal."""
 
 import io
 import sys
 
 import pytest
 
-from utils.text import aligned, counted, did_you_mean, progress_bar
+from utils.console.text import aligned, counted, did_you_mean, progress_bar
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""utils/files.py: text files of a user in any honest encoding, and the reason of every failure."""
+"""utils/files/__init__.py: text files of a user in any honest encoding, and the reason of every failure."""
 
 import os
 import sys

@@ -1,12 +1,12 @@
-"""utils/yaml_files.py: what is no YAML, or would be too much of it, is refused at once and in one line."""
+"""utils/files/yaml.py: what is no YAML, or would be too much of it, is refused at once and in one line."""
 
 import time
 
 import pytest
 
+from engine.hyperparameters import load_hyp
 from utils.data.config import check_dataset
-from utils.hyperparameters import load_hyp
-from utils.yaml_files import load_yaml
+from utils.files.yaml import load_yaml
 
 
 def laughs(levels: int) -> str:
