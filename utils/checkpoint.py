@@ -25,7 +25,7 @@ from utils.files import open_regular, write_atomic
 from utils.files.pickles import UnsafeCheckpointError
 from utils.files.tensors import read_torch_file
 from utils.files.values import problem_of, same_kind, unusable_tensors
-from utils.general import VERSION, file_size
+from utils.general import VERSION, file_size, with_pt
 from utils.logger import LOGGER, setup_logging
 
 __all__ = ["Checkpoint", "UnsafeCheckpointError", "load_checkpoint", "save_checkpoint"]
@@ -127,7 +127,7 @@ def _from_own(content: dict, path: Path) -> Checkpoint:
 
 
 def _existing(path) -> Path:
-    path = Path(path)
+    path = Path(with_pt(path))
     if path.is_dir():
         raise ValueError(f"{path}: expected a checkpoint file, found a folder")
     if path.is_file():

@@ -4,6 +4,7 @@ import gc
 import math
 import os
 import random
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from utils.logger import LOGGER, colorstr
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.1.0"
 EMBEDDED_WEIGHTS = ROOT / "weights" / "edgevit_xxs_shapes.pt"
+RELEASED = re.compile("yolov5[nsmlx]6?(-seg|-cls)?")  # YOLOv5's weights, without their suffix
 COCO_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # among 1..90; the other 80 are the classes
 
 # names that YOLOv5 users import from here -> the module that owns them, imported on first use
@@ -151,10 +153,19 @@ def default_weights(project: str = "runs/train") -> Path:
     return newest or EMBEDDED_WEIGHTS
 
 
+def with_pt(weights: Path | str) -> Path | str:
+    """Return the name of a model file, with .pt behind it where that file exists or is one of YOLOv5's weights."""
+    path = Path(str(weights).strip())
+    if path.suffix or not path.name or path.exists():
+        return weights
+    with_suffix = path.with_suffix(".pt")
+    return with_suffix if with_suffix.is_file() or RELEASED.fullmatch(path.name) else weights
+
+
 def chosen_weights(weights, project: str = "runs/train") -> list:
     """Return --weights as a list of files; where it is not given, the default of `project`, which is logged."""
     if weights:
-        return list(weights) if isinstance(weights, (list, tuple)) else [weights]
+        return [with_pt(file) for file in (weights if isinstance(weights, (list, tuple)) else [weights])]
     weights = default_weights(project)
     LOGGER.info(f"weights {weights} (--weights is not given)")
     return [weights]

@@ -38,7 +38,7 @@ def non_max_suppression(
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
     if isinstance(prediction, (list, tuple)):
         prediction = prediction[0]
-    classes = None if classes is None else list(classes)
+    classes = class_list(classes)
     boxes_per_image = []
     for index, rows in enumerate(prediction):
         true = _true_boxes(as_float32(labels[index]), nm) if len(labels) else np.zeros((0, 6 + nm), np.float32)
@@ -63,10 +63,17 @@ def final_boxes(prediction, end2end: bool, conf_thres, iou_thres, classes=None, 
     boxes_per_image = []
     for boxes in prediction:
         boxes = boxes[boxes[:, 4] > conf_thres]
-        if classes is not None:
+        if (classes := class_list(classes)) is not None:
             boxes = boxes[sum((boxes[:, 5] == cls for cls in classes), boxes[:, 5] < 0)]
         boxes_per_image.append(boxes[:max_det])
     return boxes_per_image
+
+
+def class_list(classes) -> list | None:
+    """Return the class numbers to keep as a list, also of one number alone; None for all classes."""
+    if classes is None:
+        return None
+    return list(classes) if hasattr(classes, "__len__") else [int(classes)]
 
 
 def as_float32(x) -> np.ndarray:

@@ -26,10 +26,12 @@ class AutoShape(nn.Module):
     """A detector for images of any kind and size: letterbox, inference, NMS, boxes in the pixels of each image.
 
     The thresholds are attributes, to be set by the user: conf (confidence), iou (NMS), agnostic and multi_label (NMS),
-    classes (list of class numbers to keep, None for all), max_det (boxes per image), amp (mixed precision on a GPU).
+    classes (number, or list of numbers, of classes to keep, None for all), max_det (boxes per image), amp (mixed
+    precision on a GPU).
     """
 
     results = Detections
+    __module__ = "models.common"  # YOLOv5 has it there, and SAHI looks at this to know a YOLOv5 model
 
     def __init__(self, model):
         """model: DetectionModel, Ensemble or DetectMultiBackend."""
@@ -45,6 +47,8 @@ class AutoShape(nn.Module):
         self.end2end = getattr(model, "end2end", False)
         self.model = model.eval()
         self.names = dict(model.names)
+        self.yaml, self.nc, self.hyp = (getattr(model, name, None) for name in ("yaml", "nc", "hyp"))
+        self.pt = isinstance(model, nn.Module)
         self.imgsz = getattr(model, "imgsz", None) or DEFAULT_IMGSZ_PX
         self.stride = max(MIN_STRIDE_PX, int(torch.as_tensor(model.stride).max()))
 

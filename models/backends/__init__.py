@@ -12,7 +12,7 @@ from types import ModuleType
 
 from models.backends.base import Backend
 from utils.console.text import did_you_mean
-from utils.general import chosen_weights
+from utils.general import chosen_weights, with_pt
 from utils.logger import LOGGER
 
 __all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of", "one_checkpoint"]
@@ -140,7 +140,7 @@ class DetectMultiBackend:
         self, weights, device="", dnn: bool = False, data=None, fp16: bool = False, fuse: bool = True, threads: int = 0,
         trust_torchscript: bool = False,
     ):  # fmt: skip
-        files = list(weights) if isinstance(weights, (list, tuple)) else [weights]
+        files = [with_pt(file) for file in (weights if isinstance(weights, (list, tuple)) else [weights])]
         if not files:
             raise ValueError("weights: expected at least one model file, found an empty list")
         rows = [format_of(file) for file in files]

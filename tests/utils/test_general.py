@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from utils import general
-from utils.general import ROOT
+from utils.general import ROOT, chosen_weights, with_pt
 
 BAD_YAML = [
     ("", r":1: expected 'key: value' lines, found an empty file"),
@@ -323,3 +323,21 @@ def test_main_guard_turns_user_errors_into_one_line(tmp_path, body, code, line):
 def test_main_guard_keeps_the_traceback_of_bugs(tmp_path, body, env, error):
     done = run_guarded(tmp_path, body, env=env)
     assert done.returncode == 1 and "Traceback" in done.stderr and error in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("best", "best.pt"),  # lies beside
+        ("yolov5s", "yolov5s.pt"),
+        ("weights/yolov5m6-seg", "weights/yolov5m6-seg.pt"),
+        ("best.onnx", "best.onnx"),
+        ("folder", "folder"),
+        ("anything", "anything"),
+    ],
+)
+def test_the_suffix_of_weights_may_be_left_away(tmp_path, monkeypatch, name, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.pt").touch()
+    (tmp_path / "folder").mkdir()
+    assert str(with_pt(name)) == expected and [str(file) for file in chosen_weights(name)] == [expected]

@@ -148,7 +148,11 @@ def test_names_that_are_neither_folder_nor_file():
         check_classification_dataset("nothing.yaml")
 
 
-@pytest.mark.parametrize("name", ["ImageNet", "ImageNet10", "ImageNet100", "ImageNet1000", "imagenette160", "mnist"])
+@pytest.mark.parametrize(
+    "name",
+    "ImageNet ImageNet10 ImageNet100 ImageNet1000 imagenette imagenette160 imagenette320 mnist mnist160 "
+    "cifar10 cifar100 fashion-mnist".split(),
+)
 def test_the_data_files_of_the_project(name):
     """They are found by their bare names, and say where the data are missing; nothing is fetched unless asked for."""
     with pytest.raises(FileNotFoundError, match="these data are missing"):

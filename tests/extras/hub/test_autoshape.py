@@ -221,6 +221,8 @@ def test_thresholds_are_attributes():
     assert classes() == [1, 0]
     model.classes = [0]
     assert classes() == [0]
+    model.classes = 0  # as public scripts do
+    assert classes() == [0]
     model.classes, model.max_det = None, 1
     assert classes() == [1]
     model.conf = 0.95
@@ -248,6 +250,20 @@ def test_pandas(model):
     assert frame.iloc[0, :4].tolist() == results.xyxy[0][0, :4].tolist()
     assert [len(t) for t in tables.xyxy] == [1, 0]
     assert isinstance(results.xyxy[0], torch.Tensor)  # the original is unchanged
+
+
+def test_an_empty_table_has_the_types_of_a_full_one(model):
+    tables = model([red_image(), np.zeros((64, 64, 3), np.uint8)], size=160).pandas()
+    for field in ("xyxy", "xyxyn", "xywh", "xywhn"):
+        full, empty = getattr(tables, field)
+        assert len(full) == 1 and len(empty) == 0 and (full.dtypes == empty.dtypes).all()
+    assert not tables.xyxy[1]["name"].str.contains("red").any()
+
+
+def test_attributes_that_scripts_of_yolov5_read(model):
+    """SAHI looks for the module of the class; others for what YOLOv5 copies from the model."""
+    assert AutoShape.__module__ == "models.common" and model.pt
+    assert (model.nc, model.yaml, model.hyp) == (None, None, None)  # RedDetector has none
 
 
 def test_text(model, capsys):
