@@ -114,7 +114,9 @@ def check_img_size(imgsz, s: int = 32, floor: int = 0):
     rounded = [max(make_divisible(size, int(s)), floor) for size in sizes]
     result = rounded if several else rounded[0]
     if rounded != sizes:
-        LOGGER.warning(f"image size {imgsz} is not a multiple of the stride {int(s)}, using {result}")
+        fits = all(size % int(s) == 0 for size in sizes)
+        why = f"smaller than {floor}" if fits else f"not a multiple of the stride {int(s)}"
+        LOGGER.warning(f"image size {imgsz} is {why}, using {result}")
     return result
 
 

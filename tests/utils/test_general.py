@@ -181,6 +181,7 @@ def test_check_img_size(caplog, monkeypatch, size, stride, floor, expected, warn
     monkeypatch.setattr(general.LOGGER, "propagate", True)
     assert general.check_img_size(size, stride, floor) == expected
     assert bool(caplog.records) == warns
+    assert not warns or (f"smaller than {floor}" in caplog.text) == (size == 32)
 
 
 @pytest.mark.parametrize("size", [0, -32, [640, 0]])

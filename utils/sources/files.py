@@ -105,6 +105,10 @@ def files_of_list(path: Path) -> list:
     files = []
     for number, line in read_list(str(path)):
         beside = path.parent / line
+        if is_stream(line):
+            raise ValueError(
+                f"{path}:{number}: '{shown(line)}' is a stream: the name of a list of streams ends in .streams"
+            )
         try:
             files += files_of(str(beside) if not is_url(line) and not Path(line).exists() and beside.exists() else line)
         except (FileNotFoundError, ValueError) as error:
@@ -175,9 +179,9 @@ class FileSource:
             LOGGER.warning(f"{origin['path']}: its rate reads as {claimed:g} frames a second; it counts as {fps:g}")
         try:
             count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-            number = 0
+            number, last_ms = 0, 0.0
             while capture.isOpened() and capture.grab():
-                number += 1
+                number, last_ms = number + 1, capture.get(cv2.CAP_PROP_POS_MSEC)
                 if (number - 1) % self.vid_stride == 0:
                     ok, image = capture.retrieve()
                     if not ok:
@@ -186,7 +190,8 @@ class FileSource:
                     yield Frame(image=as_bgr(image), **{**origin, **where})
             if number == 0:
                 raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")
-            if number < 0.9 * count:  # the count of some containers is an estimate
+            # Containers without a count have a duration, from which it is guessed: too many where the rate varies.
+            if number < 0.9 * count and last_ms < 0.9 * 1000 * count / max(claimed, 1e-9):
                 LOGGER.warning(f"{origin['path']} ends after frame {number} of {count}")
         finally:
             capture.release()

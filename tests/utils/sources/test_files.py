@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import struct
 import sys
 import tempfile
 import threading
@@ -154,6 +155,7 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
         ("missing.streams", FileNotFoundError, ["list file 'missing.streams'"]),
         ("blank.txt", ValueError, ["blank.txt", "found no line"]),
         ("bad.txt", FileNotFoundError, ["bad.txt:2", "nowhere.jpg"]),
+        ("live.txt", ValueError, ["live.txt:2: 'rtsp://***@camera/1' is a stream", "ends in .streams"]),
         (["good.png", "0"], ValueError, ["cannot be mixed"]),
         ("screen 1 2", ValueError, ["screen [n] [left top width height]"]),
         ("screen x", ValueError, ["whole numbers"]),
@@ -168,10 +170,29 @@ def test_a_source_that_cannot_work_says_why(tmp_path, monkeypatch, source, error
     (tmp_path / "blank.txt").write_text("\n# nothing\n")
     write_image(tmp_path / "good.png")
     (tmp_path / "bad.txt").write_text("good.png\nnowhere.jpg\n")
+    (tmp_path / "live.txt").write_text("good.png\nrtsp://me:secret@camera/1\n")
     with pytest.raises(error) as caught:
         open_source(source)
     for word in words:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(("last_ms", "is_cut"), [(500, True), (5200, False)])
+def test_the_end_of_a_video_whose_number_of_frames_is_a_guess(tmp_path, caplog, last_ms, is_cut):
+    """Six frames in a container that says 5.3 s: all of them if the last is seen at 5.2 s, at a varying rate."""
+    file = tmp_path / "a.mkv"
+    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for level in range(6):
+        writer.write(np.full((48, 64, 3), 40 * level, np.uint8))
+    writer.release()
+    content = bytearray(file.read_bytes())
+    duration = content.index(b"\x44\x89\x88") + 3
+    content[duration : duration + 8] = struct.pack(">d", 5300.0)
+    last = content.rindex(b"\xa3", 0, content.rindex(b"\x81\x01\xf4\x80"))
+    content[last + 4 : last + 6] = struct.pack(">h", last_ms)
+    file.write_bytes(content)
+    assert len(flat(open_source(file))) == 6
+    assert ("ends after frame 6 of 53" in caplog.text) is is_cut
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
