@@ -13,7 +13,6 @@ import zipfile
 from pathlib import Path
 
 import torch
-from tests.utils.test_torch_files import BOMBS
 
 from tests.extras.official.test_pickle_reader import (
     REFUSED,
@@ -24,6 +23,7 @@ from tests.extras.official.test_pickle_reader import (
     named,
     string,
 )
+from tests.utils.files.test_tensors import BOMBS
 from utils.checkpoint import Checkpoint, save_checkpoint
 
 NAMES = (

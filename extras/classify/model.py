@@ -221,6 +221,7 @@ def cut_detector(cfg: dict, cutoff=None) -> dict:
     cutoff: indices that stay, that of the head included, as in YOLOv5 (10 for its v6 files). None: the head stands
     behind the backbone, in the place of a last SPP or SPPF. A content that has a Classify head already is returned.
     """
+    cfg = load_cfg(cfg)
     rows = [*cfg["backbone"], *cfg["head"]]
     for i, row in enumerate(rows):
         if not isinstance(row, (list, tuple)) or len(row) != 4:

@@ -272,6 +272,12 @@ def test_a_wrong_cutoff_is_told_with_the_right_ones(cutoff, expected):
         cut_detector(load_cfg("yolov5_edgevit.yaml"), cutoff)
 
 
+@pytest.mark.parametrize("cfg", [{}, {"nc": 2, "backbone": "x", "head": []}, {"nc": 2, "backbone": [], "head": []}])
+def test_a_detector_without_rows_cannot_be_cut(cfg):
+    with pytest.raises(ValueError, match="model dict: "):
+        cut_detector(cfg)
+
+
 @pytest.mark.parametrize("cfg", ["yolov5_edgevit.yaml", "yolov5n.yaml"])
 def test_a_cut_detector_keeps_its_weights(tmp_path, cfg):
     path, source = detector(tmp_path / "detector.pt", cfg)
