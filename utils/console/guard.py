@@ -111,12 +111,15 @@ def _line(error: Exception) -> str:
         package, _, folder = (error.name or "").partition(".")
         missing = missing_extra(folder) if package == "extras" and folder in EXTRAS else ""
         return missing or f"{error}: pip install -r requirements.txt"
-    if raised:  # The text is a traceback, and its last line the error.
-        files = re.findall(r'File "(.+?)", line', text)
-        return text.strip().splitlines()[-1].partition(": ")[2] if files and _is_ours(files[-1]) else ""
+    lines = text.strip().splitlines() or [""]
+    reason = lines[-1].partition(": ")[2] if raised else lines[0]  # A worker's text is a traceback and ends with it.
     if isinstance(error, (RuntimeError, MemoryError)):
-        advice = next((advice for words, advice in ADVICE.items() if re.search(words, text, re.IGNORECASE)), "")
-        return f"{advice} ({text.strip().splitlines()[0][:200]})" if advice else ""
+        searched = reason if raised else text
+        advice = next((advice for words, advice in ADVICE.items() if re.search(words, searched, re.IGNORECASE)), "")
+        return f"{advice} ({reason[:200]})" if advice else ""
+    if raised:
+        files = re.findall(r'File "(.+?)", line', text)
+        return reason if files and _is_ours(files[-1]) else ""
     if not isinstance(error, (ValueError, TypeError, ImportError, OSError)):
         return ""
     frames = traceback.extract_tb(error.__traceback__)

@@ -96,6 +96,14 @@ def test_a_full_disk_behind_stdout(tmp_path):
         (RuntimeError("unable to write to file </torch_1_2_3>: No space left on device (28)"), "--shm-size"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: can't allocate memory"), "--batch-size"),
         (MemoryError("Unable to allocate memory"), "--batch-size"),
+        (
+            RuntimeError(
+                "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+                '  File "/x/torch/storage.py", line 5, in f\n    return new(size)\n'
+                "RuntimeError: unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device"
+            ),
+            "--shm-size",
+        ),
     ],
 )
 def test_failures_of_the_machine_say_what_helps(capsys, error, words):
