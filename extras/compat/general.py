@@ -115,13 +115,11 @@ def threaded(func: Callable) -> Callable:
 
 
 def join_threads(verbose: bool = False) -> None:
-    """Wait for the threads of threaded(), and for all that are no daemons; others, such as tqdm's, may never end."""
-    for thread in threading.enumerate():
-        is_other = thread not in (threading.main_thread(), threading.current_thread())
-        if is_other and (thread in _started or not thread.daemon):
-            if verbose:
-                print(f"waiting for {thread.name}")
-            thread.join()
+    """Wait for the threads of threaded(); others, such as those of tqdm and of thread pools, may never end."""
+    for thread in list(_started):
+        if verbose:
+            print(f"waiting for {thread.name}")
+        thread.join()
 
 
 def notebook_init(verbose: bool = True):

@@ -4,6 +4,7 @@ import importlib
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -37,9 +38,12 @@ def raises(error, call, *args, **kwargs):
 
 def in_thread(threaded, join_threads):
     threading.Thread(target=threading.Event().wait, daemon=True).start()  # as tqdm leaves one
+    pool = ThreadPoolExecutor(1)
+    pool.submit(int).result()  # Its thread waits for more work.
     done = []
     threaded(done.append)(1)
     join_threads()
+    pool.shutdown()
     return done == [1]
 
 
