@@ -57,7 +57,7 @@ def edgevit_files(edgevit, tmp_path_factory):
     """{whether it is dynamic: path} of two files."""
     folder = tmp_path_factory.mktemp("edgevit")
     return {
-        dynamic: written(edgevit, folder / f"{dynamic}.onnx", ExportSpec(PX, dynamic=dynamic)) for dynamic in (0, 1)
+        dynamic: written(edgevit, folder / f"{dynamic}.onnx", ExportSpec(PX, dynamic=dynamic)) for dynamic in (False, True)
     }
 
 
