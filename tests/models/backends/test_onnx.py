@@ -57,7 +57,8 @@ def edgevit_files(edgevit, tmp_path_factory):
     """{whether it is dynamic: path} of two files."""
     folder = tmp_path_factory.mktemp("edgevit")
     return {
-        dynamic: written(edgevit, folder / f"{dynamic}.onnx", ExportSpec(PX, dynamic=dynamic)) for dynamic in (False, True)
+        is_dynamic: written(edgevit, folder / f"{is_dynamic}.onnx", ExportSpec(PX, dynamic=is_dynamic))
+        for is_dynamic in (False, True)
     }
 
 
