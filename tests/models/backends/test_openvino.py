@@ -134,7 +134,7 @@ def test_metadata_of_yolov5(folder):
         (
             lambda xml, bin: (xml.parent / "metadata.yaml").write_text("names: ["),
             ValueError,
-            "metadata.yaml:1: not valid YAML",
+            "metadata.yaml:[12]: not valid YAML",
         ),
     ],
 )
