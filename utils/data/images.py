@@ -111,7 +111,7 @@ def inspect_image(path) -> tuple[tuple[int, int], str]:
                 header = parse_header(head + file.read())
                 if header.has_end:
                     return header.upright_wh, ""
-    data = read_bytes(path)
+    data = head if len(head) < HEAD_BYTES else read_bytes(path)
     try:
         header = parse_header(data)
         if not header.has_end:

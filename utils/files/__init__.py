@@ -49,10 +49,7 @@ def open_regular(path: Path | str) -> BinaryIO:
 def read_bytes(path: Path | str) -> bytes:
     """Return the content of a file; the errors are those of open_regular()."""
     with open_regular(path) as file:
-        try:
-            return file.read()
-        except OSError as error:
-            raise type(error)(f"{path}: cannot be read: {error.strerror or error}") from None
+        return _content(file, path)
 
 
 def read_text(path: Path | str, most_bytes: int = MAX_TEXT_BYTES) -> str:
@@ -63,9 +60,9 @@ def read_text(path: Path | str, most_bytes: int = MAX_TEXT_BYTES) -> str:
     """
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-    if size > most_bytes:
-        raise ValueError(f"{path}: expected a text file of at most {most_bytes:,} bytes, found {size:,}")
-    data = read_bytes(path)
+        if size > most_bytes:
+            raise ValueError(f"{path}: expected a text file of at most {most_bytes:,} bytes, found {size:,}")
+        data = _content(file, path)
     mark, encoding = next((item for item in BYTE_ORDER_MARKS.items() if data.startswith(item[0])), (b"", "utf-8"))
     try:
         text = data[len(mark) :].decode(encoding)
@@ -165,6 +162,13 @@ def write_cache(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """
     with replacing(path, path.with_name(f"{path.name}.{os.getpid()}.tmp")) as file:
         write(file)
+
+
+def _content(file: BinaryIO, path: Path | str) -> bytes:
+    try:
+        return file.read()
+    except OSError as error:
+        raise type(error)(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _sync_folder(folder: Path) -> None:
