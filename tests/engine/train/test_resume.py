@@ -17,7 +17,8 @@ from kill_driver import MODEL
 from engine.options import from_kwargs
 from engine.task import DETECT
 from engine.train.resume import merge_options, resume
-from utils.checkpoint import load_checkpoint
+from tests.utils.test_checkpoint import make_checkpoint
+from utils.checkpoint import load_checkpoint, save_checkpoint
 
 HYP = {"warmup_epochs": 1.0, "mixup": 0.5, "degrees": 10.0}
 AUGMENTED = {"optimizer": "AdamW", "image_weights": True, "multi_scale": True, "hyp": HYP}
@@ -174,3 +175,42 @@ def test_nothing_to_resume(tmp_path, monkeypatch, path, error, words, by_weights
     with pytest.raises(error, match=words):
         options = {"resume": True, "weights": path} if by_weights and path is not True else {"resume": path}
         resume(from_kwargs("train", options), DETECT)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Three runs: A and the newer B were interrupted, the older C is finished, and B began with C's weights."""
+    monkeypatch.chdir(tmp_path)
+    for age, name in enumerate("CAB"):
+        file = tmp_path / "runs" / "train" / name / "weights" / "last.pt"
+        file.parent.mkdir(parents=True)
+        saved = {"weights": "runs/train/C/weights/last.pt" if name == "B" else "yolov5n.pt", "epochs": 7}
+        save_checkpoint(file, make_checkpoint(opt=saved, train_state=None if name == "C" else {}))
+        os.utime(file, (age, age))
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, "B"),
+        ({"weights": "runs/train/A/weights/last.pt"}, "A"),
+        ({"resume": "runs/train/A/weights/last.pt"}, "A"),
+        ({"weights": "runs/train/C/weights/last.pt"}, "B"),  # B's own command once more, with --resume
+    ],
+)
+def test_the_named_run_goes_on(runs, given, expected):
+    opt, _, folder = resume(from_kwargs("train", {"resume": True, **given}), DETECT)
+    assert folder.name == expected and opt.epochs == 7
+    assert opt.weights == ("yolov5n.pt" if expected == "A" else "runs/train/C/weights/last.pt")  # the run's own
+
+
+@pytest.mark.parametrize(
+    "weights, error, words",
+    [
+        ("best.pt", ValueError, "--weights cannot change; to go on with another run: --resume RUN_FOLDER/weights/last"),
+        ("runs/train/D/weights/last.pt", FileNotFoundError, "--resume: no file runs/train/D/weights/last.pt"),
+    ],
+)
+def test_weights_that_name_no_interrupted_run(runs, weights, error, words):
+    with pytest.raises(error, match=words):
+        resume(from_kwargs("train", {"resume": True, "weights": weights}), DETECT)
