@@ -223,7 +223,7 @@ def plot(done: dict[Case, Score], file: Path) -> None:
         known = [(x, means[start, place]) for x, place in enumerate(places) if (start, place) in means]
         heights = np.array([value for _, value in known])
         spans = np.abs(heights[:, 1:] - heights[:, :1]).T
-        axis.bar([x + i * width for x, _ in known], heights[:, 0], width, yerr=spans, capsize=3, label=Path(start).stem)
+        axis.bar([x + i * width for x, _ in known], heights[:, 0], width, yerr=spans, capsize=3, label=start)
     axis.set_xticks(np.arange(len(places)) + 0.4 - width / 2, places)
     axis.set_ylabel("mAP50-95 on val, mean over the sets")
     axis.legend()

@@ -58,8 +58,8 @@ def check_anchors(dataset, model, thr: float = 4.0, imgsz: int = 640) -> None:
     if recall > GOOD_RECALL and not are_open:
         LOGGER.info(f"{found}: the model's anchors fit the data set")
         return
-    why = "the model has their number alone" if are_open else f"{found}: expected more than {GOOD_RECALL}"
-    LOGGER.info(f"{PREFIX * are_open}{why}, looking for better anchors")
+    reason = f"{PREFIX}the model has their number alone" if are_open else f"{found}: expected more than {GOOD_RECALL}"
+    LOGGER.info(f"{reason}, looking for better anchors")
     new_px = kmean_anchors(dataset, n=len(anchors_px), img_size=imgsz, thr=thr, verbose=False)
     new_recall = anchor_recall(wh, new_px, thr)[0]
     if new_recall <= recall and not are_open:

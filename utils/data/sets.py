@@ -7,6 +7,7 @@ same, so it is neither learned as background nor counted as a false positive the
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,7 @@ def scan_parts(paths: Sequence, scan: Callable[[Any, int | None], LabelScan], nc
         one = scan([part.path], len(part.classes))
         one.labels.values[:, 0] = np.array(part.classes)[one.labels.values[:, 0].astype(int)]
         scans.append(one)
-    whole = scans[0]
-    for one in scans[1:]:
-        whole = join_scans(whole, one)
+    whole = reduce(join_scans, scans)
     masks = sorted({part.known for part in parts})
     if nc is None or masks == [(True,) * nc]:
         return whole, None

@@ -10,8 +10,8 @@ from pathlib import Path
 from utils.console.text import brief
 from utils.logger import LOGGER
 
-_told: list[str] = []  # the characters of the one warning
 VARIABLE = "YOLOv5_FONT"  # environment variable: a .ttf, .otf or .ttc file for characters that DejaVu Sans lacks
+_told: list[str] = []  # the characters of the one warning
 
 
 @cache
