@@ -17,6 +17,8 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     cores_each = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_each))
 
+SLOWNESS = 5  # A promise of seconds is one of an idle machine; a shared one may take so many times as long.
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real data sets in ../shared")

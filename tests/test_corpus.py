@@ -13,19 +13,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
-from conftest import write_tiny_classes, write_tiny_dataset
+from conftest import SLOWNESS, write_tiny_classes, write_tiny_dataset
 
 import hubconf
 from tests.corpus import write_checkpoints, write_yamls
 from utils.checkpoint import load_checkpoint, load_state_dict_file
 from utils.console.guard import main_guard
 
-MOST_SECONDS, MOST_MB, MOST_CHARACTERS, MOST_LINES = (
-    2.0,
-    500,
-    1500,
-    30,
-)  # seconds of the processor
+MOST_SECONDS = 1.0 * SLOWNESS  # of the processor
+MOST_MB, MOST_CHARACTERS, MOST_LINES = 500, 1500, 30
 
 
 @pytest.fixture

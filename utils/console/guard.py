@@ -92,6 +92,8 @@ def _end(stream: Any, line: str, code: int) -> int:
     """Print the last line and return the code; a second Ctrl-C from now on ends the process without a word."""
     if code in (INTERRUPTED, TERMINATED) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # A signal for the whole group ends data-loading processes too, of which a loader complains when it goes.
+        sys.unraisablehook = lambda *_: None
     with suppress(OSError, ValueError):  # Nobody may be reading any more.
         print(line, file=stream, flush=True)
     return code

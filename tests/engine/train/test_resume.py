@@ -133,6 +133,19 @@ def test_command_line_killed_then_interrupted_then_resumed(tmp_path):
         resume(from_kwargs("train", {"resume": str(run / "weights/last.pt")}), DETECT)
 
 
+def test_a_signal_for_the_whole_group_leaves_no_traceback(tmp_path):
+    """As systemd and timeout send it: the data-loading process ends, too."""
+    write_tiny_dataset(tmp_path / "tiny")
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(MODEL))
+    options = (
+        "--cfg model.yaml --data tiny/tiny.yaml --img 64 --epochs 900 --batch-size 4 --workers 1 --noplots".split()
+    )
+    process = start(tmp_path, *options)
+    output = signal_after_epochs(process, tmp_path / "runs/train/exp/results.csv", 2, signal.SIGTERM)
+    assert process.returncode in (143, 1) and "Traceback" not in output, output
+    assert load_checkpoint(tmp_path / "runs/train/exp/weights/last.pt").train_state is not None
+
+
 @pytest.mark.parametrize(
     ("given", "error"),
     [

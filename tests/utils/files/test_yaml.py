@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from conftest import SLOWNESS
 
 from engine.hyperparameters import load_hyp
 from utils.data.config import check_dataset
@@ -43,7 +44,7 @@ def test_refused_at_once_in_one_line(tmp_path, text, reason, proves):
     start = time.process_time()
     with pytest.raises(ValueError, match=reason) as error:
         load_yaml(file)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < SLOWNESS
     message = str(error.value)
     assert message.startswith(str(file)) and len(message) < 300 + len(str(file)) and "\n" not in message
 
@@ -76,7 +77,7 @@ def test_data_that_cannot_be_meant_are_refused_in_a_line(tmp_path, text, reason)
     start = time.process_time()
     with pytest.raises(ValueError, match=reason) as error:
         check_dataset(tmp_path / "data.yaml")
-    assert len(str(error.value)) < 400 + len(str(tmp_path)) and time.process_time() - start < 1
+    assert len(str(error.value)) < 400 + len(str(tmp_path)) and time.process_time() - start < SLOWNESS
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_hyperparameters_that_cannot_be_meant_are_refused_in_a_line(tmp_path, te
     start = time.process_time()
     with pytest.raises(ValueError, match="expected a number|unknown hyperparameter") as error:
         load_hyp(tmp_path / "hyp.yaml")
-    assert len(str(error.value)) < 400 + len(str(tmp_path)) and time.process_time() - start < 1
+    assert len(str(error.value)) < 400 + len(str(tmp_path)) and time.process_time() - start < SLOWNESS
 
 
 def test_21841_names_take_no_time_and_repeated_ones_a_line(tmp_path, caplog):
@@ -96,7 +97,7 @@ def test_21841_names_take_no_time_and_repeated_ones_a_line(tmp_path, caplog):
     file.write_text(BASE + "names:\n" + "".join(f"  {i}: name {i % 20_000}\n" for i in range(21_841)))
     start = time.process_time()
     assert check_dataset(file)["nc"] == 21_841
-    assert time.process_time() - start < 3
+    assert time.process_time() - start < 3 * SLOWNESS
     assert "several classes have the same name" in caplog.text and len(caplog.text) < 1000
 
 
