@@ -68,7 +68,7 @@ def main(opt) -> int:
 
 
 def run(name: str, settings: Settings, env: Path) -> list:
-    """The Rows of one bench, which runs in a process of its own."""
+    """Run one bench in a process of its own and return its Rows."""
     text, packages = BENCHES[name]
     print(f"\n{name}: {text}", flush=True)
     try:

@@ -17,7 +17,7 @@ def default_folder() -> Path:
 
 
 def python_with(packages, folder: Path) -> str:
-    """The path of a Python that imports `packages`; Unavailable if they cannot be installed.
+    """Return the path of a Python that imports `packages`; raises Unavailable if they cannot be installed.
 
     The environment in `folder` sees all packages of this Python, so that both sides run with the same torch and numpy.
     """

@@ -140,13 +140,13 @@ def compare(comparison: Comparison, settings: Settings, memory: Callable | None 
 
 
 def first_call(function: Callable, read_clock: Callable) -> tuple:
-    """(output, seconds)."""
+    """Call the function and return (output, seconds)."""
     start = read_clock()
     return function(), read_clock() - start
 
 
 def calls_per_sample(seconds: float) -> int:
-    """How often something that takes so long is called for one sample."""
+    """Return how often something that takes so long is called for one sample."""
     return max(1, math.ceil(SHORTEST_SAMPLE_S / max(seconds, 1e-6)))
 
 
@@ -171,7 +171,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": cpu_seconds}
 
 
 def run_command(argv, **environment) -> str:
-    """What the command prints; it runs in the project's root. RuntimeError with the last of stderr if it fails."""
+    """Run the command in the project's root and return its output; raises RuntimeError with the last of stderr."""
     streams = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
     done = subprocess.run(argv, cwd=ROOT, env={**os.environ, **environment}, **streams)
     if done.returncode:
@@ -180,5 +180,5 @@ def run_command(argv, **environment) -> str:
 
 
 def project_command(*arguments) -> Command:
-    """`python arguments...` in the project's root."""
+    """Run `python arguments...` in the project's root."""
     return Command((sys.executable, *map(str, arguments)))

@@ -20,7 +20,7 @@ def shared_file(path: Path) -> Path:
 
 
 def drawn_folder(settings: Settings, count: int) -> Path:
-    """The data set of shapes with `count` pictures in its val split, drawn on first use."""
+    """Draw the data set of shapes with `count` pictures in its val split, on first use."""
     from extras.shapes.scenes import draw_dataset
 
     folder = Path(settings.folder, f"shapes{count}")
@@ -30,7 +30,7 @@ def drawn_folder(settings: Settings, count: int) -> Path:
 
 
 def picture_list(settings: Settings, count: int) -> Path:
-    """A list file with the paths of `count` JPEGs."""
+    """Write a list file with the paths of `count` JPEGs."""
     folder = PHOTOGRAPHS if PHOTOGRAPHS.is_dir() else drawn_folder(settings, count) / "images" / "val"
     files = sorted(folder.glob("*.jpg"))[:count]
     list_file = Path(settings.folder, f"pictures{count}.txt")
@@ -39,7 +39,7 @@ def picture_list(settings: Settings, count: int) -> Path:
 
 
 def validation_data(settings: Settings, count: int) -> Path:
-    """A dataset YAML with `count` pictures whose classes are those of settings.weights.
+    """Write a dataset YAML with `count` pictures whose classes are those of settings.weights.
 
     Drawn shapes for the embedded weights, else photographs of COCO.
     """
@@ -57,7 +57,7 @@ def validation_data(settings: Settings, count: int) -> Path:
 
 
 def link_photographs(folder: Path, count: int) -> None:
-    """A data set of links, so that what is written beside the labels is not written into ../shared."""
+    """Link a data set, so that what is written beside the labels is not written into ../shared."""
     for kind, suffix in (("images", ".jpg"), ("labels", ".txt")):
         source, target = DATASETS / "coco256" / kind / "val2017", folder / kind / "val2017"
         target.mkdir(parents=True, exist_ok=True)
@@ -68,12 +68,12 @@ def link_photographs(folder: Path, count: int) -> None:
 
 
 def names_block(yaml_text: str) -> str:
-    """The lines of a dataset YAML from `names:` to the next empty one."""
+    """Return the lines of a dataset YAML from `names:` to the next empty one."""
     return ("names:" + yaml_text.partition("\nnames:")[2]).split("\n\n")[0].strip()
 
 
 def training_pictures(settings: Settings, count: int) -> Path:
-    """A folder of `count` JPEGs with labels."""
+    """Draw a folder of `count` JPEGs with labels."""
     if not PHOTOGRAPHS.is_dir():
         return drawn_folder(settings, count) / "images" / "val"
     folder = Path(settings.folder, f"coco{count}")

@@ -77,7 +77,7 @@ def peak_of_command(argv) -> float | None:
 
 
 def processes_of_session(session: int) -> list:
-    """Process ids."""
+    """Return the ids of all processes of a session."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -90,7 +90,7 @@ def processes_of_session(session: int) -> list:
 
 
 def proportional_memory(pid: int) -> int:
-    """Bytes of a process, of a page that n processes share the n-th part."""
+    """Return the bytes of a process; of a page that n processes share, the n-th part."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:

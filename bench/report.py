@@ -21,7 +21,7 @@ def number(value, unit: str = "") -> str:
 
 
 def cells(row: Row) -> list:
-    """The texts of a row under COLUMNS."""
+    """Return the texts of a row under COLUMNS."""
     ratio = memory = "-"
     if row.ratio is not None:
         ratio = f"{row.ratio:.2f} ({min(row.ratios):.2f} to {max(row.ratios):.2f})"
@@ -46,7 +46,7 @@ def line(row: Row) -> str:
 
 
 def machine(settings: Settings) -> str:
-    """One line about the conditions of the run."""
+    """Return one line about the conditions of the run."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -65,7 +65,7 @@ def markdown(rows: list, conditions: str) -> str:
 
 
 def write(rows: list, folder: Path, settings: Settings) -> None:
-    """bench.md, bench.json and bench.png in `folder`."""
+    """Write bench.md, bench.json and bench.png in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     conditions = machine(settings)
     (folder / "bench.md").write_text(markdown(rows, conditions), encoding="utf-8")
@@ -76,7 +76,7 @@ def write(rows: list, folder: Path, settings: Settings) -> None:
 
 
 def plot(rows: list, file: Path, title: str) -> None:
-    """A bar for each ratio with its range, and a tick at its mark; the dashed line at 1 is the opponent."""
+    """Draw a bar for each ratio with its range, and a tick at its mark; the dashed line at 1 is the opponent."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -21,7 +21,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def start(python: str, job: dict, **environment):
-    """The answer of such a process, run with its threads pinned; RuntimeError if it gives none."""
+    """Run such a process with its threads pinned and return its answer; raises RuntimeError if it gives none."""
     threads = str(job["settings"]["threads"])
     environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, threads), **environment}
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +34,7 @@ def start(python: str, job: dict, **environment):
 
 
 def pin(threads: int) -> None:
-    """This process and its children on so many cores, where the system can: every library then counts those."""
+    """Bind this process and its children to so many cores, where the system can: every library then counts those."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
@@ -50,7 +50,7 @@ def main(job: dict):
 
 
 def all_rows(module, job: dict, settings: Settings):
-    """The Rows of a bench; what cannot be measured is a row that says why."""
+    """Return the Rows of a bench; what cannot be measured is a row that says why."""
     try:
         if hasattr(module, "comparisons"):
             for index, comparison in enumerate(module.comparisons(settings)):

@@ -7,7 +7,7 @@ import numpy as np
 
 
 def annotations(boxes_xyxy, classes, image_id, scores=None):
-    """Dicts in COCO's format."""
+    """Return annotations in COCO's format."""
     found = []
     for i, ((x1, y1, x2, y2), cls) in enumerate(zip(boxes_xyxy.tolist(), classes.tolist())):
         w, h = x2 - x1, y2 - y1

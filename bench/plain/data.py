@@ -56,7 +56,7 @@ class PlainDataset(torch.utils.data.Dataset):
         return tensor, self.targets(labels)
 
     def mosaic(self, index, rng):
-        """(picture of twice the size, labels [n, 5] class, xyxy in pixels)."""
+        """Return (picture of twice the size, labels [n, 5] class, xyxy in pixels)."""
         rng.random()  # nine pictures, which is off
         s = self.imgsz
         tiles = [index, *rng.integers(len(self), size=3).tolist()]
@@ -128,7 +128,7 @@ class PlainDataset(torch.utils.data.Dataset):
 
 
 def read_labels(image_file):
-    """[n, 5] class, xywh in parts of the picture."""
+    """Return [n, 5] class, xywh in parts of the picture."""
     path = Path(image_file)
     file = Path(str(path.parent).replace("images", "labels"), f"{path.stem}.txt")
     lines = file.read_text().splitlines() if file.exists() else []
@@ -136,7 +136,7 @@ def read_labels(image_file):
 
 
 def collate(items):
-    """Items -> (images [B, 3, H, W], targets [n, 6] with the picture's number in column 0)."""
+    """Stack items to (images [B, 3, H, W], targets [n, 6] with the picture's number in column 0)."""
     images, targets = zip(*items)
     for i, rows in enumerate(targets):
         rows[:, 0] = i

@@ -19,7 +19,7 @@ COLOR = (56, 56, 255)  # BGR
 
 
 def letterbox(image, size):
-    """(picture padded to multiples of STRIDE, ratio, left, top) for the longer side `size`."""
+    """Return (picture padded to multiples of STRIDE, ratio, left, top) for the longer side `size`."""
     h, w = image.shape[:2]
     ratio = min(size / h, size / w)
     new_w, new_h = round(w * ratio), round(h * ratio)
@@ -32,7 +32,7 @@ def letterbox(image, size):
 
 
 def suppress(prediction):
-    """[N, 5 + nc] xywh -> [n, 6] xyxy, confidence, class; the best class of each box."""
+    """Turn [N, 5 + nc] xywh into [n, 6] xyxy, confidence, class; the best class of each box."""
     prediction = prediction[prediction[:, 4] > CONF_THRES]
     scores, classes = (prediction[:, 5:] * prediction[:, 4:5]).max(1)
     centre, half = prediction[:, :2], prediction[:, 2:4] / 2
@@ -43,7 +43,7 @@ def suppress(prediction):
 
 
 def detect(model, image, size):
-    """Boxes [n, 6] in whole pixels of the picture."""
+    """Return boxes [n, 6] in whole pixels of the picture."""
     padded, ratio, pad_w, pad_h = letterbox(image, size)
     tensor = torch.from_numpy(np.ascontiguousarray(padded[..., ::-1].transpose(2, 0, 1)))[None].float() / 255
     with torch.no_grad():

@@ -134,7 +134,7 @@ class PlainEdgeViT(nn.Module):
 
 
 def plain_copy(model) -> PlainEdgeViT:
-    """The plain form of an EdgeViT of models/backbone/Edgevit.py (not fused), with its tensors, in its mode."""
+    """Return the plain form of an EdgeViT of models/backbone/Edgevit.py (not fused), with its tensors, in its mode."""
     depths = [len(getattr(model, f"blocks{i}")) for i in range(1, 5)]
     attention = model.blocks4[0].SelfAttn.attn
     plain = PlainEdgeViT(depths, model.out_channels, model.out_channels[-1] // attention.heads)

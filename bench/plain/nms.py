@@ -5,7 +5,7 @@ from torchvision.ops import nms
 
 
 def plain_nms(prediction, conf_thres, iou_thres, max_det, max_candidates):
-    """[N, 5 + nc] xywh -> [n, 6] xyxy, confidence, class, by falling confidence; a box counts for every class."""
+    """Turn [N, 5 + nc] xywh into [n, 6] xyxy, confidence, class, best first; a box may have several classes."""
     prediction = prediction[prediction[:, 4] > conf_thres]
     scores = prediction[:, 5:] * prediction[:, 4:5]
     row, cls = (scores > conf_thres).nonzero(as_tuple=True)

@@ -24,7 +24,7 @@ STRIDE, PAD_STRIDES = 32, 0.5
 
 
 def resized(image, size):
-    """The picture with `size` as its longer side."""
+    """Resize the picture to `size` as its longer side."""
     h, w = image.shape[:2]
     ratio = size / max(h, w)
     if ratio == 1:
@@ -44,7 +44,7 @@ def batch_shape(aspects, size):
 
 
 def padded(image, shape_hw):
-    """(picture in the middle of a grey one of this shape, left, top)."""
+    """Return (picture in the middle of a grey one of this shape, left, top)."""
     pad_h, pad_w = shape_hw[0] - image.shape[0], shape_hw[1] - image.shape[1]
     top, left = pad_h // 2, pad_w // 2
     borders = top, pad_h - top, left, pad_w - left
@@ -52,7 +52,7 @@ def padded(image, shape_hw):
 
 
 def predict_batch(model, images, size):
-    """Boxes [n, 6] of each picture in its own pixels. images: as they are in the files."""
+    """Return boxes [n, 6] of each picture, in its own pixels; `images` are as they are in the files."""
     small = [resized(image, size) for image in images]
     shape_hw = batch_shape([image.shape[0] / image.shape[1] for image in images], size)
     placed = [padded(image, shape_hw) for image in small]

@@ -44,7 +44,7 @@ def random_boxes(count: int) -> list:
 
 
 def product_ap(images: list):
-    """A function that gives AP [classes], nan for a class without objects."""
+    """Return a function that gives AP [classes], nan for a class without objects."""
 
     def run():
         metrics = DetectionMetrics(CLASSES)

@@ -52,7 +52,7 @@ def forward(model, size_px: int):
 
 
 def maps_differ(ours, theirs, tolerance: float = TOLERANCE) -> str:
-    """Lists of tensors of equal shapes; the difference is relative to the largest value of each."""
+    """Compare lists of tensors of equal shapes; the difference is relative to the largest value of each."""
     if [t.shape for t in ours] != [t.shape for t in theirs]:
         return f"shapes {[list(t.shape) for t in ours]} and {[list(t.shape) for t in theirs]}"
     errors = [((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() for a, b in zip(ours, theirs)]

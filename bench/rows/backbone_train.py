@@ -31,12 +31,12 @@ def comparisons(settings) -> list:
 
 
 def channels_last(model):
-    """As the trainer does it."""
+    """Put the model into the memory format in which the trainer has it."""
     return model.to(memory_format=torch.channels_last)
 
 
 def training_pass(model, batch: int, size_px: int):
-    """A function that returns the gradients of all parameters, by name, of a fixed weighted sum of the maps."""
+    """Return a function that gives the gradients of all parameters, by name, of a fixed weighted sum of the maps."""
     model.train()
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(batch, 3, size_px, size_px, generator=generator)

@@ -52,13 +52,13 @@ def plain_dataset(folder, size_px: int, hyp: dict, cache):
 
 
 def items(dataset):
-    """A function that makes each item of epoch 0, without threads, as in a data-loading process."""
+    """Return a function that makes each item of epoch 0, without threads, as in a data-loading process."""
     cv2.setNumThreads(0)
     return lambda: [dataset[0, i][:2] for i in range(len(dataset))]
 
 
 def pictures_differ(ours, theirs) -> str:
-    """Lists of (image, targets): the same pixels but for interpolation, and the same boxes."""
+    """Compare lists of (image, targets): the same pixels but for interpolation, and the same boxes."""
     for i, ((image, _), (plain_image, _)) in enumerate(zip(ours, theirs)):
         if image.shape != plain_image.shape:
             return f"picture {i}: {list(image.shape)} and {list(plain_image.shape)}"
@@ -71,7 +71,7 @@ def pictures_differ(ours, theirs) -> str:
 
 
 def targets_differ(ours, theirs) -> str:
-    """The same boxes. (Where pictures are decoded at half their size, pixels differ by intent.)"""
+    """Compare the boxes alone: where pictures are decoded at half their size, pixels differ by intent."""
     if not sum(len(targets) for _, targets in theirs):
         return "there is no box to compare"
     for i, ((_, targets), (_, expected)) in enumerate(zip(ours, theirs)):

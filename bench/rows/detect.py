@@ -51,13 +51,13 @@ def folders_differ(ours: Path, theirs: Path) -> str:
 
 
 def read_boxes(file: Path) -> np.ndarray:
-    """[n, 6] class, xyxy, confidence; none without a file."""
+    """Read [n, 6] class, xyxy, confidence; none without a file."""
     text = file.read_text() if file.is_file() else ""
     return np.array([line.split() for line in text.splitlines()], float).reshape(-1, 6)
 
 
 def boxes_differ(ours, theirs) -> str:
-    """Every box [n, 6] must have a partner of its own on the other side, unless it is just at the threshold."""
+    """Find every box [n, 6] a partner of its own on the other side, unless it is just at the threshold."""
     free = list(range(len(theirs)))
     lonely = []
     for box in ours:

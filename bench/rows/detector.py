@@ -48,7 +48,7 @@ def fast(model):
 
 
 def contiguous(model):
-    """The model that no longer changes the layout of the image that it gets."""
+    """Return the model, which no longer changes the layout of the image that it gets."""
     model.export = model.model[0].export = True
     return model
 
@@ -65,5 +65,5 @@ def with_plain_backbone(model):
 
 
 def boxes_differ(ours, theirs) -> str:
-    """Outputs (boxes [1, N, 85], maps): the boxes, and every map."""
+    """Compare outputs (boxes [1, N, 85], maps): the boxes, and every map."""
     return maps_differ([ours[0], *ours[1]], [theirs[0], *theirs[1]])

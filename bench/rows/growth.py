@@ -53,7 +53,7 @@ def growth_with_images(settings, counts):
 
 
 def growth_with_size(settings):
-    """The attention of EdgeViT-XXS with most tokens, stage 1, one for every 16 x 16 px."""
+    """Measure the attention of EdgeViT-XXS with most tokens: stage 1, one for every 16 x 16 px."""
     found = [in_own_process("attend", size, settings.threads, **memory.ENVIRONMENT) for size in SIZES_PX]
     tokens = [(size // 16) ** 2 for size in SIZES_PX]
     for key, unit, mark in (("mb", "MB", EXPONENT_MARK), ("ms", "ms", None)):
@@ -66,12 +66,12 @@ def growth_with_size(settings):
 
 
 def exponent(sizes, values) -> float:
-    """p of values ~ sizes**p, between the ends."""
+    """Return p of values ~ sizes**p, between the ends."""
     return math.log(values[-1] / values[0]) / math.log(sizes[-1] / sizes[0])
 
 
 def linked_images(folder: Path, count: int) -> Path:
-    """FOLDER/images with `count` JPEGs, links to a few small ones, and their labels; returns it."""
+    """Make FOLDER/images with `count` JPEGs, links to a few small ones, and their labels; return it."""
     import cv2
     import numpy as np
 
@@ -94,7 +94,7 @@ def in_own_process(function: str, *arguments, **environment) -> dict:
 
 
 def open_dataset(folder: str, clock: str) -> dict:
-    """Seconds of the scan, of the scan from its cache, and of an epoch's order; bytes held beside the labels."""
+    """Measure seconds of the scan, with its cache, and of an epoch's order; and bytes held beside the labels."""
     from utils.dataloaders import create_dataloader
 
     read_clock = CLOCKS[clock]
@@ -128,7 +128,7 @@ def open_dataset(folder: str, clock: str) -> dict:
 
 
 def attend(size_px: str, threads: str) -> dict:
-    """Milliseconds and peak MB of one attention layer."""
+    """Measure milliseconds and peak MB of one attention layer."""
     import torch
 
     from models.backbone import edgevit_xxs

@@ -30,14 +30,14 @@ def measurements(settings):
 
 
 def forward(cfg: str, quick: bool):
-    """(what, FLOPs, function) of one image."""
+    """Return (what, FLOPs, function) of one image."""
     size = 320 if quick else 640
     model, image = fast(random_detector(cfg)), torch.rand(1, 3, size, size)
     return f"forward, {size} px", count_flops(model, size), torch.inference_mode()(lambda: model(image))
 
 
 def training_step(cfg: str, quick: bool):
-    """The same of a forward and backward pass of a batch."""
+    """Return (what, FLOPs, function) of a forward and backward pass of a batch."""
     batch, size = (2, 320) if quick else (16, 320)
     model = random_detector(cfg).train().to(memory_format=torch.channels_last)
     images = torch.rand(batch, 3, size, size).contiguous(memory_format=torch.channels_last)
@@ -51,7 +51,7 @@ def training_step(cfg: str, quick: bool):
 
 
 def matrix_products() -> list:
-    """Functions that multiply matrices of MATRIX x MATRIX, each with another library."""
+    """Return functions that multiply matrices of MATRIX x MATRIX, each with another library."""
     a, b = torch.rand(MATRIX, MATRIX), torch.rand(MATRIX, MATRIX)
     maps = torch.rand(BATCH, MATRIX, 8, MATRIX // BATCH // 8).contiguous(memory_format=torch.channels_last)
     weight = torch.rand(MATRIX, MATRIX, 1, 1)
@@ -59,7 +59,7 @@ def matrix_products() -> list:
 
 
 def share_row(title: str, cfg: str, kind, settings) -> Row:
-    """`ours` is the share of the matrix-product rate in per cent."""
+    """Return a row whose `ours` is the share of the matrix-product rate in per cent."""
     what, flops, function = kind(cfg, settings.quick)
     sides, read_clock = [function, *matrix_products()], CLOCKS[settings.clock]
     calls = [calls_per_sample(first_call(side, read_clock)[1]) for side in sides]

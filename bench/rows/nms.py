@@ -36,7 +36,7 @@ def theirs(prediction):
 
 
 def trained(objects: int = 40) -> torch.Tensor:
-    """[N, 85]: forty objects with many boxes around each, the rest background of low objectness; some 13,000 pass."""
+    """Draw [N, 85]: forty objects with many boxes around each, else background of low objectness; some 13,000 pass."""
     g = torch.Generator().manual_seed(0)
     owner = torch.randint(objects, (BOXES,), generator=g)
     near = torch.rand(BOXES, generator=g) < 0.06
@@ -53,7 +53,7 @@ def trained(objects: int = 40) -> torch.Tensor:
 
 
 def untrained() -> torch.Tensor:
-    """[N, 85] of noise: as many boxes pass as are let in."""
+    """Draw [N, 85] of noise: as many boxes pass as are let in."""
     g = torch.Generator().manual_seed(0)
     boxes = torch.cat([640 * torch.rand(BOXES, 2, generator=g), 10 + 100 * torch.rand(BOXES, 2, generator=g)], 1)
     return torch.cat([boxes, 0.2 * torch.rand(BOXES, 1 + CLASSES, generator=g)], 1)

@@ -58,5 +58,5 @@ def predict(model, size_px: int):
 
 
 def columns(boxes) -> list:
-    """Pixels and scores, each by itself."""
+    """Compare pixels and scores, each by itself."""
     return [boxes[..., :4], boxes[..., 4:]]

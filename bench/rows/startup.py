@@ -27,7 +27,7 @@ def measurements(settings):
 
 
 def absolute_row(what: str, mark_ms: float, function, times: int) -> Row:
-    """The median; function() may return its own milliseconds."""
+    """Return a row of the median; function() may return its own milliseconds."""
     samples = []
     for _ in range(times + 1):
         start = time.perf_counter()
@@ -39,7 +39,7 @@ def absolute_row(what: str, mark_ms: float, function, times: int) -> Row:
 
 
 def until_line(argv, beginning: str) -> float:
-    """Milliseconds until the command prints a line that begins so; it is let run to its end."""
+    """Measure milliseconds until the command prints a line that begins so; it is let run to its end."""
     start, found = time.perf_counter(), None
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(argv, cwd=ROOT, text=True, **streams) as process:

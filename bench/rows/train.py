@@ -48,7 +48,7 @@ def comparisons(settings) -> list:
 
 
 def bccd(settings) -> Path:
-    """A dataset YAML of bccd, of the first pictures alone for a quick run."""
+    """Write a dataset YAML of bccd, of the first pictures alone for a quick run."""
     yaml_file = shared_file(DATASETS / "bccd.yaml")
     if not settings.quick:
         return yaml_file
@@ -60,7 +60,7 @@ def bccd(settings) -> Path:
 
 
 def product_trainer(cfg, data, settings, size_px: int = SIZE_PX, batch: int = BATCH) -> Training:
-    """A Training just before its first epoch."""
+    """Set up a Training just before its first epoch."""
     kwargs = {"cfg": cfg, "data": str(data), "imgsz": size_px, "batch_size": batch, "epochs": EPOCHS, "device": "cpu"}
     kwargs |= {"workers": min(WORKERS, settings.threads), "noplots": True, "nosave": True, "noautoanchor": True}
     kwargs |= {"project": settings.folder, "hyp": "hyp.scratch-low.yaml", "optimizer": "SGD"}
@@ -69,7 +69,7 @@ def product_trainer(cfg, data, settings, size_px: int = SIZE_PX, batch: int = BA
 
 
 def product_epoch(trainer: Training):
-    """A function that trains one epoch and returns the mean losses [3]."""
+    """Return a function that trains one epoch and returns the mean losses [3]."""
 
     def run():
         epoch = trainer.state.epoch
@@ -82,7 +82,7 @@ def product_epoch(trainer: Training):
 
 
 def plain_epoch(trainer: Training, make):
-    """The same by a PlainTrainer that starts with the model of `trainer`, brought into a plain form by `make`."""
+    """Return the same by a PlainTrainer that starts with the model of `trainer`, made plain by `make`."""
     model = make(copy.deepcopy(trainer.learner.model).to(memory_format=torch.contiguous_format))
     dataset = PlainDataset(trainer.loader.dataset.im_files, trainer.opt.imgsz, trainer.hyp)
     decay = scaled_weight_decay(trainer.hyp, trainer.opt.batch_size)
