@@ -114,6 +114,17 @@ def with_masks(cfg: dict, nm: int = 4) -> dict:
     return {**cfg, "head": [*rows, [sources, number, "Segment", [*args, nm, 8]]]}
 
 
+@pytest.fixture
+def full_disk():
+    """Function (bytes) after which no file can grow beyond so many bytes, as on a full disk; None frees it again."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (limits[0] if size is None else size, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
 @pytest.fixture(autouse=True)
 def _plain_logging():
     """Undo setup_logging() of a main() that ran before in this process: its messages would not reach caplog."""

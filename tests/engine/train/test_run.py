@@ -2,7 +2,6 @@
 
 import csv
 import math
-import resource
 
 import pytest
 import torch
@@ -293,23 +292,11 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_terms(train,
     assert last.epoch == -1 and last.train_state is not None  # the one from before
 
 
-def test_a_full_disk_is_reported_and_the_old_checkpoint_stays(train, tmp_path):
-    """A limit on file sizes stands for the full disk: the same OSError from write()."""
+def test_a_full_disk_is_reported_and_the_old_checkpoint_stays(train, tmp_path, full_disk):
     callbacks = Callbacks()
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill_disk(epoch):
-        if epoch == 1:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
-
-    callbacks.register_action("on_train_epoch_end", callback=fill_disk)
-    try:
-        with pytest.raises(
-            OSError, match=r"cannot write .*(best|last)\.pt.*the old file is still whole.*free at least"
-        ):
-            train(callbacks)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    callbacks.register_action("on_train_epoch_end", callback=lambda epoch: full_disk(20_000 if epoch == 1 else None))
+    with pytest.raises(OSError, match=r"cannot write .*(best|last)\.pt.*the old file is still whole.*free at least"):
+        train(callbacks)
     folder = next(tmp_path.rglob("weights"))
     assert load_checkpoint(folder / "last.pt").epoch == 0
     assert {file.name for file in folder.iterdir()} == {"best.pt", "last.pt"}  # nothing half-written

@@ -244,6 +244,18 @@ def test_images_of_one_name_keep_their_text_files(tmp_path):
     assert (tmp_path / "labels" / "x.txt").read_text() == "1 0.5 0.5 1 1\n"  # no confidence unless asked for
 
 
+@pytest.mark.parametrize(("option", "name"), [("save_json", "predictions.json"), ("save_txt", "img.txt")])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, full_disk, option, name):
+    files = PredictionFiles(EvalOptions(**{option: True}, save_dir=tmp_path), NAMES)
+    boxes = np.tile(np.array([[0, 0, 10, 20, 0.5, 1]]), (1000, 1))
+    full_disk(10_000)
+    with pytest.raises(OSError, match=f"cannot write .*{name}"):
+        files.write(boxes, (20, 10), tmp_path / "img.jpg")
+        files.close()
+    full_disk(None)
+    assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
 def test_coco_results(tmp_path):
     boxes = np.array([[10, 20, 40, 60.1234, 0.987654321, 79]], dtype=np.float32)
     names = dict.fromkeys(range(80), "x") | {0: "person", 1: "bicycle", 79: "toothbrush"}

@@ -1,7 +1,6 @@
 """Records on disk: what is read back, what is not taken for an answer, and a disk without room."""
 
 import json
-import resource
 
 import numpy as np
 import pytest
@@ -72,16 +71,12 @@ def test_another_description_is_another_folder(cache, tmp_path, description, dty
     assert other.folder != cache.folder and other.read("view0", 0, 7) is None
 
 
-def test_a_full_disk_is_said_once_and_what_is_there_is_still_read(cache, caplog):
-    """A limit on file sizes stands for the full disk: the same OSError from write()."""
+def test_a_full_disk_is_said_once_and_what_is_there_is_still_read(cache, caplog, full_disk):
     cache.write("view0", 0, 1, record(1))
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (cache.record_bytes * 2 - 9, old[1]))
-    try:
-        for i in (1, 2):
-            cache.write("view0", i, 1, record(i))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    full_disk(cache.record_bytes * 2 - 9)
+    for i in (1, 2):
+        cache.write("view0", i, 1, record(i))
+    full_disk(None)
     assert caplog.text.count("cannot write") == 1 and "view0.bin" in caplog.text
     assert cache.read("view0", 0, 1) == record(1)
     assert cache.read("view0", 1, 1) is None

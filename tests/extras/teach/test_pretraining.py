@@ -1,7 +1,6 @@
 """Pretraining on the engine: files of a run, what is learned, resume, and what is said of a mistake."""
 
 import csv
-import resource
 from pathlib import Path
 
 import cv2
@@ -187,20 +186,11 @@ def test_a_mistake_is_one_line(run, teacher, tmp_path, capsys, options, words):
     assert error.startswith("error: ") and any(word in error for word in words.split("|")), error
 
 
-def test_a_full_disk_is_reported_and_the_old_checkpoint_stays(run, teacher, tmp_path):
-    """A limit on file sizes stands for the full disk: the same OSError from write()."""
-    callbacks, old = Callbacks(), resource.getrlimit(resource.RLIMIT_FSIZE)
-
-    def fill_disk(epoch):
-        if epoch == 1:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, old[1]))
-
-    callbacks.register_action("on_train_epoch_end", callback=fill_disk)
-    try:
-        with pytest.raises(OSError, match=r"cannot write .*(best|last)\.pt.*the old file is still whole"):
-            run(callbacks, teacher=teacher)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+def test_a_full_disk_is_reported_and_the_old_checkpoint_stays(run, teacher, tmp_path, full_disk):
+    callbacks = Callbacks()
+    callbacks.register_action("on_train_epoch_end", callback=lambda epoch: full_disk(20_000 if epoch == 1 else None))
+    with pytest.raises(OSError, match=r"cannot write .*(best|last)\.pt.*the old file is still whole"):
+        run(callbacks, teacher=teacher)
     assert load_checkpoint(next(tmp_path.rglob("last.pt"))).epoch == 0
 
 
