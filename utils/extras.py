@@ -16,6 +16,7 @@ EXTRAS = {
     "hub": "torch.hub and AutoShape",
     "official": "checkpoints pickled by YOLOv5",
     "segment": "segmentation",
+    "serve": "serve.py",
     "shapes": "the drawn data sets",
     "teach": "--teacher, --unlabeled and pretrain.py",
 }

@@ -17,6 +17,7 @@ from engine.options.inference import (
     segment_val_parser,
     val_parser,
 )
+from engine.options.serving import serve_parser
 from engine.options.tools import benchmark_parser, compare_parser, export_parser
 from engine.options.training import classify_train_parser, pretrain_parser, segment_train_parser, train_parser
 from utils.console.text import did_you_mean
@@ -29,6 +30,7 @@ PARSERS = {
     "benchmarks": benchmark_parser,
     "compare": compare_parser,
     "pretrain": pretrain_parser,
+    "serve": serve_parser,
     "segment/train": segment_train_parser,
     "segment/val": segment_val_parser,
     "segment/predict": segment_predict_parser,

@@ -35,7 +35,8 @@ class TxtSink:
         self.files = 0
 
     def write(self, result) -> None:
-        rows = self._chances(result) if result.probabilities is not None else self._objects(result)
+        is_class = result.probabilities is not None
+        rows = self._chances(result) if is_class else label_rows(result, self.voc, self.with_conf)
         if rows:
             write_whole(self.folder / f"{frame_stem(result)}.txt", "\n".join(rows) + "\n")
             self.files += 1
@@ -44,18 +45,20 @@ class TxtSink:
     def _chances(result) -> list:
         return [f"{probability:.2f} {result.names[cls]}" for cls, probability in result.top()]
 
-    def _objects(self, result) -> list:
-        h, w = result.shape
-        corners = result.boxes[:, :4]
-        shapes = list(corners if self.voc else xyxy2xywhn(corners.copy(), w, h))
-        if result.masks is not None and not self.voc:
-            polygons = [mask.polygon() / np.array([w, h], np.float32) for mask in result.masks]
-            shapes = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, shapes)]
-        rows = [[cls, *shape, *([conf] * self.with_conf)] for shape, (conf, cls) in zip(shapes, result.boxes[:, 4:])]
-        return [" ".join(f"{value:g}" for value in row) for row in rows]
-
     def close(self) -> None:
         LOGGER.info(f"{counted(self.files, 'label file')} in {self.folder}")
+
+
+def label_rows(result, voc: bool = False, with_conf: bool = False) -> list[str]:
+    """Return a line for each object of a result, as TxtSink describes them."""
+    h, w = result.shape
+    corners = result.boxes[:, :4]
+    shapes = list(corners if voc else xyxy2xywhn(corners.copy(), w, h))
+    if result.masks is not None and not voc:
+        polygons = [mask.polygon() / np.array([w, h], np.float32) for mask in result.masks]
+        shapes = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, shapes)]
+    rows = [[cls, *shape, *([conf] * with_conf)] for shape, (conf, cls) in zip(shapes, result.boxes[:, 4:])]
+    return [" ".join(f"{value:g}" for value in row) for row in rows]
 
 
 class GrowingFile:

@@ -80,7 +80,11 @@ def read_image(path, reduce: int = 1, name: str = "") -> np.ndarray:
     Raises OSError where the file cannot be read (FileNotFoundError where there is none), and ValueError with the name
     and the reason for a broken or cut one, or one of another format than IMG_FORMATS.
     """
-    data, name = read_bytes(path), name or path
+    return decode_image(read_bytes(path), name or path, reduce)
+
+
+def decode_image(data: bytes, name, reduce: int = 1) -> np.ndarray:
+    """Decode the content of an image file as read_image() does; `name` is what messages call it."""
     try:
         header = parse_header(data)
         if not header.has_end:
