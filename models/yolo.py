@@ -17,6 +17,8 @@ if __name__ == "__main__":  # Only a script lacks the project's root on its path
 
 from models import registry
 from models.backbone import SLOTS, backbones, is_backbone, load_backbone_weights, slots
+from models.backends.thresholds import KEY as THRESHOLDS
+from models.backends.thresholds import Thresholds
 from models.common import BATCH_NORM
 from models.config import ModelSettings, checked_row, load_cfg
 from models.heads import Detect, Segment
@@ -210,6 +212,7 @@ class DetectionModel(BaseModel):
         self.inplace = self.head.inplace = self.yaml.get("inplace", True)
         self.hyp = None
         self.imgsz = None  # px, of the training
+        self.thresholds: Thresholds | None = None
         initialize_weights(self, **BATCH_NORM)
         self.head.initialize_biases()
         for backbone in backbones(self) if load_backbones else []:
@@ -225,6 +228,8 @@ class DetectionModel(BaseModel):
         model.names = dict(ckpt.names)
         model.hyp = ckpt.hyp
         model.imgsz = ckpt.imgsz
+        if own := ckpt.meta.get(THRESHOLDS):
+            model.thresholds = Thresholds.from_dict(own, ckpt.nc, "the checkpoint")
         return model.eval().fuse() if fuse else model.eval()
 
     @property

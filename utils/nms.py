@@ -24,7 +24,7 @@ def non_max_suppression(
 
     prediction: [B, N, 5 + nc + nm] xywh in pixels, objectness, nc class scores, nm mask coefficients, an array or a
         tensor; or a tuple that begins with it. It is not changed.
-    conf_thres: a box needs objectness, and objectness * class score, above this.
+    conf_thres: a box needs objectness, and objectness * class score, above this; one number, or one for each class.
     classes: class numbers to keep (None: all). agnostic: boxes suppress those of other classes too.
     multi_label: a box counts once for every class above conf_thres, else for its best class alone.
     labels: for each image true boxes [k, 5] (class, xywh in pixels), which enter with confidence 1; or empty.
@@ -34,17 +34,19 @@ def non_max_suppression(
     confident of an image are dropped before suppression.
     """
     for name, value in (("conf_thres", conf_thres), ("iou_thres", iou_thres)):
-        if not 0 <= value <= 1:
+        if not (np.min(value) >= 0 and np.max(value) <= 1):
             raise ValueError(f"{name} must be between 0 and 1, got {value}")
     if isinstance(prediction, (list, tuple)):
         prediction = prediction[0]
     classes = class_list(classes)
+    per_class = None if np.ndim(conf_thres) == 0 else np.asarray(conf_thres, np.float32)
+    conf_thres = np.min(conf_thres)
     boxes_per_image = []
     for index, rows in enumerate(prediction):
         true = _true_boxes(as_float32(labels[index]), nm) if len(labels) else np.zeros((0, 6 + nm), np.float32)
         if classes is not None:
             true = true[np.isin(true[:, 5], classes)]
-        chosen = _chosen_rows(rows, conf_thres, classes, multi_label, nm)
+        chosen = _chosen_rows(rows, conf_thres, per_class, classes, multi_label, nm)
         for limit in (min(FIRST_CANDIDATES * max(max_det, 1), MAX_CANDIDATES), MAX_CANDIDATES):
             found = np.concatenate([true, _candidates(chosen, limit, conf_thres, multi_label, nm)])[:limit]
             kept = found[_survivors(found, iou_thres, agnostic, max_det)]
@@ -62,7 +64,7 @@ def final_boxes(prediction, end2end: bool, conf_thres, iou_thres, classes=None, 
         raise ValueError("true boxes cannot enter an NMS that is part of the model file: export it without --nms")
     boxes_per_image = []
     for boxes in prediction:
-        boxes = boxes[boxes[:, 4] > conf_thres]
+        boxes = boxes[as_float32(boxes[:, 4]) > thresholds_of(boxes[:, 5], conf_thres)]
         if (classes := class_list(classes)) is not None:
             boxes = boxes[sum((boxes[:, 5] == cls for cls in classes), boxes[:, 5] < 0)]
         boxes_per_image.append(boxes[:max_det])
@@ -74,6 +76,13 @@ def class_list(classes) -> list | None:
     if classes is None:
         return None
     return list(classes) if hasattr(classes, "__len__") else [int(classes)]
+
+
+def thresholds_of(classes, conf_thres):
+    """Return the threshold of boxes with these class numbers [n]: `conf_thres`, or the class's where it is a list."""
+    return (
+        conf_thres if np.ndim(conf_thres) == 0 else np.asarray(conf_thres, np.float32)[as_float32(classes).astype(int)]
+    )
 
 
 def as_float32(x) -> np.ndarray:
@@ -88,20 +97,24 @@ def as_tensor(x: np.ndarray, device):
     return sys.modules["torch"].from_numpy(x).to(device)
 
 
-def _chosen_rows(rows, conf_thres, classes, multi_label, nm) -> np.ndarray:
+def _chosen_rows(rows, conf_thres, per_class, classes, multi_label, nm) -> np.ndarray:
     """Return the float32 rows [n, 5 + nc + nm] of one image whose objectness is above conf_thres, and their class one
-    of `classes`; with multi_label all rows, their scores for other classes set to 0. classes None: all classes.
+    of `classes`, its confidence above its own of `per_class` [nc]; with multi_label all rows, the scores that are not
+    wanted set to 0. None for either: all classes, no thresholds of their own.
     """
     if not isinstance(rows, np.ndarray) and rows.device.type != "cpu":
         rows = rows[rows[:, 4] > conf_thres]  # so that little is moved from the device
     rows = as_float32(rows)
     rows = rows.take(np.flatnonzero(rows[:, 4] > np.float32(conf_thres)), axis=0)
-    if classes is None or not len(rows):
+    if (classes is None and per_class is None) or not len(rows):
         return rows
     scores = rows[:, 5 : rows.shape[1] - nm]
+    confidence = scores * rows[:, 4:5]
+    wanted = np.ones(scores.shape, bool) if per_class is None else confidence > per_class
+    wanted &= True if classes is None else np.isin(np.arange(scores.shape[1]), classes)
     if not multi_label:
-        return rows[np.isin((scores * rows[:, 4:5]).argmax(1), classes)]
-    rows[:, 5 : rows.shape[1] - nm] = np.where(np.isin(np.arange(scores.shape[1]), classes), scores, 0)
+        return rows[wanted[np.arange(len(rows)), confidence.argmax(1)]]
+    rows[:, 5 : rows.shape[1] - nm] = np.where(wanted, scores, 0)
     return rows
 
 

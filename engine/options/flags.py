@@ -17,6 +17,7 @@ DATA_DEFAULTS = {
 CLASSIFY_DEFAULTS = {"epochs": 10, "batch_size": 64, "imgsz": 224, "optimizer": "Adam"}  # in place of those above
 CLASSIFY_DEFAULTS["hyp"] = "data/hyps/classify/hyp.classify.yaml"
 PRETRAIN_DEFAULTS = {"epochs": 15, "batch_size": 16, "imgsz": 320}
+CONF_THRES = 0.25  # of detection, where neither the flag nor the model says
 OPTIMIZERS = ["auto", "SGD", "Adam", "AdamW", "Muon", "RMSProp"]
 # task -> where its trainings go, and where its newest checkpoint is looked for
 TRAIN_PROJECTS = {"detect": "runs/train", "segment": "runs/train-seg", "classify": "runs/train-cls"}
@@ -31,6 +32,7 @@ READ_BY_ENGINE: dict[str, dict] = {
         **{"single_cls": False, "augment": False, "square": False, "v5_map": False, "cache": None, "seed": 0},
         **{"conf_thres": 0.001, "iou_thres": 0.6, "max_det": 300},
         **dict.fromkeys(("save_txt", "save_hybrid", "save_conf", "save_json"), False),
+        **{"thresholds": False, "precision": None, "recall": None, "write_thresholds": False},
     },
     "predict": {
         **{"classes": None, "augment": False, "visualize": False, "save_crop": False, "save_conf": False},
@@ -40,6 +42,7 @@ READ_BY_ENGINE: dict[str, dict] = {
 # option -> least and largest value of every number; epochs, evolve and opset are checked where they are completed
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("conf_thres", "iou_thres", "label_smoothing", "dropout", "hard_fail"), (0.0, 1.0)),
+    **dict.fromkeys(("precision", "recall"), (0.0, 1.0)),
     **dict.fromkeys(("max_det", "topk_all", "line_thickness", "mask_ratio", "cutoff", "resamples"), (1, 1_000_000)),
     **dict.fromkeys(("workers", "patience", "close_mosaic", "classes"), (0, 1_000_000)),
     **{"batch_size": (-1, 1 << 20), **dict.fromkeys(("imgsz", "vid_stride"), (1, 1 << 16))},

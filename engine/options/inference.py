@@ -1,6 +1,7 @@
 """The command lines of validation and prediction."""
 
 from engine.options.flags import (
+    CONF_THRES,
     SEGMENT_DATA,
     Parser,
     add_common,
@@ -66,9 +67,31 @@ def val_parser(task: str = "detect") -> Parser:
     add_runtime(parser)
     add("--square", action="store_true", help="pad images to squares, as model files of one size need them")
     add("--v5-map", action="store_true", help="also print YOLOv5's own P, R and mAP recipe")
+    if task == "detect":
+        add_thresholds(parser)
     add_profile(parser)
     add_common(parser, "runs/val" if task == "detect" else "runs/val-seg")
     return complete(parser, "val")
+
+
+def add_thresholds(parser) -> None:
+    """Add the flags for the choice of confidence thresholds."""
+    add = parser.add_argument
+    add("--thresholds", action="store_true", help="work out the confidence threshold of best F1 for each class")
+    add(
+        "--precision",
+        type=float,
+        default=None,
+        help="work out the thresholds at which each class is as precise (0 to 1)",
+    )
+    add(
+        "--recall",
+        type=float,
+        default=None,
+        help="work out the thresholds at which each class is found as often (0 to 1)",
+    )
+    written = "write the thresholds (of best F1 unless another aim is given) into --weights, for detect.py and exports"
+    add("--write-thresholds", action="store_true", help=written)
 
 
 def detect_parser(task: str = "detect") -> Parser:
@@ -76,7 +99,8 @@ def detect_parser(task: str = "detect") -> Parser:
     add = parser.add_argument
     project, txt = ("runs/detect", "boxes") if task == "detect" else ("runs/predict-seg", "polygons")
     add_prediction(parser, task, project, f"the {txt}")
-    add("--conf-thres", type=float, default=0.25, help="least confidence of a box")
+    default = f"(default: each class's threshold in the model, if it has any, else {CONF_THRES})"
+    add("--conf-thres", type=float, default=None, help=f"least confidence of a box {default}")
     add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold")
     add("--max-det", type=int, default=1000, help="most boxes in an image")
     formats = "with --save-txt: 0 YOLO (xywh, normalised), 1 Pascal VOC (xyxy, pixels)"

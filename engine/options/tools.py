@@ -1,6 +1,15 @@
 """The command lines of export and of what measures models."""
 
-from engine.options.flags import Parser, add_common, add_folder, add_imgsz, add_imgsz_hw, add_threads, add_weights
+from engine.options.flags import (
+    CONF_THRES,
+    Parser,
+    add_common,
+    add_folder,
+    add_imgsz,
+    add_imgsz_hw,
+    add_threads,
+    add_weights,
+)
 
 
 def export_parser() -> Parser:
@@ -33,7 +42,8 @@ def export_parser() -> Parser:
     add("--agnostic-nms", action="store_true", help="with --nms or --embed: over all classes together")
     add("--topk-all", type=int, default=100, help="with --nms or --embed: most boxes in an image")
     add("--iou-thres", type=float, default=0.45, help="with --nms or --embed: NMS IoU threshold")
-    add("--conf-thres", type=float, default=0.25, help="with --nms or --embed: least confidence of a box")
+    least = "with --nms or --embed: least confidence of a box (default: the least of the model's own thresholds, "
+    add("--conf-thres", type=float, default=None, help=f"{least}if it has any, else {CONF_THRES})")
     add(
         "--tol",
         nargs=2,

@@ -4,6 +4,7 @@ Detector is what detect.py runs. The subclasses of other tasks are in extras/seg
 """
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from engine.options.flags import CONF_THRES
 from engine.predict.names import Stems, frame_stem
 from utils.augmentations import letterboxed_rgb
 from utils.boxes import scale_boxes
@@ -74,11 +76,12 @@ class Detector:
 
     model: Any  # a DetectMultiBackend
     imgsz: list  # height, width in pixels
-    conf_thres: float = 0.25
+    conf_thres: float | list = CONF_THRES  # one number, or one for each class
     iou_thres: float = 0.45
     max_det: int = 1000
     classes: list | None = None
     agnostic_nms: bool = False
+    calibrate: Callable | None = None  # takes confidences [n], gives the chances [n] that are shown
     augment: bool = False
     batch_size: int = 1
     visualize: Path | None = None  # a folder
@@ -145,7 +148,10 @@ class Detector:
         """Return the boxes of each picture, float32 [n, 6 + nm], in pixels of the letterboxed picture."""
         limits = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
         limits |= {"classes": self.classes, "agnostic": self.agnostic_nms, "nm": nm}
-        return [as_float32(boxes) for boxes in final_boxes(prediction, self.model.end2end, **limits)]
+        found = [as_float32(boxes) for boxes in final_boxes(prediction, self.model.end2end, **limits)]
+        for boxes in found if self.calibrate else ():
+            boxes[:, 4] = self.calibrate(boxes[:, 4])
+        return found
 
     @staticmethod
     def to_original(boxes: np.ndarray, prepared: Prepared) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from engine.options.flags import TRAIN_PROJECTS
+from engine.options.flags import CONF_THRES, TRAIN_PROJECTS
 from engine.predict.detector import Detector, in_order
 from engine.predict.sinks import Sinks
 from utils.console.text import counted
@@ -54,9 +54,20 @@ def build_detector(opt, kind=Detector) -> Detector:
     imgsz = inference_size_hw(opt.imgsz, model)
     model.warmup((1, 3, *imgsz))
     options = kind.options(opt)
+    if options.get("conf_thres", 0) is None:
+        options |= own_confidence(model)
     if opt.visualize:
         options["batch_size"] = 1  # there is a folder of feature maps for each picture
     return kind(model, imgsz, **options)
+
+
+def own_confidence(model) -> dict:
+    """Return a Detector's conf_thres and calibrate where no flag says: the model's own, else the default."""
+    own = model.thresholds
+    if own is None:
+        return {"conf_thres": CONF_THRES}
+    LOGGER.info(f"thresholds of the model: {own.describe(model.names)}; --conf-thres is not given")
+    return {"conf_thres": own.conf, "calibrate": own.calibrated}
 
 
 def output_folder(opt) -> Path:

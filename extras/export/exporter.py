@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.options.flags import CONF_THRES
 from engine.predict.run import inference_size_hw
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
 from extras.export.quantization import QUANTIZERS, quantize_within_budget
@@ -97,11 +98,14 @@ class Job:
             raise ValueError(f"{' '.join(wrong)}: for detection models so far, found one for the task '{task}'")
         if opt.int8 and not opt.data:
             raise ValueError("--int8 needs --data: images to calibrate on and to measure the loss of accuracy on")
-        same = "dynamic half int8 simplify opset nms embed agnostic_nms conf_thres iou_thres verbose device".split()
+        own = self.reference.thresholds
+        least = opt.conf_thres if opt.conf_thres is not None else min(own.conf) if own else CONF_THRES
+        same = "dynamic half int8 simplify opset nms embed agnostic_nms iou_thres verbose device".split()
         return ExportSpec(
             imgsz=self.imgsz,
             batch=opt.batch_size,
             max_det=opt.topk_all,
+            conf_thres=least,
             workspace_gb=opt.workspace,
             calibration=self.calibration if opt.int8 else None,
             **{key: getattr(opt, key) for key in same},
@@ -141,6 +145,7 @@ class Job:
             task=model.task,
             model=model.yaml,
             version=VERSION,
+            thresholds=self.reference.thresholds.to_dict() if self.reference.thresholds else {},
             weights_sha256=hashlib.sha256(self.weights.read_bytes()).hexdigest(),
         )
 

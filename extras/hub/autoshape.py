@@ -9,12 +9,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from engine.options.flags import CONF_THRES
 from extras.hub.detections import Detections
 from utils.augmentations import letterbox
 from utils.boxes import scale_boxes
 from utils.data.images import read_image, to_uint8
 from utils.general import make_divisible
-from utils.nms import final_boxes
+from utils.nms import as_float32, final_boxes
 from utils.sources.urls import local_file, shown
 from utils.timing import Profile
 
@@ -25,9 +26,9 @@ MIN_STRIDE_PX = 32  # a backbone may go deeper than the coarsest head
 class AutoShape(nn.Module):
     """A detector for images of any kind and size: letterbox, inference, NMS, boxes in the pixels of each image.
 
-    The thresholds are attributes, to be set by the user: conf (confidence), iou (NMS), agnostic and multi_label (NMS),
-    classes (number, or list of numbers, of classes to keep, None for all), max_det (boxes per image), amp (mixed
-    precision on a GPU).
+    The thresholds are attributes, to be set by the user: conf (confidence; None for the model's own, if it has any),
+    iou (NMS), agnostic and multi_label (NMS), classes (number, or list of numbers, of classes to keep, None for all),
+    max_det (boxes per image), amp (mixed precision on a GPU).
     """
 
     results = Detections
@@ -36,7 +37,8 @@ class AutoShape(nn.Module):
     def __init__(self, model):
         """model: DetectionModel, Ensemble or DetectMultiBackend."""
         super().__init__()
-        self.conf = 0.25
+        self.thresholds = getattr(model, "thresholds", None)
+        self.conf = None if self.thresholds else CONF_THRES
         self.iou = 0.45
         self.agnostic = False
         self.multi_label = False
@@ -85,8 +87,12 @@ class AutoShape(nn.Module):
     def _pred(self, output: Any, shape_hw: tuple, images: list[np.ndarray], ratio_pads: list) -> list:
         """Return what `results` takes for each image, from the model's output for pictures of `shape_hw`."""
         options = {"agnostic": self.agnostic, "multi_label": self.multi_label, "max_det": self.max_det}
-        boxes_per_image = final_boxes(output, self.end2end, self.conf, self.iou, self.classes, **options)
+        is_own = self.conf is None and self.thresholds is not None
+        conf = self.thresholds.conf if is_own else CONF_THRES if self.conf is None else self.conf
+        boxes_per_image = final_boxes(output, self.end2end, conf, self.iou, self.classes, **options)
         for boxes, image, ratio_pad in zip(boxes_per_image, images, ratio_pads):
+            if is_own:
+                boxes[:, 4] = torch.from_numpy(self.thresholds.calibrated(as_float32(boxes[:, 4])))
             scale_boxes(shape_hw, boxes[:, :4], image.shape, ratio_pad)
         return boxes_per_image
 

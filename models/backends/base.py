@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.backends.metadata import OUTPUT_DIMS, Metadata
+from models.backends.thresholds import Thresholds
 from utils.data.ahead import prefetch
 from utils.logger import LOGGER
 
@@ -71,6 +72,7 @@ class Backend:
     fp16      True if the runtime computes in half precision
     device    where it computes
     output_classes  number of classes by the width of the output, 0 if it does not tell; for files without names
+    thresholds  the model's own Thresholds, None where nobody has written any
     """
 
     names: dict
@@ -82,6 +84,7 @@ class Backend:
     fp16: bool = False
     device = "cpu"
     output_classes: int = 0
+    thresholds: Thresholds | None = None
 
     @property
     def nc(self) -> int:
@@ -127,6 +130,7 @@ class ExportedBackend(Backend):
         self.fixed_hw = None if metadata.dynamic or not metadata.imgsz else tuple(metadata.imgsz)
         self.batch = None if metadata.dynamic else metadata.batch
         self.end2end = metadata.output != "raw"
+        self.thresholds = metadata.own_thresholds
         self.fp16 = False  # files of half precision take and give float32 too
 
     def warn_of_unused(self, device="", fp16: bool = False, dnn: bool = False) -> None:

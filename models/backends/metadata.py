@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from models.backends.thresholds import KEY as THRESHOLDS
+from models.backends.thresholds import Thresholds
 from utils.console.text import brief
 from utils.files import read_text, write_whole
 
@@ -32,7 +34,7 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dynamic": ("true or false", lambda value: isinstance(value, bool)),
     "output": ("raw, boxes or image", lambda value: value in ("raw", "boxes", "image")),
     "precision": ("fp32, fp16 or int8", lambda value: isinstance(value, str)),
-    **dict.fromkeys(("limits", "model", "parity"), ("a mapping", lambda value: isinstance(value, dict))),
+    **dict.fromkeys(("limits", "model", "parity", THRESHOLDS), ("a mapping", lambda value: isinstance(value, dict))),
 }
 
 
@@ -65,10 +67,15 @@ class Metadata:
     version: str = ""  # the writing program's
     weights_sha256: str = ""
     parity: dict = field(default_factory=dict)  # see extras/export/parity.py
+    thresholds: dict = field(default_factory=dict)  # the fields of thresholds.Thresholds; empty where nobody chose any
 
     @property
     def nc(self) -> int:
         return len(self.names)
+
+    @property
+    def own_thresholds(self) -> Thresholds | None:
+        return Thresholds.from_dict(self.thresholds, self.nc, "metadata") if self.thresholds else None
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -106,6 +113,8 @@ class Metadata:
         for name, (expected, fits) in FIELDS.items():
             if name in values and not fits(values[name]):
                 raise ValueError(f"{where}: {name}: expected {expected}, found {brief(values[name])}")
+        if values.get(THRESHOLDS):
+            Thresholds.from_dict(values[THRESHOLDS], len(values["names"]), where)
         return cls(**values)
 
     @classmethod

@@ -102,6 +102,9 @@ A, NEAR_A, FAR = (50, 50, 20, 20), (52, 50, 20, 20), (150, 50, 20, 20)  # IoU of
             {"classes": [1], "agnostic": True},
             [0.8],
         ),  # filtered ones suppress nothing
+        ([(*A, 0.9, 0), (*FAR, 0.8, 1)], {"conf_thres": [0.95, 0.7, 0.1]}, [0.8]),  # each class has its own threshold
+        ([(*A, 0.9, 0), (*NEAR_A, 0.8, 1)], {"conf_thres": [0.95, 0.7, 0.1], "agnostic": True}, [0.8]),
+        ([(*A, 0.5, 2)], {"conf_thres": [0.1, 0.2, 0.5]}, []),
         ([(*A, 0.25, 0)], {"conf_thres": 0.25}, []),  # above the threshold, not at it
         ([(*A, 0.9, 0), (*NEAR_A, 0.8, 0)], {"iou_thres": 18 / 22 + 1e-4}, [0.9, 0.8]),
     ],
@@ -109,6 +112,19 @@ A, NEAR_A, FAR = (50, 50, 20, 20), (52, 50, 20, 20), (150, 50, 20, 20)  # IoU of
 def test_by_hand(rows, options, expected):
     (found,) = non_max_suppression(one_hot_rows(rows), **options)
     assert found[:, 4].tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("max_det", [3, 300])
+def test_a_threshold_for_each_class_is_the_least_one_and_a_filter(multi_label, max_det):
+    """Boxes of a class suppress only each other, so that those below its threshold change nothing."""
+    p, own = random_predictions(1), np.array([0.3, 0.05, 0.6, 0.2], np.float32)
+    same = {"iou_thres": 0.5, "multi_label": multi_label}
+    (found,) = non_max_suppression(p, own.tolist(), max_det=max_det, **same)
+    (every,) = non_max_suppression(p, float(own.min()), max_det=30_000, **same)
+    expected = every[every[:, 4] > torch.tensor(own)[every[:, 5].long()]]
+    assert 0 < len(found) < len(every)
+    torch.testing.assert_close(found, expected[:max_det], rtol=0, atol=0)
 
 
 def test_no_candidates_and_a_tuple_of_a_batch():
@@ -127,6 +143,7 @@ def test_arrays_give_arrays():
 def test_final_boxes_of_a_model_with_its_own_nms():
     rows = torch.tensor([[1, 2, 3, 4, 0.9, 1], [1, 2, 3, 4, 0.8, 0], [5, 6, 7, 8, 0.3, 2], [0, 0, 0, 0, 0, 0]])
     table = [({}, [0.9, 0.8, 0.3]), ({"conf_thres": 0.5}, [0.9, 0.8]), ({"classes": [0, 2]}, [0.8, 0.3])]
+    table += [({"conf_thres": [0.85, 0.1, 0.2]}, [0.9, 0.3]), ({"conf_thres": [0.85, 0.1, 0.3]}, [0.9])]
     for options, expected in [*table, ({"max_det": 1}, [0.9]), ({"classes": []}, [])]:
         for batch in (rows[None], rows[None].numpy()):
             (found,) = final_boxes(batch, True, **{"conf_thres": 0.1, "iou_thres": 0.5, **options})
