@@ -1,5 +1,8 @@
-"""The moments of a training at which an extra may act, beside the user's callbacks (utils/callbacks.py)."""
+"""The moments of a training or a validation at which an extra may act, beside the user's callbacks."""
 
+from pathlib import Path
+
+import numpy as np
 import torch
 
 
@@ -33,3 +36,16 @@ class TrainHook:
 
     def load_state_dict(self, state: dict) -> None:
         """Take back what state_dict() returned. ValueError if it belongs to something else."""
+
+
+class ValHook:
+    """A part that an extra adds to a validation of boxes, such as the choice of thresholds."""
+
+    nms: dict = {}  # the options of utils.nms.final_boxes by which its boxes are found
+
+    def add(self, path: str, boxes: np.ndarray, truth: np.ndarray) -> None:
+        """Take an image: its boxes [n, 6] (xyxy, confidence, class) and its true ones [m, 5] (class, xyxy), in pixels
+        of the original."""
+
+    def close(self, save_dir: Path) -> None:
+        """Conclude from all images; files go to the folder `save_dir`."""

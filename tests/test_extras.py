@@ -38,6 +38,7 @@ COMMANDS = {
     "classify": "classify/train.py --model edgevit_xxs --data {data}",
     "compare": "compare.py a b",
     "benchmark": "benchmarks.py --weights {weights}",
+    "thresholds": "val.py --weights {weights} --data {data} --thresholds --single-cls",
     "shapes": "train.py --cfg yolov5n.yaml --data shapes.yaml",
 }
 RUN_HIDDEN = """

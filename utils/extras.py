@@ -19,6 +19,7 @@ EXTRAS = {
     "serve": "serve.py",
     "shapes": "the drawn data sets",
     "teach": "--teacher, --unlabeled and pretrain.py",
+    "thresholds": "--thresholds, --precision, --recall and --write-thresholds",
 }
 
 

@@ -61,14 +61,16 @@ class DetectionEvaluator(Evaluator):
         height, width = images.shape[2:]
         targets_px = true_boxes * true_boxes.new_tensor([1, 1, width, height, width, height])
         with self.times("NMS", suppression):
-            found = self.suppress(predictions, targets_px)
-            if known is not None:  # A class that a picture does not answer for is neither right nor wrong.
-                found = [boxes[of_image[boxes[:, 5].long()]] for boxes, of_image in zip(found, known)]
+            found = answered(self.suppress(predictions, targets_px), known)
+            found_for = [answered(self.suppress_for(hook, predictions), known) for hook in options.hooks]
         targets_px = targets_px.cpu()
         for i, boxes in enumerate(found):
             truth = targets_px[targets_px[:, 0] == i, 1:]
             with self.times("metrics"):
                 native = self.record(i, boxes.cpu(), truth, (height, width), paths[i], shapes[i], targets)
+                for hook, theirs in zip(options.hooks, found_for):
+                    pair = to_original(theirs[i].cpu(), truth, (height, width), shapes[i])
+                    hook.add(str(paths[i]), *(boxes.numpy() for boxes in pair))
             self.fire("on_val_image_end", boxes, native, Path(paths[i]), self.names, images[i])
         if options.plots and batch_i < PLOTTED_BATCHES:
             with self.times("plots"):
@@ -110,6 +112,10 @@ class DetectionEvaluator(Evaluator):
                 boxes[:, 5] = 0
         return found
 
+    def suppress_for(self, hook, predictions) -> list:
+        """Return the boxes that a hook's own NMS keeps."""
+        return final_boxes(predictions, getattr(self.model, "end2end", False), **hook.nms)
+
     def record(self, i, boxes, targets_px, shape_hw, path, shape, targets):
         """Score image i of the batch: boxes [n, 6] and its true ones [m, 5] (class, xywh) in input pixels.
 
@@ -150,9 +156,19 @@ class DetectionEvaluator(Evaluator):
         with self.times("evidence"):
             for observer in self.observers:
                 observer.close(self.options)
+            for hook in self.options.hooks:
+                hook.close(self.options.save_dir)
         counts = result.n_targets, result.true_positives, result.false_positives
         scores = result.p, result.r, result.f1_per_class, result.ap, result.ap50, result.classes
         self.fire("on_val_end", *counts, *scores, self.confusion_matrix)
+
+
+def answered(found: list, known) -> list:
+    """Return the boxes [n, 6] of each image whose class it answers for (known: bool [B, nc], None for all classes).
+
+    A class that a picture does not answer for is neither right nor wrong.
+    """
+    return found if known is None else [boxes[of_image[boxes[:, 5].long()]] for boxes, of_image in zip(found, known)]
 
 
 def to_original(boxes, targets_px, shape_hw, shape) -> tuple:

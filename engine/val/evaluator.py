@@ -37,6 +37,7 @@ class EvalOptions:
     verbose: bool = False
     v5_map: bool = False  # also print YOLOv5's own figures
     evidence: str = ""  # the dataset file, to write evidence.npz and print the intervals of a detector's mAP
+    hooks: tuple = ()  # engine.hooks.ValHook objects
     progress: bool = True  # a progress bar, on a terminal
 
     def __post_init__(self):

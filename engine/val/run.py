@@ -10,6 +10,7 @@ from engine.options import apply_data_defaults
 from engine.options.flags import TRAIN_PROJECTS
 from engine.task import DETECT, Task
 from models.backends import DetectMultiBackend
+from utils.extras import load_extra
 from utils.files import write_whole
 from utils.general import check_img_size, chosen_weights, increment_path
 from utils.logger import LOGGER, colorize, setup_logging
@@ -38,15 +39,29 @@ def validate(opt: argparse.Namespace, callbacks=None, task: Task = DETECT):
     with times("model"):
         opt, model, data = open_all(opt, opt.task, task)
     save_dir = make_folder(opt)
+    hooks = threshold_hooks(opt, model)
     opt.save_txt |= opt.save_hybrid
     if opt.save_hybrid:
         LOGGER.warning("--save-hybrid puts true boxes among the predictions: the figures below say nothing")
     files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
-    files |= {"save_dir": save_dir, "plots": True, "evidence": str(opt.data), "times": times.on(opt.device)}
+    files |= {
+        "save_dir": save_dir,
+        "hooks": hooks,
+        "plots": True,
+        "evidence": str(opt.data),
+        "times": times.on(opt.device),
+    }
     result = measure(opt, model, data, callbacks, task=task, **files)
     print_report(result, opt, save_dir, task)
     times.report(save_dir)
     return result
+
+
+def threshold_hooks(opt, model) -> tuple:
+    """Return the hook that chooses confidence thresholds, where a flag asks for them."""
+    if not (opt.thresholds or opt.write_thresholds or opt.precision is not None or opt.recall is not None):
+        return ()
+    return (load_extra("thresholds.hook").ThresholdHook(opt, model.names),)
 
 
 def speed(opt, callbacks=None) -> list:

@@ -18,6 +18,8 @@ from engine.options.flags import BOUNDS
         ("detect", "conf_thres", 1.5, "between 0 and 1, found 1.5"),
         ("detect", "conf_thres", math.nan, "between 0 and 1, found nan"),
         ("val", "iou_thres", -0.1, "between 0 and 1"),
+        ("val", "precision", 1.01, "between 0 and 1, found 1.01"),
+        ("val", "recall", -0.5, "between 0 and 1"),
         ("val", "batch_size", -2, "a whole number between -1 and"),
         ("detect", "line_thickness", 0, "a whole number between 1 and"),
         ("detect", "vid_stride", 10**9, "a whole number between 1 and 65536"),
