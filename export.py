@@ -4,6 +4,8 @@
     python export.py --weights best.pt --include onnx openvino ncnn     several formats
     python export.py --weights best.pt --include onnx --dynamic         any batch, height and width
     python export.py --weights best.pt --include onnx --embed           one file from a picture of any size to its boxes
+    python export.py --weights best.pt --include onnx --layout v8       the output as other programs want it
+    python export.py --weights best.pt --for frigate                    all that a program needs: docs/clients.md
     python export.py --weights best.pt --include onnx --int8 --data my.yaml    8 bits, at most 0.5 points of mAP lost
 
 Formats: torchscript onnx openvino litert ncnn coreml executorch engine. Each file is compared with the PyTorch model

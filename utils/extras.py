@@ -8,6 +8,7 @@ EXTRAS = {
     "benchmark": "benchmarks.py",
     "budget": "--budget",
     "classify": "classifiers",
+    "clients": "--layout, --box-unit and --for",
     "compat": "names that only scripts for YOLOv5 use",
     "compare": "compare.py and the evidence that val.py writes for it",
     "download": "downloads",

@@ -19,8 +19,9 @@ def export_parser() -> Parser:
     add(
         "--include",
         nargs="+",
-        default=["torchscript"],
-        help="formats: torchscript onnx openvino litert ncnn coreml executorch engine",
+        default=None,
+        help="formats: torchscript onnx openvino litert ncnn coreml executorch engine "
+        "(default: torchscript, or what --layout or --for wants)",
     )
     add(
         "--data",
@@ -38,6 +39,16 @@ def export_parser() -> Parser:
     add("--opset", type=int, default=None, help="ONNX operator set (default: see models/backends/onnx.py)")
     add("--workspace", type=int, default=4, help="TensorRT: working memory in GB")
     add("--nms", action="store_true", help="NMS in the file: boxes [B, topk-all, 6] come out of it")
+    add("--layout", default=None, help="of the output, for other programs: v5 v8 e2e rows6 heads flat7 split")
+    add("--box-unit", choices=["px", "0..1"], default=None, help="of a layout's boxes (default: px)")
+    add(
+        "--for",
+        "--client",
+        dest="client",
+        default=None,
+        metavar="CLIENT",
+        help="files for another program: docs/clients.md",
+    )
     add("--embed", action="store_true", help="ONNX: one file from a picture of any size to its boxes")
     add("--agnostic-nms", action="store_true", help="with --nms or --embed: over all classes together")
     add("--topk-all", type=int, default=100, help="with --nms or --embed: most boxes in an image")

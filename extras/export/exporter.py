@@ -24,6 +24,7 @@ from models.backends.metadata import Metadata
 from models.exportable import exportable
 from utils.console.text import aligned
 from utils.data.images import find_images, read_image
+from utils.extras import load_extra
 from utils.general import ROOT, VERSION, file_size
 from utils.logger import LOGGER, colorize
 
@@ -48,6 +49,7 @@ class Exported:
     seconds: float = 0.0
     parity: dict = field(default_factory=dict)  # empty where the file cannot run here
     error: str = ""
+    steps: str = ""  # what to do with the file in the program that it is for, if it is for another
 
 
 def export_formats(opt) -> list:
@@ -55,8 +57,10 @@ def export_formats(opt) -> list:
 
     ValueError for options that cannot be; what fails in one format is its Exported.error.
     """
-    rows = list(dict.fromkeys(find_format(name) for name in opt.include))
-    job = Job(opt)
+    given = [find_format(name) for name in opt.include or ()]
+    is_for_others = opt.layout or opt.client or opt.box_unit
+    job = load_extra("clients.job").ClientJob(opt) if is_for_others else Job(opt)
+    rows = list(dict.fromkeys(given or map(find_format, job.formats)))
     results = []
     for row in rows:
         LOGGER.info(f"\n{row.title}: writing {job.target(row)} ...")
@@ -77,6 +81,8 @@ def describe(result: Exported) -> str:
 
 class Job:
     """One model and the options for all formats."""
+
+    formats: tuple[str, ...] = ("torchscript",)  # where --include is not given
 
     def __init__(self, opt):
         self.opt = opt
@@ -160,6 +166,7 @@ class Job:
         try:
             self._check(row)
             result.file, result.parity = self._write(row)
+            result.steps = self.steps(row)
         except Exception as error:  # Any exporter's; it is reported and counted, and sets the exit code.
             if self.spec.verbose or os.environ.get("YOLOV5_TRACEBACK") == "1":
                 traceback.print_exc()
@@ -179,33 +186,51 @@ class Job:
 
     def _write(self, row: Format):
         """Return (file, parity figures); the file gets its name when all is well, and NAME.rejected when it differs."""
-        module = row.module
         target, metadata = self.target(row), self.metadata()
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
-            file = Path(folder) / target.name
-            if self.spec.int8 and row.key in QUANTIZERS:
-                self._quantize(row, module, file, metadata)
-            else:
-                if self.spec.int8:
-                    steps = " and ".join(QUANTIZERS)
-                    LOGGER.info(f"{row.title}: --max-drop is for {steps} alone; val.py tells what int8 loses here")
-                module.export(exportable(self.reference.model), file, self.spec, metadata)
+            file = self.write_model(row, Path(folder), metadata)
             problem = ""
             if not row.runs_on or can_run(row):
-                gate = self.gate(file)
+                gate = self.gate(row, file, metadata)
                 parity = gate.run(self.images)
                 problem, metadata.parity = judged(gate, self.images, parity, self.tolerance()), parity.to_dict()
-            module.write_metadata(file, metadata)
+            self.write_metadata(row, file, metadata)
             if problem:
                 rejected = replace(file, target.with_name(f"{target.name}.rejected"))
                 raise ValueError(f"the file differs from the PyTorch model: {problem}; it is kept as {rejected}")
-            return replace(file, target), metadata.parity
+            return replace(self.packed(row, file, metadata), target), metadata.parity
+
+    def write_model(self, row: Format, folder: Path, metadata: Metadata) -> Path:
+        """Write the model into `folder` and return the file, or folder, there."""
+        file = folder / self.target(row).name
+        if self.spec.int8 and row.key in QUANTIZERS:
+            self._quantize(row, row.module, file, metadata)
+            return file
+        if self.spec.int8:
+            steps = " and ".join(QUANTIZERS)
+            LOGGER.info(f"{row.title}: --max-drop is for {steps} alone; val.py tells what int8 loses here")
+        row.module.export(self.exported_model(), file, self.spec, metadata)
+        return file
+
+    def exported_model(self):
+        return exportable(self.reference.model)
+
+    def write_metadata(self, row: Format, file: Path, metadata: Metadata) -> None:
+        row.module.write_metadata(file, metadata)
+
+    def packed(self, row: Format, file: Path, metadata: Metadata) -> Path:
+        """Return the file, or a folder with it and what goes with it, in the same place."""
+        return file
+
+    def steps(self, row: Format) -> str:
+        """Return what to do with the file in the program that it is for; '' for this project's own."""
+        return ""
 
     def tolerance(self) -> Tolerance:
         default = TOLERANCES[self.spec.precision]
         return default._replace(**dict(zip(("box_px", "score"), self.opt.tol))) if self.opt.tol else default
 
-    def gate(self, file: Path) -> Gate:
+    def gate(self, row: Format, file: Path, metadata: Metadata) -> Gate:
         exported = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
         return Gate(self.reference, exported, self.imgsz, self.spec.precision)
 
@@ -293,7 +318,9 @@ def summary(results: list) -> str:
 def print_formats(results: list) -> None:
     LOGGER.info("\n" + summary(results))
     written = next((result for result in results if result.file), None)
-    if written:
+    if written and written.steps:
+        LOGGER.info("\n" + "\n\n".join(result.steps for result in results if result.steps))
+    elif written:
         predict, val = SCRIPTS[written.task]
         LOGGER.info(f"\nPredict:  python {predict} --weights {colorize(str(written.file), 'good')} --source image.jpg")
         LOGGER.info(f"Validate: python {val} --weights {written.file} --data my.yaml")

@@ -164,9 +164,12 @@ class Gate:
         found = final_boxes(outputs, self.output != "raw", **self.limits)
         if self.output == "raw":
             yield from compare_raw(expected, found, self.borderline)
-            yield compare_rows(raw, outputs)
+            yield self._compare_rows(raw, outputs)
         else:
             yield from (matched(boxes, others, self.borderline) for boxes, others in zip(expected, found))
+
+    def _compare_rows(self, expected: np.ndarray, found: np.ndarray) -> Parity:
+        return compare_rows(expected, found)
 
     def _masks(self, padded: np.ndarray, batch):
         (raw, protos), (others, other_protos) = (

@@ -32,7 +32,10 @@ FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "stride": (f"a whole number of pixels up to {MAX_PX}", lambda value: type(value) is int and 0 < value <= MAX_PX),
     "batch": (f"a whole number up to {MAX_PX}", lambda value: type(value) is int and 0 < value <= MAX_PX),
     "dynamic": ("true or false", lambda value: isinstance(value, bool)),
-    "output": ("raw, boxes or image", lambda value: value in ("raw", "boxes", "image")),
+    "output": (
+        "raw, boxes or image (export.py's --layout and --for write others, for other programs)",
+        lambda value: value in ("raw", "boxes", "image"),
+    ),
     "precision": ("fp32, fp16 or int8", lambda value: isinstance(value, str)),
     **dict.fromkeys(("limits", "model", "parity", THRESHOLDS), ("a mapping", lambda value: isinstance(value, dict))),
 }
@@ -50,6 +53,8 @@ class Metadata:
     boxes  [B, max_det, 6]: xyxy in input pixels, confidence, class, after NMS; the rest of the rows is zero
     image  boxes [n, 4] xyxy, scores [n], classes [n] (int64), n <= max_det, from a uint8 RGB image [H, W, 3] of any
            size, in that image's pixels
+
+    Files in a layout of other programs have its name there, and are refused here.
     """
 
     names: dict  # {class number: name}

@@ -68,7 +68,10 @@ def _save(graph, file: Path, metadata: Metadata) -> None:
 
 
 def traced(model, spec: ExportSpec, task: str = "detect"):
-    """Return `model` as onnx.ModelProto, constants folded: "images" [B, 3, H, W] -> "output0" (and "output1")."""
+    """Return `model` as onnx.ModelProto, constants folded: "images" [B, 3, H, W] -> "output0" (and "output1").
+
+    A model with other outputs has .output_axes, as a row of OUTPUT_AXES.
+    """
     import onnx
     from onnxscript import optimizer
 
@@ -79,7 +82,7 @@ def traced(model, spec: ExportSpec, task: str = "detect"):
         graph = onnx.load_from_string(_torch_export(model, spec, opset, task))
         graph = optimizer.optimize(graph, input_size_limit=FOLDED_VALUES)
     dims = [value.type.tensor_type.shape.dim for value in graph.graph.output]
-    if task != "classify":  # torch does not know it where sizes are dynamic
+    if task != "classify" and not hasattr(model, "output_axes"):  # torch does not know it where sizes are dynamic
         masks = dims[1][1].dim_value if task == "segment" else 0
         dims[0][2].dim_value = 5 + len(model.names) + masks
     del graph.graph.value_info[:]  # half known shapes of maps, which onnxslim takes for equal ones
@@ -99,8 +102,8 @@ def _torch_export(model, spec: ExportSpec, opset: int, task: str) -> bytes:
 
     dynamic = spec.dynamic or spec.embed
     images = example_images(spec.batch, spec.imgsz)
+    outputs = getattr(model, "output_axes", OUTPUT_AXES[task])
     model = HalfPrecision(model) if spec.half else model
-    outputs = OUTPUT_AXES[task]
     axes = {INPUT: IMAGE_AXES, **outputs} if dynamic else None
     names = {"input_names": [INPUT], "output_names": list(outputs), "dynamic_axes": axes}
     buffer = io.BytesIO()

@@ -86,7 +86,7 @@ def add_nms(model, spec: ExportSpec):
     """
     batch = _output_dims(model)[0]
     signature = f"nms (float[batch, N, columns] output0) => (float[{batch or 'batch'}, {spec.max_det}, 6] boxes)"
-    return _joined(model, [model.graph, graph_of_text(signature, _nms_text(spec) + PADDED_BOXES, _nms_constants(spec))])
+    return joined(model, [model.graph, graph_of_text(signature, _nms_text(spec) + PADDED_BOXES, _nms_constants(spec))])
 
 
 def add_image_input(model, spec: ExportSpec, metadata: Metadata):
@@ -112,7 +112,7 @@ def add_image_input(model, spec: ExportSpec, metadata: Metadata):
         _nms_constants(spec),
     )
     letterbox = graph_of_text(onnx_letterbox.SIGNATURE, onnx_letterbox.text(), onnx_letterbox.constants(spec, metadata))
-    return _joined(model, [letterbox, model.graph, nms])
+    return joined(model, [letterbox, model.graph, nms])
 
 
 def _dims(value) -> list:
@@ -179,7 +179,7 @@ def graph_of_text(signature: str, text: str, constants: dict):
     return graph
 
 
-def _joined(model, graphs: list):
+def joined(model, graphs: list):
     """Return a checked copy of the model whose graph is these graphs in order; equal names are one value."""
     onnx = require("onnx", "onnx", "ONNX export")
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

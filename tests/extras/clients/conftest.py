@@ -1,0 +1,59 @@
+"""What the tests of clients share: a checkpoint of the tiny detector, a picture for it, and what is expected there."""
+
+import numpy as np
+import pytest
+
+from engine import options
+from extras.export.exporter import export_formats
+from models.backends import DetectMultiBackend
+from tests.tiny_detector import write_tiny_weights
+from utils.nms import as_float32, final_boxes
+
+SIZE_PX = 64
+TINY_CFG = {  # strides 8 and 16, two anchors of each map
+    "nc": 2,
+    "depth_multiple": 1.0,
+    "width_multiple": 1.0,
+    "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
+    "backbone": [
+        [-1, 1, "Conv", [8, 3, 2]],
+        [-1, 1, "Conv", [16, 3, 2]],
+        [-1, 1, "Conv", [24, 3, 2]],
+        [-1, 1, "C3", [24]],
+    ],
+    "head": [[-1, 1, "Conv", [32, 3, 2]], [-1, 1, "SPPF", [32, 5]], [[3, 5], 1, "Detect", ["nc", "anchors"]]],
+}
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    return write_tiny_weights(tmp_path_factory.mktemp("clients") / "best.pt", TINY_CFG)
+
+
+@pytest.fixture(scope="session")
+def model(weights):
+    return DetectMultiBackend(weights, "cpu")
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """A uint8 RGB image [64, 64, 3] of noise."""
+    return np.random.default_rng(0).integers(0, 256, (SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def rows(model, picture):
+    """The detector's raw predictions [N, 7] for the picture."""
+    return as_float32(model.predict(picture[None]))[0]
+
+
+def export(weights, **flags):
+    """Export to one format; the Exported. AssertionError if it failed."""
+    (result,) = export_formats(options.from_kwargs("export", {"weights": weights, "imgsz": SIZE_PX, **flags}))
+    assert not result.error, result.error
+    return result
+
+
+def nms(rows, conf_thres=0.25, iou_thres=0.45, max_det=300, agnostic=False):
+    """Final boxes [n, 6] of raw predictions [N, 5 + nc]: xyxy px, confidence, class."""
+    return final_boxes(rows[None], False, conf_thres, iou_thres, max_det=max_det, agnostic=agnostic)[0]
