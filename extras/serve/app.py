@@ -22,7 +22,7 @@ from extras.serve.service import Service, digest
 from utils.general import VERSION
 
 PAGE = Path(__file__).parent / "page"
-PAGE_POLICY = "default-src 'self'; img-src 'self' blob:; media-src 'self' blob:; frame-ancestors 'none'"
+PAGE_POLICY = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
 ABOUT = "Objects in pictures, found by the models that serve.py was started with. The page docs/serve.md explains it."
 BINARY = {"type": "string", "format": "binary"}
 BODIES: dict[str, dict] = {  # for the interface's description; extras/serve/intake.py reads them

@@ -17,46 +17,11 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-pytest.importorskip("onnx")
-pytest.importorskip("onnxruntime")
-
 import detect
-import export
 import serve
 from engine import options
 from extras.serve.models import named_files
 from tests.running_server import RunningServer
-from tests.tiny_detector import write_tiny_weights
-
-TINY = {
-    "nc": 2,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]]],
-    "head": [[-1, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
-}
-SIZES_WH = [(64, 48), (64, 64), (40, 64)]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Two ONNX files, a.onnx and b.onnx, and three pictures, 0.png to 2.png."""
-    folder = tmp_path_factory.mktemp("serve")
-    for seed, name in enumerate("ab"):
-        weights = write_tiny_weights(folder / f"{name}.pt", TINY, seed=seed)
-        (result,) = export.run(weights=str(weights), include="onnx", dynamic=True)
-        assert result.error == ""
-    rng = np.random.default_rng(0)
-    for i, size in enumerate(SIZES_WH):
-        noise = cv2.resize(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8), size)
-        cv2.imwrite(str(folder / f"{i}.png"), noise)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pictures(folder):
-    return [(folder / f"{i}.png").read_bytes() for i in range(len(SIZES_WH))]
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +58,11 @@ def test_boxes_are_those_of_detect_py(server, folder, pictures, model, file):
     assert together.json() == [row for i, result in enumerate(expected, 1) for row in records_of(result, i)]
 
 
-def test_coco_is_read_by_pycocotools(server, pictures):
+def test_coco_is_read_by_pycocotools(server, pictures, sizes_wh):
     coco_module = pytest.importorskip("pycocotools.coco")
     answer = server.client.post("/v1/detect", files=files(pictures))
     data = answer.json()
-    assert [(image["width"], image["height"]) for image in data["images"]] == SIZES_WH
+    assert [(image["width"], image["height"]) for image in data["images"]] == sizes_wh
     coco = coco_module.COCO()
     coco.dataset = data
     coco.createIndex()
