@@ -7,10 +7,12 @@ hostile file costs neither memory nor time.
 import re
 import struct
 import zlib
+from itertools import islice
 from typing import NamedTuple
 
 MAX_PIXELS = 2 * 89_478_485  # The bound of Pillow, where 89,478,485 pixels of three bytes are a quarter of a gigabyte.
 MAX_DEFLATE_RATIO = 1032  # A deflated byte gives at most so many.
+MAX_SCANS = 100  # in a JPEG; encoders make about ten
 ORIENTATION_TAG = 274
 JPEG_END = b"\xff\xd9"
 NO_END = "the JPEG's end marker (FF D9) is missing; it is used, as nothing else is"
@@ -81,7 +83,7 @@ def _foreign(data: bytes) -> str:
 
 
 def _parse_jpeg(data: bytes) -> Header:
-    size, orientation, position = None, 1, 2
+    size, components, orientation, position = None, 0, 1, 2
     while True:
         position = data.find(b"\xff", position)  # Decoders skip what is between two segments.
         if position < 0:
@@ -94,7 +96,7 @@ def _parse_jpeg(data: bytes) -> Header:
             raise ValueError("the JPEG ends before its picture")
         length = struct.unpack_from(">H", data, position)[0]
         if marker in (0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF):
-            size = struct.unpack_from(">HH", data, position + 3)
+            *size, components = struct.unpack_from(">HHB", data, position + 3)
         elif marker == 0xE1 and data[position + 2 : position + 8] == b"Exif\0\0" and orientation == 1:
             orientation = _orientation(data[position + 8 : position + length])
         elif marker == 0xDA:
@@ -103,7 +105,20 @@ def _parse_jpeg(data: bytes) -> Header:
     if size is None:
         raise ValueError("the JPEG has no frame header")
     has_end = data.endswith(JPEG_END) or data.find(JPEG_END, position) >= 0  # Within a scan it cannot occur.
+    if not has_end and not _has_all_scans(data[position - 2 :], components):
+        raise ValueError("cut: the JPEG ends between two of its scans")
     return Header("JPEG", size[1], size[0], orientation, has_end=has_end)
+
+
+def _has_all_scans(data: bytes, components: int) -> bool:
+    """Tell whether the scans that `data` begins with give every coefficient of every component, to its last bit."""
+    missing_bits = {}
+    for scan in islice(re.finditer(rb"\xff\xda", data), MAX_SCANS):  # Compressed data have FF before 00, RSTn alone.
+        count, start = min(data[scan.end() + 2], 4), scan.end() + 3
+        first, last, bits = struct.unpack_from("3B", data, start + 2 * count)
+        for component in data[start : start + 2 * count : 2]:
+            missing_bits |= {(component, coefficient): bits & 15 for coefficient in range(first, min(last, 63) + 1)}
+    return len(missing_bits) >= 64 * components and not any(missing_bits.values())
 
 
 def _parse_png(data: bytes) -> Header:

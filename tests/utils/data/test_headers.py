@@ -1,6 +1,7 @@
 """What a picture's first bytes say, and what of it is not believed."""
 
 import io
+import re
 import resource
 import struct
 import subprocess
@@ -64,7 +65,11 @@ REFUSED = [
     (png(ihdr(60000, 60000, 1, 0), (b"IDAT", bytes(1 << 20)), (b"IEND", b"")), "at most", "too many pixels"),
     (png(ihdr(9, 9, colour=77), (b"IEND", b"")), "damaged", "no such colour type"),
     (png((b"IDAT", b""), (b"IEND", b"")), "no header", "no header chunk"),
-    (b"\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\x01\1\x11\0\xff\xda\0\x03\0", "at most", "JPEG of 65,535 squared"),
+    (
+        b"\xff\xd8\xff\xc0\0\x0b\x08\xff\xff\xff\xff\x01\1\x11\0\xff\xda\0\x03\0\xff\xd9",
+        "at most",
+        "JPEG of 65,535 squared",
+    ),
     (b"BM" + bytes(12) + struct.pack("<IiiHHI", 40, 30000, -5000, 1, 24, 0), "cut", "a BMP without its pixels"),
     (b"RIFF\xff\xff\xff\x7fWEBPVP8X", "cut", "a WebP that claims 2 GB"),
     (b"PF\n99999 1000\n1\n", "cut", "a PFM without its numbers"),
@@ -123,6 +128,19 @@ def test_jpeg_without_its_end_is_used_and_a_cut_one_is_not(tmp_path, caplog, cap
         for function in (read_image, image_size):
             with pytest.raises(ValueError, match="cut|ends before|truncated"):
                 function(file)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"progressive": True, "subsampling": 0}])
+def test_a_jpeg_cut_between_two_scans_is_refused(tmp_path, options):
+    """Each part of it is whole, and decoders show it with less detail."""
+    data = encoded("JPEG", **options)
+    cuts = [match.start() for match in re.finditer(rb"\xff[\xda\xc4]", data)][5:]
+    assert len(cuts) > 10
+    for cut in cuts:
+        (tmp_path / "a.jpg").write_bytes(data[:cut])
+        for function in (read_image, image_size):
+            with pytest.raises(ValueError, match="cut"):
+                function(tmp_path / "a.jpg")
 
 
 def with_exif(data: bytes, entry: bytes) -> bytes:
