@@ -3,6 +3,7 @@
 Those that cannot run on this machine are skipped, each with its reason.
 """
 
+from functools import cache
 from importlib import import_module
 from operator import attrgetter
 
@@ -87,19 +88,23 @@ def uses(task: str, weights, data, pictures, folder) -> dict:
 
 
 @pytest.fixture(scope="module")
-def model(request, tmp_path_factory):
-    """A task, its checkpoint, data, pictures, and what the checkpoint itself finds."""
+def models(tmp_path_factory):
+    """Function (task) -> its checkpoint, data, pictures, and what the checkpoint itself finds; made once."""
     from conftest import tiny_model_cfg
 
-    task, folder = request.param, tmp_path_factory.mktemp(request.param)
-    weights = write_weights(task, folder, tiny_model_cfg.__wrapped__())
-    if task == "classify":
-        data = write_tiny_classes(folder / "data")
-        pictures = sorted((data / "val").rglob("*.jpg"))
-    else:
-        data = write_tiny_dataset(folder / "data", polygons=task == "segment")
-        pictures = sorted((data.parent / "images" / "val").iterdir())
-    return task, weights, data, pictures, uses(task, weights, data, pictures[:3], folder / "runs")
+    @cache
+    def make(task: str):
+        folder = tmp_path_factory.mktemp(task)
+        weights = write_weights(task, folder, tiny_model_cfg.__wrapped__())
+        if task == "classify":
+            data = write_tiny_classes(folder / "data")
+            pictures = sorted((data / "val").rglob("*.jpg"))
+        else:
+            data = write_tiny_dataset(folder / "data", polygons=task == "segment")
+            pictures = sorted((data.parent / "images" / "val").iterdir())
+        return weights, data, pictures[:3], uses(task, weights, data, pictures[:3], folder / "runs")
+
+    return make
 
 
 def assert_same(found: dict, expected: dict) -> None:
@@ -113,16 +118,16 @@ def assert_same(found: dict, expected: dict) -> None:
             np.testing.assert_allclose(np.sort(rows, axis=0), np.sort(same, axis=0), atol=tolerance, err_msg=use)
 
 
-@pytest.mark.parametrize("model, row", CASES, indirect=["model"])
-def test_every_format_is_run_by_all_that_takes_model_files(model, row, tmp_path):
-    task, weights, data, pictures, expected = model
+@pytest.mark.parametrize("task, row", CASES)
+def test_every_format_is_run_by_all_that_takes_model_files(models, task, row, tmp_path):
     if missing := row.missing():
         pytest.skip(f"needs {', '.join(missing)}")
     if row.runs_on and not can_run(row):
         pytest.skip(f"runs on {row.runs_on}")
+    weights, data, pictures, expected = models(task)
     (exported,) = export.run(weights=weights, include=[row.key], imgsz=64, device="cpu")
     assert not exported.error
-    assert_same(uses(task, exported.file, data, pictures[:3], tmp_path), expected)
+    assert_same(uses(task, exported.file, data, pictures, tmp_path), expected)
 
 
 def test_what_is_not_run_here_is_known():
