@@ -39,7 +39,7 @@ def export_parser() -> Parser:
     add("--opset", type=int, default=None, help="ONNX operator set (default: see models/backends/onnx.py)")
     add("--workspace", type=int, default=4, help="TensorRT: working memory in GB")
     add("--nms", action="store_true", help="NMS in the file: boxes [B, topk-all, 6] come out of it")
-    add("--layout", default=None, help="of the output, for other programs: v5 v8 e2e rows6 heads flat7 split")
+    add("--layout", default=None, help="of the output, for other programs: v5 scored v8 rows6 heads e2e flat7 split")
     add("--box-unit", choices=["px", "0..1"], default=None, help="of a layout's boxes (default: px)")
     add(
         "--for",

@@ -39,6 +39,9 @@ class Arranged(nn.Module):
             boxes = boxes / self.size_xyxy
         if self.layout.name == "v8":
             return torch.cat((boxes, objectness * classes), 2).transpose(1, 2)
+        if self.layout.name == "scored":
+            classes = objectness * classes
+            objectness = classes.max(2, keepdim=True).values
         if self.layout.name == "rows6":
             score, label = (objectness * classes).max(2, keepdim=True)
             centre, half = boxes[..., :2], boxes[..., 2:] / 2

@@ -26,6 +26,11 @@ class Setting:
     max_det: int = 100
 
     @property
+    def channels(self) -> int:
+        """Those of each map."""
+        return len(self.anchors_px[0]) // 2 * (5 + self.nc)
+
+    @property
     def scale_xyxy(self) -> np.ndarray:
         """What the boxes are multiplied with."""
         height, width = self.imgsz_hw if self.as_fractions else (1, 1)
@@ -34,6 +39,12 @@ class Setting:
 
 def v5(tensors: list, setting: Setting) -> np.ndarray:
     return np.concatenate([tensors[0][..., :4] * setting.scale_xyxy, tensors[0][..., 4:]], 2)
+
+
+def scored(tensors: list, setting: Setting) -> np.ndarray:
+    rows = v5(tensors, setting)
+    rows[..., 4] = 1
+    return rows
 
 
 def v8(tensors: list, setting: Setting) -> np.ndarray:
@@ -79,7 +90,7 @@ def flat7(tensors: list, setting: Setting, batch: int = 1) -> np.ndarray:
 
 def split(tensors: list, setting: Setting) -> np.ndarray:
     location, category, score = tensors
-    return np.concatenate([location[..., [1, 0, 3, 2]] * setting.scale_xyxy, score[..., None], category[..., None]], 2)
+    return np.concatenate([location * setting.scale_xyxy, score[..., None], category[..., None]], 2)
 
 
-DECODERS: dict[str, Callable] = {f.__name__: f for f in (v5, v8, rows6, heads, e2e, flat7, split)}
+DECODERS: dict[str, Callable] = {f.__name__: f for f in (v5, scored, v8, rows6, heads, e2e, flat7, split)}

@@ -22,7 +22,7 @@ FLAT7 = """
     OUT = Concat <axis = 1> (image, found)
 """
 SPLIT = """
-    location = Gather <axis = 2> (IN, yxyx)
+    location = Gather <axis = 2> (IN, first_four)
     score = Gather <axis = 2> (IN, four)
     category = Gather <axis = 2> (IN, five)
 """
@@ -65,7 +65,7 @@ def rearranged(model, layout: Layout, output: str, imgsz_hw: tuple | None):
 def _constants(imgsz_hw: tuple | None) -> dict:
     height, width = imgsz_hw or (1, 1)
     int64 = {"four": 4, "five": 5, "column_0": [0], "column_1": [1], "last_axis": [-1]}
-    int64 |= {"yxyx": [1, 0, 3, 2], "four_and_two": [4, 2]}
+    int64 |= {"first_four": [0, 1, 2, 3], "four_and_two": [4, 2]}
     float32 = {"zero": 0, "white": 255, "size_xyxy": [width, height, width, height]}
     typed = (float32, np.float32), (int64, np.int64)
     return {name: np.asarray(value, dtype) for values, dtype in typed for name, value in values.items()}

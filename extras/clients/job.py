@@ -4,6 +4,7 @@ from argparse import Namespace
 from dataclasses import replace as changed
 from pathlib import Path
 
+from extras.clients import side_files
 from extras.clients.decoding import Setting
 from extras.clients.gate import ClientFile, ClientGate
 from extras.clients.layouts import UNITS, find_layout
@@ -11,6 +12,8 @@ from extras.clients.profiles import Profile, find_profile
 from extras.export.exporter import Job
 from models.backends import Format
 from models.backends.metadata import Metadata
+from models.backends.openvino import graph_path, load_openvino
+from utils.files import write_atomic
 
 HERE_TOO = ("v5", "e2e")  # layouts that this project's scripts read, in pixels
 
@@ -26,6 +29,9 @@ class ClientJob(Job):
         super().__init__(Namespace(**{**vars(opt), "nms": self.layout.has_nms}))
         if self.reference.task != "detect":
             raise ValueError(f"--layout and --for: expected a detection model, found one for '{self.reference.task}'")
+        maps = len(self.reference.model.head.m)
+        if self.profile.maps not in (0, maps):
+            raise ValueError(f"--for {self.profile.key}: expected a model with {self.profile.maps} maps, found {maps}")
         self.imgsz = self._imgsz(opt)
         self.spec = changed(self.spec, imgsz=self.imgsz)
 
@@ -68,8 +74,12 @@ class ClientJob(Job):
         super()._check(row)
 
     def target(self, row: Format) -> Path:
+        """Return the folder of a client, or the file of a layout, beside the checkpoint."""
         file = super().target(row)
-        if self.profile.key or self.is_readable_here:
+        if self.profile.key:
+            other = f"_{row.key}" if row.key != self.profile.formats[0] else ""
+            return file.with_name(f"{file.name.removesuffix(row.suffixes[0])}_{self.profile.key}{other}")
+        if self.is_readable_here:
             return file
         unit = "-fractions" if self.as_fractions else ""
         suffix = row.suffixes[0]
@@ -87,6 +97,9 @@ class ClientJob(Job):
             return model
         hw = self.imgsz if self.as_fractions else None
         return Arranged(model, self.layout, hw, self.profile.activated, self.profile.output)
+
+    def file_name(self, row: Format) -> str:
+        return super().target(row).name
 
     def write_model(self, row: Format, folder: Path, metadata: Metadata) -> Path:
         file = super().write_model(row, folder, metadata)
@@ -109,8 +122,30 @@ class ClientJob(Job):
         graphs.renamed(model, {model.graph.input[0].name: profile.input})
         onnx.save(model, str(file))
 
+    def write_metadata(self, row: Format, file: Path, metadata: Metadata) -> None:
+        super().write_metadata(row, file, metadata)
+        if self.profile.has_plain_metadata and row.key == "onnx":
+            write_plain_metadata(file, metadata)
+        if self.profile.rt_info and row.key == "openvino":
+            values = side_files.context(self._folder_job(row, metadata))
+            write_rt_info(file, side_files.filled(self.profile.rt_info, values))
+
+    def packed(self, row: Format, file: Path, metadata: Metadata) -> Path:
+        if not self.profile.key:
+            return file
+        return side_files.write_folder(self._folder_job(row, metadata), file, file.parent / "folder")
+
+    def steps(self, row: Format) -> str:
+        return side_files.steps(self._folder_job(row, self.metadata())) if self.profile.key else ""
+
+    def _folder_job(self, row: Format, metadata: Metadata) -> side_files.Job:
+        suffix = ".xml" if row.key == "openvino" else row.suffixes[0]
+        setting, stem = self.setting(), self.weights.stem
+        return side_files.Job(self.profile, row.key, self.spec, metadata, setting, self.target(row), stem, suffix)
+
     def gate(self, row: Format, file: Path, metadata: Metadata) -> ClientGate:
-        exported = ClientFile(file, row.key, self.layout, self.setting(), metadata, self.profile.image)
+        image = "nhwc" if row.key == "litert" else self.profile.image  # LiteRT files always have it so
+        exported = ClientFile(file, row.key, self.layout, self.setting(), metadata, image)
         return ClientGate(self.reference, exported, self.imgsz, metadata, self.layout, self.profile.is_stretched)
 
     def setting(self) -> Setting:
@@ -126,6 +161,26 @@ class ClientJob(Job):
             activated=self.profile.activated,
             max_det=self.spec.max_det,
         )
+
+
+def write_plain_metadata(file: Path, metadata: Metadata) -> None:
+    """Put the metadata into an ONNX file as readers of YOLOv8's files want them: Python literals, bare words."""
+    import onnx
+
+    model = onnx.load(str(file))
+    plain = {"names": repr(metadata.names), "task": metadata.task, "imgsz": repr(metadata.imgsz)}
+    onnx.helper.set_model_props(model, metadata.to_strings() | plain | {"batch": str(metadata.batch)})
+    write_atomic(file, model.SerializeToString())
+
+
+def write_rt_info(folder: Path, values: dict) -> None:
+    """Put {key: value} into an OpenVINO folder's .xml file as its rt_info, under model_info."""
+    openvino = load_openvino()
+    file = graph_path(folder)
+    graph = openvino.Core().read_model(file.read_bytes(), file.with_suffix(".bin").read_bytes())
+    for key, value in values.items():
+        graph.set_rt_info(str(value), ["model_info", key])
+    openvino.save_model(graph, file, compress_to_fp16=False)
 
 
 def chosen_profile(opt: Namespace) -> Profile:

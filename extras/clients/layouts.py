@@ -28,6 +28,8 @@ WITH_NMS = ("onnx", "openvino")
 # fmt: off
 LAYOUTS = {layout.name: layout for layout in (
     Layout("v5", "[B, N, 5 + nc]: cx, cy, w, h, objectness, class scores", BEFORE_NMS),
+    Layout("scored", "as v5, but the class scores are multiplied with objectness, and the best one is in its place",
+           BEFORE_NMS),
     Layout("v8", "[B, 4 + nc, N]: cx, cy, w, h, objectness x class scores", BEFORE_NMS,
            axes=((0, "batch"), (2, "boxes"))),
     Layout("rows6", "[B, N, 6]: x1, y1, x2, y2, score, class; before NMS", BEFORE_NMS),
@@ -35,7 +37,7 @@ LAYOUTS = {layout.name: layout for layout in (
            has_boxes=False, axes=((0, "batch"), (2, "map_height"), (3, "map_width"))),
     Layout("e2e", "[B, n, 6]: x1, y1, x2, y2, score, class; after NMS, then rows of zeros", WITH_NMS, has_nms=True),
     Layout("flat7", "[n, 7]: image, x1, y1, x2, y2, score, class; after NMS", ("onnx",), has_nms=True),
-    Layout("split", "[1, n, 4]: y1, x1, y2, x2; [1, n]: class; [1, n]: score; after NMS", ("onnx",), has_nms=True),
+    Layout("split", "[1, n, 4]: x1, y1, x2, y2; [1, n]: class; [1, n]: score; after NMS", ("onnx",), has_nms=True),
 )}
 # fmt: on
 

@@ -29,6 +29,8 @@ class Profile:
     rt_info: dict = field(default_factory=dict)  # of OpenVINO files: model_info
     model: str = ""  # path of the model file in the client's folder, without its suffix
     files: dict = field(default_factory=dict)  # path in the client's folder -> content, see side_files.py
+    archive: str = ""  # file in the client's folder that holds all the others
+    maps: int = 0  # how many maps a model must have, 0 for any number
     steps: str = ""  # what to do with the folder
 
 

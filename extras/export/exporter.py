@@ -200,9 +200,12 @@ class Job:
                 raise ValueError(f"the file differs from the PyTorch model: {problem}; it is kept as {rejected}")
             return replace(self.packed(row, file, metadata), target), metadata.parity
 
+    def file_name(self, row: Format) -> str:
+        return self.target(row).name
+
     def write_model(self, row: Format, folder: Path, metadata: Metadata) -> Path:
         """Write the model into `folder` and return the file, or folder, there."""
-        file = folder / self.target(row).name
+        file = folder / self.file_name(row)
         if self.spec.int8 and row.key in QUANTIZERS:
             self._quantize(row, row.module, file, metadata)
             return file

@@ -2,14 +2,17 @@
 
 import numpy as np
 import pytest
+import torch
 
 from engine import options
 from extras.export.exporter import export_formats
 from models.backends import DetectMultiBackend
-from tests.tiny_detector import write_tiny_weights
+from models.yolo import DetectionModel
+from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.nms import as_float32, final_boxes
 
 SIZE_PX = 64
+NAMES = {0: "box", 1: "flat disc"}
 TINY_CFG = {  # strides 8 and 16, two anchors of each map
     "nc": 2,
     "depth_multiple": 1.0,
@@ -27,7 +30,18 @@ TINY_CFG = {  # strides 8 and 16, two anchors of each map
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    return write_tiny_weights(tmp_path_factory.mktemp("clients") / "best.pt", TINY_CFG)
+    """A checkpoint of random weights that finds some 30 objects of both classes in `picture`, 8 of them clearly."""
+    torch.manual_seed(9)
+    detector = DetectionModel(TINY_CFG)
+    with torch.no_grad():
+        for conv in detector.head.m:
+            conv.weight.mul_(1000)
+            bias = conv.bias.view(detector.head.na, -1)
+            bias[:, 4], bias[:, 5:] = -2, 1
+    file = tmp_path_factory.mktemp("clients") / "best.pt"
+    stride = [float(pixels) for pixels in detector.stride]
+    save_checkpoint(file, Checkpoint(detector.yaml, NAMES, len(NAMES), stride, detector.state_dict(), imgsz=SIZE_PX))
+    return file
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +71,20 @@ def export(weights, **flags):
 def nms(rows, conf_thres=0.25, iou_thres=0.45, max_det=300, agnostic=False):
     """Final boxes [n, 6] of raw predictions [N, 5 + nc]: xyxy px, confidence, class."""
     return final_boxes(rows[None], False, conf_thres, iou_thres, max_det=max_det, agnostic=agnostic)[0]
+
+
+def partners(boxes, others) -> np.ndarray:
+    """For each of `boxes` [n, 6] the nearest of `others` [m, 6] of its class; AssertionError if it has none."""
+    distance = np.abs(boxes[:, None, :4] - others[None, :, :4]).max(2)
+    distance[boxes[:, None, 5] != others[None, :, 5]] = np.inf
+    nearest = distance.argmin(1)
+    assert np.isfinite(distance[np.arange(len(boxes)), nearest]).all()
+    return others[nearest]
+
+
+def assert_same_boxes(found, expected, px=0.01, score=1e-4) -> None:
+    """Both are [n, 6] xyxy px, confidence, class, in any order."""
+    assert len(found) == len(expected) > 0
+    near = partners(found, expected)
+    np.testing.assert_allclose(found[:, :4], near[:, :4], atol=px)
+    np.testing.assert_allclose(found[:, 4], near[:, 4], atol=score)

@@ -17,6 +17,7 @@ PX = 0.01  # most that a box may differ, in fp32
 # N is 2 anchors on 8 x 8 and 4 x 4 cells; nc is 2
 SHAPES = {
     "v5": [(1, 160, 7)],
+    "scored": [(1, 160, 7)],
     "v8": [(1, 6, 160)],
     "rows6": [(1, 160, 6)],
     "heads": [(1, 14, 8, 8), (1, 14, 4, 4)],
@@ -46,9 +47,10 @@ def test_shapes(outputs, layout):
 
 
 def test_before_nms(outputs, rows):
-    (v5,), (v8,), (rows6,) = map(outputs, ("v5", "v8", "rows6"))
+    (v5,), (scored,), (v8,), (rows6,) = map(outputs, ("v5", "scored", "v8", "rows6"))
     scores = rows[:, 4:5] * rows[:, 5:]
     np.testing.assert_allclose(v5[0], rows, atol=1e-3)
+    np.testing.assert_allclose(scored[0], np.column_stack([rows[:, :4], scores.max(1), scores]), atol=1e-3)
     np.testing.assert_allclose(v8[0].T[:, :4], rows[:, :4], atol=PX)
     np.testing.assert_allclose(v8[0].T[:, 4:], scores, atol=1e-5)
     np.testing.assert_allclose(rows6[0, :, :4], xywh2xyxy(rows[:, :4]), atol=PX)
@@ -64,7 +66,7 @@ def test_after_nms(outputs, rows):
     np.testing.assert_allclose(e2e[0, :n], expected, atol=PX)
     assert not e2e[0, n:].any() and flat7.shape == (n, 7)
     np.testing.assert_allclose(flat7, np.column_stack([np.zeros(n), expected]), atol=PX)
-    np.testing.assert_allclose(location[0, :n], expected[:, [1, 0, 3, 2]], atol=PX)
+    np.testing.assert_allclose(location[0, :n], expected[:, :4], atol=PX)
     np.testing.assert_allclose(np.stack([score[0, :n], category[0, :n]], 1), expected[:, 4:], atol=1e-5)
 
 
@@ -125,7 +127,7 @@ def test_what_is_readable_here_and_what_is_not(weights, picture, rows):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ({"layout": "head"}, "--layout head: expected one of v5, v8, .*did you mean heads"),
+        ({"layout": "head"}, "--layout head: expected one of v5, scored, .*did you mean heads"),
         ({"layout": "v8", "nms": True}, "--nms: expected one of the layouts e2e, flat7 and split, found --layout v8"),
         ({"layout": "heads", "box_unit": "0..1"}, "the layout heads has no boxes"),
         ({"layout": "v8", "box_unit": "0..1", "dynamic": True}, "--dynamic: --layout v8 needs a file of one size"),
