@@ -34,6 +34,7 @@ COMMANDS = {
     "teach": "train.py --cfg yolov5n.yaml --data {data} --teacher {weights}",
     "evolve": "train.py --cfg yolov5n.yaml --data {data} --evolve 1",
     "export": "export.py --weights {weights} --include onnx",
+    "clients": "export.py --weights {weights} --for frigate",
     "segment": "segment/train.py --cfg yolov5n-seg.yaml --data {data}",
     "classify": "classify/train.py --model edgevit_xxs --data {data}",
     "compare": "compare.py a b",
