@@ -13,6 +13,7 @@ BENCHES = {
     "ap": ("average precision of a large data set", ("pycocotools",)),
     "startup": ("--help, and the first box of a picture", ()),
     "onnx": ("ONNX Runtime", ("onnx", "onnxscript", "onnxruntime")),
+    "serve": ("serve.py with 64 clients", ("flask", "onnx", "onnxscript", "onnxruntime")),
     "limit": ("share of this machine's matrix-product rate that the models reach", ()),
     "growth": ("time and memory over the size of the data set and of the image", ()),
 }

@@ -40,6 +40,7 @@ COMMANDS = {
     "compare": "compare.py a b",
     "benchmark": "benchmarks.py --weights {weights}",
     "thresholds": "val.py --weights {weights} --data {data} --thresholds --single-cls",
+    "serve": "serve.py --weights {weights}",
     "shapes": "train.py --cfg yolov5n.yaml --data shapes.yaml",
 }
 RUN_HIDDEN = """

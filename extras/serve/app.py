@@ -170,4 +170,4 @@ def build_app(service: Service) -> Gate:
     app.include_router(pages)
     app.mount("/page", StaticFiles(directory=PAGE))
     app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))
-    return Gate(app, service.metrics, service.opt.timeout_s)
+    return Gate(app, service)

@@ -5,7 +5,7 @@ import time
 import uuid
 
 from extras.serve.logs import log
-from extras.serve.metrics import Metrics
+from extras.serve.service import Service
 from utils.logger import LOGGER
 
 HEADERS = (
@@ -14,6 +14,7 @@ HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-frame-options", b"DENY"),
 )
+LAST = ((b"connection", b"close"),)
 UNLOGGED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 FAILED = b'{"detail":"the server has failed; its log says why"}'
 LATE = b'{"detail":"there was no time for this request"}'
@@ -22,14 +23,14 @@ LATE = b'{"detail":"there was no time for this request"}'
 class Gate:
     """An ASGI application around another one. Nothing that goes wrong inside leaves it as an exception."""
 
-    def __init__(self, app, metrics: Metrics, timeout_s: float):
-        self.app, self.metrics, self.timeout_s = app, metrics, timeout_s
+    def __init__(self, app, service: Service):
+        self.app, self.service, self.metrics, self.timeout_s = app, service, service.metrics, service.opt.timeout_s
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        answer = Answer(send)
+        answer = Answer(send, LAST if self.service.is_stopping else ())
         scope["facts"] = facts = {"id": answer.id}
         try:
             await asyncio.wait_for(self.app(scope, receive, answer.send), self.timeout_s)
@@ -52,15 +53,16 @@ class Gate:
 class Answer:
     """The way of an answer to the client: it gets headings and a number, and its status is known afterwards."""
 
-    def __init__(self, send):
-        self._send = send
+    def __init__(self, send, more_headers=()):
+        self._send, self.more_headers = send, more_headers
         self.id, self.start_s = uuid.uuid4().hex[:16], time.perf_counter()
         self.status = 0  # nothing was answered: the client has gone
 
     async def send(self, message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            message["headers"] = [*message["headers"], *HEADERS, (b"x-request-id", self.id.encode())]
+            more = (*HEADERS, (b"x-request-id", self.id.encode()), *self.more_headers)
+            message["headers"] = [*message["headers"], *more]
         await self._send(message)
 
     async def send_whole(self, status: int, body: bytes, *headers) -> None:

@@ -1,6 +1,8 @@
 """A server from its options to its end."""
 
 import argparse
+import ipaddress
+import logging
 import socket
 
 from models.backends.base import require
@@ -23,6 +25,9 @@ def serve(opt: argparse.Namespace) -> int:
     listener = listening_socket(opt.host, opt.port)
     service = Service(opt, tokens)
     host, port = listener.getsockname()[:2]
+    if not tokens and not ipaddress.ip_address(host).is_loopback:
+        log("open_to_all", logging.WARNING, advice="whoever reaches this port may use it: --token-file")
+    listener.listen()  # Whoever comes from now on waits, until uvicorn takes the socket over.
     log("listening", host=host, port=port, models=list(service.models.by_name), is_guarded=bool(tokens))
     try:
         server_for(opt, build_app(service), service).run(sockets=[listener])

@@ -16,6 +16,7 @@ from extras.serve.pictures import Held, Memory, prepare
 from utils.general import usable_cores
 
 LONGEST_RETRY_S = 60
+TIME_TO_WAIT = 0.5  # the part of a request's time limit that the queue may take, as far as is known
 
 
 class Service:
@@ -34,11 +35,12 @@ class Service:
         self.metrics.gauge("serve_held_bytes", "Bytes of bodies and pixels", lambda: self.memory.used)
 
     def check_queue(self, count: int) -> None:
-        """Refuse (429) pictures for which the queue has no room."""
-        if self.pictures + count > self.opt.queue:
-            seconds = math.ceil(self.pictures * self.metrics.seconds_per_picture)
-            retry = str(min(max(seconds, 1), LONGEST_RETRY_S))
-            raise HTTPException(429, f"the queue of {self.opt.queue} pictures is full", {"Retry-After": retry})
+        """Refuse (429) pictures for which the queue has no room, or that it would not reach in time."""
+        each_s = self.metrics.seconds_per_picture
+        room = max(min(self.opt.queue, self.opt.timeout_s * TIME_TO_WAIT / each_s), 1)
+        if self.pictures and self.pictures + count > room:
+            retry_s = min(max(math.ceil(self.pictures * each_s), 1), LONGEST_RETRY_S)
+            raise HTTPException(429, f"{self.pictures} pictures are waiting already", {"Retry-After": str(retry_s)})
 
     async def detect(self, model: Model, pictures: list[bytes], held: Held, keep: bool) -> list[Result]:
         """Return the Results of pictures, with `keep` their pixels too; one that is unfit refuses the whole request."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -207,7 +208,7 @@ def reload_between_requests(server, picture, model, other) -> list:
 
 def test_a_full_queue_addresses_and_a_stop_in_between(folder, pictures, host):
     """Of 40 requests at once some are refused with 429; SIGTERM comes while four pictures are worked on."""
-    flags = ["--queue", 4, "--max-pictures", 4, "--imgsz", 640, "--allow-url", host]
+    flags = ["--queue", 4, "--max-pictures", 4, "--imgsz", 640, "--allow-url", host, "--drain-s", 1]
     with RunningServer(f"{folder}/a.onnx", flags=flags) as server, ThreadPoolExecutor(40) as pool:
         addresses_below_an_allowed_one(server, host, pictures[0])
         answers = list(pool.map(lambda _: post(server, pictures[1]), range(40)))
@@ -218,9 +219,19 @@ def test_a_full_queue_addresses_and_a_stop_in_between(folder, pictures, host):
         last = pool.submit(server.client.post, "/v1/detect", files=files(pictures[1:2] * 4))
         while "serve_pictures_at_hand 4.0" not in server.client.get("/metrics").text and not last.done():
             time.sleep(0.01)
-        assert server.stop() == 0
+        server.process.send_signal(signal.SIGTERM)
+        answer = ready(server)
+        assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+        assert server.process.wait(60) == 0
         assert last.result().status_code == 200
     assert server.events()[-1]["event"] == "stopped" and not server.errors
+
+
+def ready(server) -> httpx.Response:
+    """The first answer of /readyz that is not 200."""
+    while (answer := httpx.get(f"{server.url}/readyz", trust_env=False)).status_code == 200:
+        time.sleep(0.01)
+    return answer
 
 
 def test_time_and_memory_limits(folder, pictures):
