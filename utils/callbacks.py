@@ -54,7 +54,7 @@ class Callbacks:
     def run(self, hook: str, *args, thread: bool = False, **kwargs) -> None:
         """Call the functions registered for `hook` in their order; each in a thread of its own if `thread`."""
         self._check(hook)
-        for action in self._callbacks[hook]:
+        for action in [*self._callbacks[hook]]:  # A function may take itself out.
             if thread:
                 threading.Thread(target=action["callback"], args=args, kwargs=kwargs, daemon=True).start()
             else:

@@ -15,6 +15,7 @@ EXTRAS = {
     "evolve": "--evolve",
     "export": "export.py",
     "hub": "torch.hub and AutoShape",
+    "loggers": "--logger",
     "official": "checkpoints pickled by YOLOv5",
     "segment": "segmentation",
     "serve": "serve.py",

@@ -15,6 +15,11 @@ from engine.options.flags import (
     data_default,
 )
 
+LOGGER_HELP = (
+    "tensorboard, wandb, mlflow, clearml or comet; all stay on this machine unless :online is behind the name "
+    "(default: tensorboard where it is installed)"
+)
+
 
 def add_data_defaults(parser, fallbacks=None) -> None:
     """Add the options of DATA_DEFAULTS."""
@@ -53,6 +58,7 @@ def add_training(parser) -> None:
         default=[0],
         help="N freezes the first N layers; several numbers or module names freeze those",
     )
+    add("--logger", nargs="+", default=None, metavar="NAME", help=LOGGER_HELP)
     add("--save-period", type=int, default=-1, help="keep a checkpoint every so many epochs")
     add("--seed", type=int, default=0, help="random seed")
     add(

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from utils import dist
+from utils.callbacks import Callbacks
 from utils.console.text import brief
+from utils.extras import has_extra, load_extra
 from utils.files import read_table, write_atomic
 from utils.files.yaml import save_yaml
 from utils.general import increment_path
-from utils.logger import LOGGER
 
 LR_COLUMNS = ("x/lr0", "x/lr1", "x/lr2")
 # options that say where or how a run was started, not what it is
@@ -89,11 +90,10 @@ def _plain(value):
     return str(value) if isinstance(value, Path) else value
 
 
-def tensorboard(run: RunFolder):
-    """Return a TensorBoard writer for a run folder, None where the package is not installed."""
-    if find_spec("tensorboard") is None:
-        return None
-    from utils.loggers.tensorboard import TensorBoardLogger
-
-    LOGGER.info(f"TensorBoard: tensorboard --logdir {run.folder.parent}")
-    return TensorBoardLogger(run.folder, run.columns)
+def attach_loggers(opt: argparse.Namespace, run: RunFolder, callbacks: Callbacks) -> None:
+    """Let the loggers of --logger follow the run; without the flag TensorBoard alone, where it is installed."""
+    names = opt.logger if dist.is_main() and not opt.evolve else []
+    if names is None:
+        names = ["tensorboard"] if find_spec("tensorboard") and has_extra("loggers") else []
+    if names:
+        load_extra("loggers").attach(names, run.folder, run.columns, plain_options(opt), callbacks)

@@ -62,8 +62,6 @@ def fit(opt: argparse.Namespace, callbacks: Callbacks | None = None, **inputs) -
             explain_interruption(training.opt, training.task, training.run, training.state.epoch)
         raise
     finally:
-        if training is not None and training.board is not None:
-            training.board.close()
         callbacks.run("teardown")
 
 
@@ -92,7 +90,7 @@ def train_epochs(training: Training) -> None:
             result = validate_if_due(training.validate, learner, state, opt, clock)
             training.result = result or training.result
             is_best = record(state, training.task, losses, result, learner.optimizer)
-            write_epoch(state, opt, clock, training.run, training.board, learner.callbacks, result)
+            write_epoch(state, opt, clock, training.run, learner.callbacks, result)
             if result is not None:
                 state.stopped = training.stopper(epoch=epoch, fitness=result.fitness)
             state.stopped |= learner.callbacks.stop_training
@@ -133,14 +131,12 @@ def summary(task: Task, result) -> list[float]:
     return [*task.figures(result), *map(float, result.losses)]
 
 
-def write_epoch(state: TrainState, opt, clock: RunClock, run: RunFolder, board, callbacks: Callbacks, result) -> None:
-    """Write the newest row of figures to results.csv and TensorBoard, and hand it to the user's hooks."""
+def write_epoch(state: TrainState, opt, clock: RunClock, run: RunFolder, callbacks: Callbacks, result) -> None:
+    """Write the newest row of figures to results.csv, and hand it to the hooks of users and loggers."""
     clock.end_epoch()
     epoch, *values = state.rows[-1]
     if not opt.evolve:
         run.write_results(state.rows, clock.epoch_ends)
-    if board is not None:
-        board.write_epoch(values, epoch)
     fitness = result.fitness if result else math.nan
     callbacks.run("on_fit_epoch_end", values, epoch, state.best_fitness, fitness)
 
@@ -181,8 +177,6 @@ def finish(training: Training):
     learner.callbacks.run("on_train_end", run.last, run.best, state.epoch - 1, summary(task, result))
     if opt.evolve:
         return result
-    if training.board is not None:
-        training.board.write_pictures(state.epoch - 1)
     learner.times.report(run.folder)
     LOGGER.info(f"Results saved to {colorize(str(run.folder), 'good')}")
     return result

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from engine.task import DETECT, Task, apply_defaults
 from engine.train import build, recipe
 from engine.train.device import Precision, check_options, choose_device, choose_precision
-from engine.train.folder import RunFolder, create_run_folder, tensorboard
+from engine.train.folder import RunFolder, attach_loggers, create_run_folder
 from engine.train.loop import Learner
 from engine.train.progress import RunClock
 from engine.train.schedule import Schedule, multi_scaled
@@ -63,7 +63,6 @@ class Training:
     clock: RunClock
     is_resumed: bool = False
     budget: object = None  # extras.budget.plan.Budget of --budget
-    board: object = None  # a TensorBoard writer, where the package is installed
     result: object = None  # the newest validation's
 
 
@@ -107,6 +106,7 @@ def set_up(
         values = _complete(opt, callbacks, values, loader, task.start_kind(opt, start, model), hyp is not None)
         if dist.is_main():
             _prepare_files(run, task, model, loader.dataset, opt, values, data)
+    attach_loggers(opt, run, callbacks)
     callbacks.run("on_pretrain_routine_end", task.labels(loader.dataset), data["names"])
     learner = _learner(opt, values, task, model, loader, precision)
     learner.callbacks, learner.times = callbacks, _attach_clocks(times, precision.device, loader, val_loader)
@@ -125,7 +125,6 @@ def set_up(
         opt=opt, task=task, hyp=values, data=data, learner=learner, loader=loader, val_loader=val_loader,
         stopper=stopper, run=run, state=state, validate=_validation(opt, task, learner, val_loader, data, run.folder),
         clock=clock, is_resumed=resumed is not None, budget=budget,
-        board=tensorboard(run) if dist.is_main() and not opt.evolve else None,
     )  # fmt: skip
 
 
@@ -151,6 +150,8 @@ def _budget(opt: argparse.Namespace, clock: RunClock, is_new: bool):
 
 def _read_inputs(opt, callbacks: Callbacks, given_hyp, resumed: Checkpoint | None, task: Task) -> tuple:
     """Return the starting checkpoint, the data, the hyperparameters and the precision; complete `opt` by them."""
+    if opt.logger:
+        load_extra("loggers").check(opt.logger)
     source = resumed.hyp if resumed else given_hyp
     if source or opt.hyp:
         task.read_hyp(opt, source)  # A mistake in it is told before data are downloaded.
