@@ -1,5 +1,7 @@
 """What the tests of clients share: a checkpoint of the tiny detector, a picture for it, and what is expected there."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -13,29 +15,24 @@ from utils.nms import as_float32, final_boxes
 
 SIZE_PX = 64
 NAMES = {0: "box", 1: "flat disc"}
-TINY_CFG = {  # strides 8 and 16, two anchors of each map
+TINY_CFG = {  # few operators, as writing ONNX takes its time by their number; strides 8 and 16, two anchors of each map
     "nc": 2,
     "depth_multiple": 1.0,
     "width_multiple": 1.0,
     "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
-    "backbone": [
-        [-1, 1, "Conv", [8, 3, 2]],
-        [-1, 1, "Conv", [16, 3, 2]],
-        [-1, 1, "Conv", [24, 3, 2]],
-        [-1, 1, "C3", [24]],
-    ],
-    "head": [[-1, 1, "Conv", [32, 3, 2]], [-1, 1, "SPPF", [32, 5]], [[3, 5], 1, "Detect", ["nc", "anchors"]]],
+    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]]],
+    "head": [[-1, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
 }
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
-    """A checkpoint of random weights that finds some 30 objects of both classes in `picture`, 8 of them clearly."""
-    torch.manual_seed(9)
+    """A checkpoint of random weights that finds 27 objects of both classes in `picture`, 11 above 0.4."""
+    torch.manual_seed(24)
     detector = DetectionModel(TINY_CFG)
     with torch.no_grad():
         for conv in detector.head.m:
-            conv.weight.mul_(1000)
+            conv.weight.mul_(300)
             bias = conv.bias.view(detector.head.na, -1)
             bias[:, 4], bias[:, 5:] = -2, 1
     file = tmp_path_factory.mktemp("clients") / "best.pt"
@@ -61,8 +58,9 @@ def rows(model, picture):
     return as_float32(model.predict(picture[None]))[0]
 
 
+@cache
 def export(weights, **flags):
-    """Export to one format; the Exported. AssertionError if it failed."""
+    """Export to one format; the Exported, which is the same for the same flags. AssertionError if it failed."""
     (result,) = export_formats(options.from_kwargs("export", {"weights": weights, "imgsz": SIZE_PX, **flags}))
     assert not result.error, result.error
     return result

@@ -16,7 +16,6 @@ import torch
 from PIL import Image
 
 from extras.clients.boxes import BoxFinder
-from models.backends import DetectMultiBackend
 from tests.conftest import ROOT
 from tests.extras.clients.conftest import NAMES, SIZE_PX, assert_same_boxes, export, nms, partners
 
@@ -112,16 +111,12 @@ def test_sahi(weights, picture, rows, monkeypatch):
     found = np.array([[*one.bbox.to_xyxy(), one.score.value, one.category.id] for one in result.object_prediction_list])
     expected = nms(rows)
     expected[:, :4] = expected[:, :4].clip(0, SIZE_PX)
+    expected = expected[(expected[:, 2:4] > expected[:, :2]).all(1)]  # It drops what lies beside the picture.
     assert_same_boxes(found, expected)
     assert {one.category.name for one in result.object_prediction_list} == set(NAMES.values())
     wide = np.concatenate([picture, picture], 1)
     flags = {"slice_height": SIZE_PX, "slice_width": SIZE_PX, "overlap_height_ratio": 0.0, "overlap_width_ratio": 0.0}
     assert get_sliced_prediction(wide, model, **flags, verbose=0).object_prediction_list
-
-
-def test_opencv_reads_what_we_write(weights, picture):
-    file = export(weights, include="onnx").file
-    assert DetectMultiBackend(file, dnn=True).predict(picture[None]).shape == (1, 160, 7)
 
 
 def example(name):
