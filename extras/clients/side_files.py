@@ -36,7 +36,8 @@ class Job:
 
 def context(job: Job) -> dict[str, Any]:
     """Return the values that texts and mappings of clients.yaml may name: numbers, texts and lists."""
-    spec, setting, names = job.spec, job.setting, list(job.metadata.names.values())
+    spec, setting = job.spec, job.setting
+    names = [" ".join(name.split()) for name in job.metadata.names.values()]  # a line each
     height, width = setting.imgsz_hw
     conf = job.metadata.own_thresholds.conf if job.metadata.own_thresholds else []
     maps = [[setting.channels, height // int(stride), width // int(stride)] for stride in setting.strides]
@@ -53,7 +54,7 @@ def context(job: Job) -> dict[str, Any]:
         "names": names,
         "labels": "\n".join(names),
         "numbered_labels": "\n".join(f"{number} {name}" for number, name in enumerate(names)),
-        "words": " ".join("_".join(name.split()) for name in names),
+        "words": " ".join(name.replace(" ", "_") for name in names),
         "yaml_list": "\n".join(f"  - {json.dumps(name, ensure_ascii=False)}" for name in names),
         "class_conf": dict(zip(names, conf)) or None,
         "class_attributes": "\n".join(

@@ -10,10 +10,14 @@ import pytest
 import yaml
 
 from engine import options
-from extras.clients.profiles import Profile, read_table
+from extras.clients import side_files
+from extras.clients.decoding import Setting
+from extras.clients.profiles import Profile, find_profile, read_table
 from extras.clients.runners import RUNNERS, prepared
 from extras.export.exporter import export_formats, print_formats
 from models.backends import DetectMultiBackend
+from models.backends.base import ExportSpec
+from models.backends.metadata import Metadata
 from tests.conftest import ROOT
 from tests.extras.clients import decodings
 from tests.extras.clients.conftest import NAMES, SIZE_PX, assert_same_boxes, export, nms
@@ -187,6 +191,25 @@ def test_edge_impulse(weights, picture, rows):
     (output,) = RUNNERS["litert"](folder / "best.tflite")(prepared(picture[None], "nhwc"))
     output[..., :4] *= SIZE_PX
     assert_same_boxes(nms(output[0]), nms(rows))
+
+
+def test_thresholds_of_classes_and_odd_names(tmp_path):
+    """They go into DeepStream's and Roboflow's files; names stay on one line, and numbers stay numbers."""
+    names, own = {0: "box", 1: "flat\n  'disc'"}, {"conf": [0.3, 0.55]}
+    metadata = Metadata(names, [8, 16], 32, [64, 64], thresholds=own)
+    setting = Setting((64, 64), 2, anchors_px=((8, 8, 16, 16), (24, 24, 40, 40)), strides=(8.0, 16.0))
+    texts = {}
+    for client, file in (("deepstream", "config_infer_primary.txt"), ("roboflow", "model_config.json")):
+        (tmp_path / "model.onnx").write_bytes(b"")
+        job = side_files.Job(
+            find_profile(client), "onnx", ExportSpec((64, 64)), metadata, setting, tmp_path / "best_x", "best", ".onnx"
+        )
+        folder = side_files.write_folder(job, tmp_path / "model.onnx", tmp_path / client)
+        texts[client] = (folder / file).read_text()
+    assert "[class-attrs-1]\nnms-iou-threshold=0.45\npre-cluster-threshold=0.55\n" in texts["deepstream"]
+    assert (tmp_path / "deepstream" / "labels.txt").read_text() == "box\nflat 'disc'\n"
+    recommended = json.loads(texts["roboflow"])["recommended_parameters"]
+    assert recommended == {"confidence": 0.25, "per_class_confidence": {"box": 0.3, "flat 'disc'": 0.55}}
 
 
 def test_the_table_is_whole():
