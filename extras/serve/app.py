@@ -16,7 +16,7 @@ from fastapi_offline import FastAPIOffline
 from starlette.requests import ClientDisconnect
 
 from extras.serve.answers import SHAPES, as_jpeg
-from extras.serve.gate import Gate
+from extras.serve.gate import FAILED, Gate
 from extras.serve.intake import FORM, JSON, RAW
 from extras.serve.service import Service, digest
 from utils.general import VERSION
@@ -169,5 +169,6 @@ def build_app(service: Service) -> Gate:
     app.include_router(guarded)
     app.include_router(pages)
     app.mount("/page", StaticFiles(directory=PAGE))
+    app.add_exception_handler(Exception, lambda *_: Response(FAILED, 500, media_type="application/json"))
     app.add_exception_handler(ClientDisconnect, lambda *_: Response(status_code=400))
     return Gate(app, service)

@@ -5,10 +5,11 @@ import ipaddress
 import logging
 import socket
 
+from extras.serve.logs import log, setup_json_logging
 from models.backends.base import require
 from utils.files import read_text
 
-PACKAGES = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "multipart", "httpx")
+PACKAGES = ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "python_multipart", "httpx")
 
 
 def serve(opt: argparse.Namespace) -> int:
@@ -16,26 +17,29 @@ def serve(opt: argparse.Namespace) -> int:
     for package in PACKAGES:
         require(package, "serve", "serve.py")
     from extras.serve.app import build_app
-    from extras.serve.logs import log, setup_json_logging
     from extras.serve.service import Service
 
     check(opt)
     setup_json_logging()
     tokens = read_tokens(opt.token_file) if opt.token_file else []
-    listener = listening_socket(opt.host, opt.port)
-    service = Service(opt, tokens)
-    host, port = listener.getsockname()[:2]
-    if not tokens and not ipaddress.ip_address(host).is_loopback:
-        log("open_to_all", logging.WARNING, advice="whoever reaches this port may use it: --token-file")
-    listener.listen()  # Whoever comes from now on waits, until uvicorn takes the socket over.
-    log("listening", host=host, port=port, models=list(service.models.by_name), is_guarded=bool(tokens))
-    try:
-        server_for(opt, build_app(service), service).run(sockets=[listener])
-    except KeyboardInterrupt:  # uvicorn raises the signal again that it has ended for.
-        log("stopped")
-    finally:
-        service.stop()
+    with listening_socket(opt.host, opt.port) as listener:
+        service = Service(opt, tokens)
+        announce(listener, service)
+        try:
+            server_for(opt, build_app(service), service).run(sockets=[listener])
+        except KeyboardInterrupt:  # uvicorn raises the signal again that it has ended for.
+            log("stopped")
+        finally:
+            service.stop()
     return 0
+
+
+def announce(listener: socket.socket, service) -> None:
+    """Log where the server listens, and a warning if that is open to others without a token."""
+    host, port = listener.getsockname()[:2]
+    if not service.tokens and not ipaddress.ip_address(host).is_loopback:
+        log("open_to_all", logging.WARNING, advice="whoever reaches this port may use it: --token-file")
+    log("listening", host=host, port=port, models=list(service.models.by_name), is_guarded=bool(service.tokens))
 
 
 def check(opt: argparse.Namespace) -> None:
@@ -55,16 +59,12 @@ def read_tokens(file: str) -> list[str]:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """Return a bound socket; OSError that names the flags if that is not possible."""
+    """Return a socket on which clients wait until uvicorn takes it over. OSError with the flags if that cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        return socket.create_server((host, port), family=family)
     except OSError as error:
         raise OSError(f"--host {host} --port {port}: cannot listen there: {error.strerror or error}") from None
-    listener.set_inheritable(True)
-    return listener
 
 
 def server_for(opt: argparse.Namespace, app, service):

@@ -18,10 +18,12 @@ from fastapi import HTTPException
 
 from engine import options
 from engine.predict.run import build_detector
+from extras.serve.app import build_app
 from extras.serve.batcher import Batcher
 from extras.serve.intake import is_below, prefix_parts
 from extras.serve.metrics import Metrics, ModelMetrics
 from extras.serve.pictures import Memory, prepare
+from extras.serve.service import Service
 from tests.conftest import ROOT
 from tests.running_server import RunningServer
 from utils.files.yaml import load_yaml
@@ -77,8 +79,8 @@ def test_memory_is_given_back_whatever_happens():
 
 
 @pytest.fixture(scope="module")
-def detector(folder):
-    opt = options.from_kwargs("serve", {"weights": f"{folder}/a.onnx", "imgsz": 64, "batch_size": 4})
+def detector(checkpoint):
+    opt = options.from_kwargs("serve", {"weights": str(checkpoint(0)), "imgsz": 64, "batch_size": 4})
     return build_detector(opt)
 
 
@@ -178,19 +180,40 @@ def test_who_does_not_wait_any_more_is_left_out_and_an_error_is_everyones(detect
 
 
 @pytest.mark.slow
-def test_openvino_serves_the_same_boxes(folder, pictures):
+def test_openvino_serves_the_same_boxes(folder, checkpoint, pictures):
     pytest.importorskip("openvino")
     pytest.importorskip("nncf")
     import export
 
-    export.run(weights=f"{folder}/a.pt", include="openvino", dynamic=True)
-    with RunningServer(f"{folder}/a.onnx", f"other={folder}/a_openvino_model") as server:
+    (other,) = export.run(weights=str(checkpoint(0)), include="openvino", dynamic=True)
+    with RunningServer(f"{folder}/a.onnx", f"other={other.file}") as server:
         ask = lambda **params: server.client.post(  # noqa: E731
             "/v1/detect", params={"format": "pandas", **params}, files={"image": pictures[0]}
         ).json()
         ours, others = ask(), ask(model="other")
         assert [box["class"] for box in ours] == [box["class"] for box in others]
         assert [box["xmin"] for box in ours] == pytest.approx([box["xmin"] for box in others], abs=1)
+
+
+def test_an_answer_that_is_late_and_a_bug_inside(checkpoint, pictures, caplog):
+    """The queue is not worked off here, so that time runs out; then something breaks that never should."""
+    opt = options.from_kwargs("serve", {"weights": str(checkpoint(0)), "timeout_s": 0.05})
+    service = Service(opt, [])
+
+    async def ask():
+        transport = httpx.ASGITransport(build_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
+            late = await client.post("/v1/detect", files={"image": pictures[0]})
+            service.intake = None
+            return late, await client.post("/v1/detect", files={"image": pictures[0]})
+
+    late, broken = asyncio.run(ask())
+    service.stop()
+    assert (late.status_code, late.headers["retry-after"]) == (503, "5") and "no time" in late.json()["detail"]
+    assert broken.status_code == 500 and "its log says why" in broken.json()["detail"]
+    assert service.memory.used == service.pictures == 0
+    (record,) = [record for record in caplog.records if record.message == "failure"]
+    assert record.exc_info and record.fields["id"] == broken.headers["x-request-id"]
 
 
 def copied_sources() -> list[str]:

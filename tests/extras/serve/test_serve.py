@@ -234,10 +234,7 @@ def ready(server) -> httpx.Response:
     return answer
 
 
-def test_time_and_memory_limits(folder, pictures):
-    with RunningServer(f"{folder}/a.onnx", flags=["--timeout-s", 0.01, "--imgsz", 1280]) as server:
-        answer = server.client.post("/v1/detect", files=files(pictures))
-        assert answer.status_code == 503 and int(answer.headers["retry-after"]) > 0
+def test_limits_of_memory_pixels_and_connections(folder, pictures):
     flags = ["--memory-mb", 0.01, "--max-mpx", 0.003, "--max-mb", 0.1, "--receive-s", 0.5, "--connections", 2]
     with RunningServer(f"{folder}/a.onnx", flags=flags) as server:
         assert post(server, bytes(50_000)).status_code == 503
