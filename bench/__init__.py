@@ -15,5 +15,6 @@ BENCHES = {
     "onnx": ("ONNX Runtime", ("onnx", "onnxscript", "onnxruntime")),
     "serve": ("serve.py with 64 clients", ("flask", "onnx", "onnxscript", "onnxruntime")),
     "limit": ("share of this machine's matrix-product rate that the models reach", ()),
+    "tile": ("tiles of large pictures: time, AP, objects on seams", ("sahi",)),
     "growth": ("time and memory over the size of the data set and of the image", ()),
 }

@@ -39,6 +39,7 @@ COMMANDS = {
     "classify": "classify/train.py --model edgevit_xxs --data {data}",
     "compare": "compare.py a b",
     "benchmark": "benchmarks.py --weights {weights}",
+    "tile": "detect.py --weights {weights} --tile 640",
     "thresholds": "val.py --weights {weights} --data {data} --thresholds --single-cls",
     "serve": "serve.py --weights {weights}",
     "shapes": "train.py --cfg yolov5n.yaml --data shapes.yaml",

@@ -22,6 +22,7 @@ EXTRAS = {
     "shapes": "the drawn data sets",
     "teach": "--teacher, --unlabeled and pretrain.py",
     "thresholds": "--thresholds, --precision, --recall and --write-thresholds",
+    "tile": "--tile",
 }
 
 

@@ -32,9 +32,10 @@ READ_BY_ENGINE: dict[str, dict] = {
         **{"single_cls": False, "augment": False, "square": False, "v5_map": False, "cache": None, "seed": 0},
         **{"conf_thres": 0.001, "iou_thres": 0.6, "max_det": 300},
         **dict.fromkeys(("save_txt", "save_hybrid", "save_conf", "save_json"), False),
-        **{"thresholds": False, "precision": None, "recall": None, "write_thresholds": False},
+        **{"thresholds": False, "precision": None, "recall": None, "write_thresholds": False, "tile": None},
     },
     "predict": {
+        "tile": None,
         **{"classes": None, "augment": False, "visualize": False, "save_crop": False, "save_conf": False},
         **{"save_format": 0, "line_thickness": 3, "hide_labels": False, "hide_conf": False},
     },
@@ -42,7 +43,7 @@ READ_BY_ENGINE: dict[str, dict] = {
 # option -> least and largest value of every number; epochs, evolve and opset are checked where they are completed
 BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("conf_thres", "iou_thres", "label_smoothing", "dropout", "hard_fail"), (0.0, 1.0)),
-    **dict.fromkeys(("precision", "recall"), (0.0, 1.0)),
+    **{**dict.fromkeys(("precision", "recall"), (0.0, 1.0)), "tile": (32, 1 << 16), "overlap": (0.0, 0.9)},
     **dict.fromkeys(("max_det", "topk_all", "line_thickness", "mask_ratio", "cutoff", "resamples"), (1, 1_000_000)),
     **dict.fromkeys(("workers", "patience", "close_mosaic", "classes"), (0, 1_000_000)),
     **{"batch_size": (-1, 1 << 20), **dict.fromkeys(("imgsz", "vid_stride"), (1, 1 << 16))},
@@ -127,6 +128,12 @@ def add_imgsz(parser, help: str, **kwargs) -> None:
 def add_imgsz_hw(parser) -> None:
     help = "image size: one number, or height and width (default: the checkpoint's training size, else 640)"
     add_imgsz(parser, help, nargs="+", default=None)
+
+
+def add_tiles(parser) -> None:
+    side = "also look at tiles of so many pixels a side, at the picture's own size, and merge what is found"
+    parser.add_argument("--tile", type=int, default=None, metavar="PX", help=side)
+    parser.add_argument("--overlap", type=float, default=0.2, help="with --tile: least share that two neighbours share")
 
 
 def add_threads(parser) -> None:

@@ -9,6 +9,7 @@ from engine.options.flags import (
     add_imgsz_hw,
     add_profile,
     add_runtime,
+    add_tiles,
     add_weights,
     complete,
 )
@@ -69,6 +70,7 @@ def val_parser(task: str = "detect") -> Parser:
     add("--v5-map", action="store_true", help="also print YOLOv5's own P, R and mAP recipe")
     if task == "detect":
         add_thresholds(parser)
+        add_tiles(parser)
     add_profile(parser)
     add_common(parser, "runs/val" if task == "detect" else "runs/val-seg")
     return complete(parser, "val")
@@ -107,6 +109,8 @@ def detect_parser(task: str = "detect") -> Parser:
     add("--save-format", type=int, default=0, choices=[0, 1], help=formats)
     add("--save-conf", action="store_true", help="with --save-txt: the confidence as last column")
     add("--save-crop", action="store_true", help="write a picture of every box")
+    if task == "detect":
+        add_tiles(parser)
     add("--classes", nargs="+", type=int, default=None, help="keep these class numbers only")
     add("--agnostic-nms", action="store_true", help="NMS over all classes together")
     add("--augment", action="store_true", help="test-time augmentation")

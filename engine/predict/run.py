@@ -7,6 +7,7 @@ from engine.predict.detector import Detector, in_order
 from engine.predict.sinks import Sinks
 from utils.console.text import counted
 from utils.data.ahead import prefetch
+from utils.extras import load_extra
 from utils.general import check_img_size, chosen_weights, collecting_later, default_weights, increment_path
 from utils.logger import LOGGER, setup_logging
 from utils.sources.files import open_source
@@ -50,6 +51,8 @@ def inference_size_hw(imgsz, model) -> list:
 
 
 def build_detector(opt, kind=Detector) -> Detector:
+    if opt.tile:
+        kind = load_extra("tile.detector").TiledDetector
     model = load_model(opt, kind.task)
     imgsz = inference_size_hw(opt.imgsz, model)
     model.warmup((1, 3, *imgsz))

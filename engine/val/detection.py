@@ -39,6 +39,7 @@ class DetectionEvaluator(Evaluator):
         self.metrics = DetectionMetrics(len(self.names))
         self.confusion_matrix = ConfusionMatrix(len(self.names))
         self.files = PredictionFiles(self.options, self.names)
+        self.end2end = self.options.predictor is not None or getattr(self.model, "end2end", False)
         self.observers = []  # have add(path, boxes [n, 6], truth [m, 5] class, xyxy) and close(options)
         if self.options.evidence and has_extra("compare"):
             self.observers.append(load_extra("compare.summary").EvidenceObserver(self.names, self.options.evidence))
@@ -53,7 +54,7 @@ class DetectionEvaluator(Evaluator):
             true_boxes = self.true_boxes(targets)
             known = None if self.known is None or options.single_cls else self.known.of(paths).to(self.device)
         with self.times("inference", inference), self.precision():
-            output = self.model(inputs, augment=options.augment)
+            output = options.predictor(paths, shapes) if options.predictor else self.model(inputs, options.augment)
         predictions, trainable = self.split(output)
         with self.times("loss"):
             self.add_losses(trainable, targets, known)
@@ -98,7 +99,7 @@ class DetectionEvaluator(Evaluator):
         labels = [targets_px[targets_px[:, 0] == i, 1:] for i in range(len(predictions))] if options.save_hybrid else ()
         found = final_boxes(
             predictions,
-            getattr(self.model, "end2end", False),
+            self.end2end,
             options.conf_thres,
             options.iou_thres,
             agnostic=options.single_cls,
@@ -114,7 +115,7 @@ class DetectionEvaluator(Evaluator):
 
     def suppress_for(self, hook, predictions) -> list:
         """Return the boxes that a hook's own NMS keeps."""
-        return final_boxes(predictions, getattr(self.model, "end2end", False), **hook.nms)
+        return final_boxes(predictions, self.end2end, **hook.nms)
 
     def record(self, i, boxes, targets_px, shape_hw, path, shape, targets):
         """Score image i of the batch: boxes [n, 6] and its true ones [m, 5] (class, xywh) in input pixels.

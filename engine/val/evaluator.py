@@ -4,6 +4,7 @@ Evaluator is the loop that all tasks share; engine.val.detection adds what detec
 """
 
 import random
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class EvalOptions:
     v5_map: bool = False  # also print YOLOv5's own figures
     evidence: str = ""  # the dataset file, to write evidence.npz and print the intervals of a detector's mAP
     hooks: tuple = ()  # engine.hooks.ValHook objects
+    predictor: Callable | None = None  # (paths, shapes) -> boxes [B, n, 6] in input pixels, in the place of the model
     progress: bool = True  # a progress bar, on a terminal
 
     def __post_init__(self):

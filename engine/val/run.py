@@ -39,14 +39,14 @@ def validate(opt: argparse.Namespace, callbacks=None, task: Task = DETECT):
     with times("model"):
         opt, model, data = open_all(opt, opt.task, task)
     save_dir = make_folder(opt)
-    hooks = threshold_hooks(opt, model)
+    extras = {"hooks": threshold_hooks(opt, model), "predictor": tiled_predictor(opt, model)}
     opt.save_txt |= opt.save_hybrid
     if opt.save_hybrid:
         LOGGER.warning("--save-hybrid puts true boxes among the predictions: the figures below say nothing")
     files = {key: getattr(opt, key) for key in ("save_txt", "save_hybrid", "save_conf", "save_json")}
     files |= {
         "save_dir": save_dir,
-        "hooks": hooks,
+        **extras,
         "plots": True,
         "evidence": str(opt.data),
         "times": times.on(opt.device),
@@ -62,6 +62,18 @@ def threshold_hooks(opt, model) -> tuple:
     if not (opt.thresholds or opt.write_thresholds or opt.precision is not None or opt.recall is not None):
         return ()
     return (load_extra("thresholds.hook").ThresholdHook(opt, model.names),)
+
+
+def tiled_predictor(opt, model):
+    """Return what predicts in the place of the model with --tile, else None."""
+    if not opt.tile:
+        return None
+    if opt.thresholds or opt.write_thresholds or opt.precision is not None or opt.recall is not None:
+        raise ValueError("--tile: thresholds are worked out on whole pictures so far: leave one of both away")
+    nms = {"conf_thres": opt.conf_thres, "iou_thres": opt.iou_thres, "max_det": opt.max_det, "multi_label": True}
+    size_hw = tuple(model.fixed_hw or (opt.imgsz, opt.imgsz))
+    tiler = load_extra("tile.tiler").Tiler(model, size_hw, opt.tile, opt.overlap, nms, opt.augment)
+    return load_extra("tile.validation").TiledPredictions(tiler)
 
 
 def speed(opt, callbacks=None) -> list:
