@@ -8,7 +8,7 @@ import numpy as np
 from bench.harness import Call, Comparison, Row
 from bench.inputs import PHOTOGRAPHS, SHARED, shared_file
 from extras.tile.grid import views_of
-from extras.tile.tiler import Tiler
+from extras.tile.tiler import Tiler, may_join
 from models.backends import DetectMultiBackend
 from utils.boxes import bbox_ioa, box_iou, xywhn2xyxy
 from utils.data.images import read_image
@@ -23,7 +23,7 @@ LOW, USUAL = 0.01, 0.25  # confidences: for AP, and in use
 NMS_IOU, MAX_DET = 0.45, 1000
 MARK = 0.70
 INSIDE = 0.7  # share of a box that lies in an object, to be counted as one for it
-FORWARD = "nearly all of both sides' time are the forward passes of as many tiles"
+FORWARD = "nearly all of both sides' time are forward passes"
 
 
 def comparisons(settings) -> list:
@@ -68,7 +68,7 @@ def ours(settings, confidence: float, count: int):
     pictures = [picture for picture, _ in mosaics(count)]
     nms = {"conf_thres": confidence, "iou_thres": NMS_IOU, "max_det": MAX_DET}
     model = DetectMultiBackend(weights_of(settings), "cpu", threads=settings.threads)
-    tiler = Tiler(model, (SIZE_PX, SIZE_PX), TILE_PX, OVERLAP, nms)
+    tiler = Tiler(model, (SIZE_PX, SIZE_PX), TILE_PX, OVERLAP, nms, joined=may_join(model))
     return lambda: [tiler.find_boxes(picture) for picture in pictures]
 
 

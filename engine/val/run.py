@@ -72,7 +72,8 @@ def tiled_predictor(opt, model):
         raise ValueError("--tile: thresholds are worked out on whole pictures so far: leave one of both away")
     nms = {"conf_thres": opt.conf_thres, "iou_thres": opt.iou_thres, "max_det": opt.max_det, "multi_label": True}
     size_hw = tuple(model.fixed_hw or (opt.imgsz, opt.imgsz))
-    tiler = load_extra("tile.tiler").Tiler(model, size_hw, opt.tile, opt.overlap, nms, opt.augment)
+    tiling = load_extra("tile.tiler")
+    tiler = tiling.Tiler(model, size_hw, opt.tile, opt.overlap, nms, opt.augment, tiling.may_join(model))
     return load_extra("tile.validation").TiledPredictions(tiler)
 
 

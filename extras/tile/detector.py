@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import cv2
 
 from engine.predict.detector import Detector, Prepared
-from extras.tile.tiler import Tiler
+from extras.tile.tiler import Tiler, may_join
 from utils.data.ahead import prefetch
 
 
@@ -46,7 +46,9 @@ class TiledDetector(Detector):
         super().__post_init__()
         nms = {"conf_thres": self.conf_thres, "iou_thres": self.iou_thres, "max_det": self.max_det}
         nms |= {"classes": self.classes, "agnostic": self.agnostic_nms}
-        tiler = Tiler(self.model, tuple(self.imgsz), self.tile_px, self.overlap, nms, self.augment)
+        tiler = Tiler(
+            self.model, tuple(self.imgsz), self.tile_px, self.overlap, nms, self.augment, may_join(self.model)
+        )
         self.model = TiledModel(tiler)
 
     def _prepare(self, frame, number: int) -> Prepared:

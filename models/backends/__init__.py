@@ -123,7 +123,7 @@ def one_checkpoint(weights) -> Path:
     return Path(files[0])
 
 
-OF_THE_BACKEND = "task names nc stride imgsz fixed_hw end2end fp16 device thresholds model parallel_map".split()
+OF_THE_BACKEND = "task names nc stride imgsz fixed_hw end2end fp16 device thresholds yaml model parallel_map".split()
 
 
 class DetectMultiBackend:
@@ -132,8 +132,8 @@ class DetectMultiBackend:
     device is as the flag --device. `data` is a dataset YAML whose names are used where the model has none. fp16 is
     ignored, with a warning, where the runtime cannot compute in half precision. threads: for the CPU, 0 chooses.
     trust_torchscript: run any such file, not only a trace of tensor operators. Call it as forward(); .task .names
-    .stride .nc .imgsz .fixed_hw .end2end .fp16 .device .thresholds are the runtime's (see Backend), and exactly one of
-    .pt .jit .onnx .engine ... tells the format.
+    .stride .nc .imgsz .fixed_hw .end2end .fp16 .device .thresholds .yaml are the runtime's (see Backend), and exactly
+    one of .pt .jit .onnx .engine ... tells the format.
     """
 
     def __init__(

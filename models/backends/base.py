@@ -2,9 +2,10 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,7 @@ class Backend:
     device    where it computes
     output_classes  number of classes by the width of the output, 0 if it does not tell; for files without names
     thresholds  the model's own Thresholds, None where nobody has written any
+    yaml      the content of its model file, {} where that is not known
     """
 
     names: dict
@@ -85,6 +87,7 @@ class Backend:
     device = "cpu"
     output_classes: int = 0
     thresholds: Thresholds | None = None
+    yaml: Mapping = MappingProxyType({})
 
     @property
     def nc(self) -> int:
@@ -130,7 +133,7 @@ class ExportedBackend(Backend):
         self.fixed_hw = None if metadata.dynamic or not metadata.imgsz else tuple(metadata.imgsz)
         self.batch = None if metadata.dynamic else metadata.batch
         self.end2end = metadata.output != "raw"
-        self.thresholds = metadata.own_thresholds
+        self.thresholds, self.yaml = metadata.own_thresholds, metadata.model
         self.fp16 = False  # files of half precision take and give float32 too
 
     def warn_of_unused(self, device="", fp16: bool = False, dnn: bool = False) -> None:

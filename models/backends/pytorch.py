@@ -34,7 +34,7 @@ class PyTorchBackend(Backend):
         # The backbone may go deeper than the coarsest head, and EdgeViT's attention needs multiples of 32
         self.stride = max(int(max(model.stride)), 32)
         self.imgsz = getattr(model, "imgsz", None)
-        self.thresholds = getattr(model, "thresholds", None)
+        self.thresholds, self.yaml = getattr(model, "thresholds", None), getattr(model, "yaml", {})
 
     def prepare(self, images: np.ndarray) -> torch.Tensor:
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)

@@ -1,5 +1,7 @@
 """--tile in detect.py and val.py, with checkpoints and exported files."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,7 +10,10 @@ import detect
 import val
 from engine import options
 from engine.predict.run import build_detector
+from extras.tile.tiler import Tiler, may_join
+from models.backends import DetectMultiBackend
 from tests.tiny_detector import write_tiny_weights
+from utils.extras import load_extra
 from utils.sources.frame import Frame
 
 
@@ -48,14 +53,27 @@ def test_a_picture_that_fits_into_a_tile_is_looked_at_once(weights, large, tmp_p
     np.testing.assert_array_equal(whole, tiled)
 
 
-def test_an_exported_file_finds_the_same(weights, large, tmp_path):
-    from extras.export.exporter import export_formats
+def test_strips_find_what_tiles_find(weights, large):
+    """Where the picture is no higher than a strip, the strip is all of it, at the scale of its tiles."""
+    image = np.ascontiguousarray(cv2.imread(str(large / "a.png"))[:64, :, ::-1])
+    seen = []
+    model = DetectMultiBackend(weights, "cpu")
+    model.predict = lambda pictures, augment: seen.append(pictures.shape) or model.backend.predict(pictures, augment)
+    nms = {"conf_thres": 0.3, "iou_thres": 0.5, "max_det": 300}
+    found = [Tiler(model, (64, 64), 64, 0.2, nms, joined=joined).find_boxes(image) for joined in (False, True)]
+    assert sorted(seen) == [(1, 32, 64, 3)] * 2 + [(1, 64, 64, 3)] * 5 + [(1, 64, 224, 3)]
+    assert all(map(len, found))
 
-    (result,) = export_formats(options.from_kwargs("export", {"weights": weights, "include": ["onnx"], "imgsz": [64]}))
+
+def test_an_exported_file_finds_the_same(weights, large, tmp_path):
+    """One of any size, so that tiles are joined in both."""
+    flags = {"weights": weights, "include": ["onnx"], "imgsz": [64], "dynamic": True}
+    (result,) = load_extra("export.exporter").export_formats(options.from_kwargs("export", flags))
     ours, theirs = (found(tmp_path, weights=file, source=large, tile=64) for file in (weights, result.file))
-    assert len(ours) == len(theirs) > 20
+    assert abs(len(ours) - len(theirs)) <= 0.02 * len(ours) and len(ours) > 20
     scale = np.array([1.01, 1.01, 1.01, 1.01, 1e-3, 1e-3])  # whole pixels, rounding of confidences
-    assert all((np.abs(theirs - box) <= scale).all(1).any() for box in ours)
+    found = [(np.abs(theirs - box) <= scale).all(1).any() for box in ours]
+    assert np.mean(found) > 0.97  # where two boxes are equally good, rounding chooses
 
 
 def test_a_server_gets_a_detector_that_tiles_by_itself(weights, large):
@@ -89,6 +107,24 @@ def one_label(monkeypatch):
     from utils.nms import final_boxes
 
     return lambda *args, **options: final_boxes(*args, **{**options, "multi_label": False})
+
+
+@pytest.mark.parametrize(
+    ("row", "changes", "expected"),
+    [
+        ("Conv", {}, True),
+        ("C3TR", {}, False),  # attention
+        ("EdgeViT_XXS", {}, False),
+        ("Conv", {"fixed_hw": (640, 640)}, False),  # a file for one size
+        ("Conv", {"end2end": True}, False),  # with a number of boxes for one tile
+        ("Conv", {"files": ["a.pt", "b.pt"]}, False),
+        ("Conv", {"yaml": {}}, False),  # of a model without a description
+    ],
+)
+def test_what_may_go_through_in_strips(row, changes, expected):
+    yaml = {"backbone": [[-1, 1, row, [8]]], "head": [[[0], 1, "Detect", ["nc", "anchors"]]]}
+    usual = {"yaml": yaml, "fixed_hw": None, "end2end": False, "files": ["a.pt"]}
+    assert may_join(SimpleNamespace(**{**usual, **changes})) == expected
 
 
 @pytest.mark.parametrize(
