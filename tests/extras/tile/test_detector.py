@@ -72,8 +72,8 @@ def test_an_exported_file_finds_the_same(weights, large, tmp_path):
     ours, theirs = (found(tmp_path, weights=file, source=large, tile=64) for file in (weights, result.file))
     assert abs(len(ours) - len(theirs)) <= 0.02 * len(ours) and len(ours) > 20
     scale = np.array([1.01, 1.01, 1.01, 1.01, 1e-3, 1e-3])  # whole pixels, rounding of confidences
-    found = [(np.abs(theirs - box) <= scale).all(1).any() for box in ours]
-    assert np.mean(found) > 0.97  # where two boxes are equally good, rounding chooses
+    partners = [(np.abs(theirs - box) <= scale).all(1).any() for box in ours]
+    assert np.mean(partners) > 0.97  # where two boxes are equally good, rounding chooses
 
 
 def test_a_server_gets_a_detector_that_tiles_by_itself(weights, large):
