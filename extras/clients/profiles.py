@@ -31,6 +31,7 @@ class Profile:
     files: dict = field(default_factory=dict)  # path in the client's folder -> content, see side_files.py
     archive: str = ""  # file in the client's folder that holds all the others
     maps: int = 0  # how many maps a model must have, 0 for any number
+    shown: str = ""  # the one of `files` that goes into the client's configuration, printed behind the steps
     steps: str = ""  # what to do with the folder
 
 

@@ -86,6 +86,13 @@ def filled(value: Any, values: dict[str, Any]) -> Any:
     return values[value[1:]] if value[1:] in values and value[0] == "$" else Template(value).substitute(values)
 
 
+def text_of(content: Any, values: dict[str, Any]) -> str:
+    """Return a side file's text, filled in; of a mapping its JSON."""
+    content = filled(content, values)
+    text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
+    return text.rstrip("\n")
+
+
 def write_folder(job: Job, written: Path, folder: Path) -> Path:
     """Move the model `written` into the new folder `folder`, write the side files beside it, and return the folder."""
     values, profile = context(job), job.profile
@@ -99,9 +106,7 @@ def write_folder(job: Job, written: Path, folder: Path) -> Path:
     for name, content in profile.files.items():
         file = folder / filled(name, values)
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = filled(content, values)
-        text = content if isinstance(content, str) else json.dumps(content, indent=2, ensure_ascii=False)
-        write_whole(file, text.rstrip("\n") + "\n")
+        write_whole(file, text_of(content, values) + "\n")
     if profile.archive:
         packed = [model, *(folder / filled(name, values) for name in profile.files)]
         with tarfile.open(folder / filled(profile.archive, values), "w:xz") as archive:
@@ -112,5 +117,7 @@ def write_folder(job: Job, written: Path, folder: Path) -> Path:
 
 
 def steps(job: Job) -> str:
-    """Return what to do with the folder, for the user."""
-    return filled(job.profile.steps, context(job)).rstrip()
+    """Return what to do with the folder, for the user, and what to put into the client's configuration."""
+    values, profile = context(job), job.profile
+    shown = [text_of(profile.files[profile.shown], values)] if profile.shown else []
+    return "\n\n".join([filled(profile.steps, values).rstrip(), *shown])

@@ -45,7 +45,7 @@ def all_candidates(rows):
     return np.column_stack([xywh2xyxy(rows[:, :4]), scores.max(1), scores.argmax(1)])
 
 
-def test_frigate(outputs_of, rows):
+def test_frigate(outputs_of, weights, rows):
     """The picture is one in which its suppression, which drops more than ours, finds the same."""
     folder, outputs = outputs_of("frigate")
     assert_same_boxes(decodings.frigate(outputs, SIZE_PX), nms(rows, 0.4, 0.4, agnostic=True))
@@ -53,6 +53,7 @@ def test_frigate(outputs_of, rows):
     assert (config["width"], config["height"], config["input_tensor"]) == (SIZE_PX, SIZE_PX, "nchw")
     assert config["path"].endswith("best_frigate/best.onnx") and config["model_type"] == "yolo-generic"
     assert (folder / "labels.txt").read_text() == "0 box\n1 flat disc\n"
+    assert (folder / "config.yml").read_text().rstrip() in export(weights, client="frigate").steps
 
 
 def test_frigate_misreads_the_plain_file(weights, rows, picture):
