@@ -61,7 +61,7 @@ def threshold_hooks(opt, model) -> tuple:
     """Return the hook that chooses confidence thresholds, where a flag asks for them."""
     if not (opt.thresholds or opt.write_thresholds or opt.precision is not None or opt.recall is not None):
         return ()
-    return (load_extra("thresholds.hook").ThresholdHook(opt, model.names),)
+    return (load_extra("thresholds.hook").ThresholdHook(opt, model.names, model.thresholds),)
 
 
 def tiled_predictor(opt, model):

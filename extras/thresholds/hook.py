@@ -10,8 +10,9 @@ from engine.hooks import ValHook
 from engine.options import from_kwargs
 from extras.thresholds.checkpoint import check_writable, write_thresholds
 from extras.thresholds.choice import Aim
-from extras.thresholds.report import report_lines
+from extras.thresholds.report import own_lines, report_lines
 from extras.thresholds.study import Study, study_of
+from models.backends.thresholds import Thresholds
 from utils.files import write_whole
 from utils.logger import LOGGER
 
@@ -22,9 +23,13 @@ FILE_NAME, CHART = "thresholds.json", "thresholds.png"
 class ThresholdHook(ValHook):
     """The collector of a validation's boxes, and the choice of thresholds from them."""
 
-    def __init__(self, opt, names: dict):
-        """opt: the options of val.py. ValueError if they exclude each other, or the thresholds cannot be written."""
+    def __init__(self, opt, names: dict, own: Thresholds | None = None):
+        """opt: the options of val.py; own: the model's thresholds, if it has any.
+
+        ValueError if the options exclude each other, or the thresholds cannot be written.
+        """
         self.aim, self.names = aim_of(opt), {0: names[0]} if opt.single_cls else names
+        self.own = None if opt.single_cls else own
         self.target = check_writable(opt) if opt.write_thresholds else None
         self.where = {"data": Path(str(opt.data)).name, "split": opt.split, "imgsz": opt.imgsz}
         detection = from_kwargs("detect", {})
@@ -39,8 +44,9 @@ class ThresholdHook(ValHook):
         self.truths.append(np.array(truth, np.float32))
 
     def close(self, save_dir) -> None:
-        study = study_of(self.predictions, self.truths, self.names, self.aim)
-        LOGGER.info("\n".join(report_lines(study, self.names)))
+        study = study_of(self.predictions, self.truths, self.names, self.aim, self.own)
+        lines = [] if self.own is None else own_lines(study, self.own, self.names)
+        LOGGER.info("\n".join(lines + report_lines(study, self.names)))
         write_files(study, self.names, self.where, Path(save_dir))
         if self.target is not None:
             write_thresholds(self.target, study.thresholds(self.where), self.names)

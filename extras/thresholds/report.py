@@ -4,8 +4,9 @@ import numpy as np
 
 from extras.compare.bootstrap import LEVEL, RESAMPLES, Interval
 from extras.thresholds.calibration import FROM
-from extras.thresholds.choice import MIN_TARGETS
-from extras.thresholds.study import Study
+from extras.thresholds.choice import MIN_TARGETS, Choice
+from extras.thresholds.study import Study, all_classes
+from models.backends.thresholds import Thresholds
 from utils.console.text import aligned
 
 MAX_LISTED = 20  # classes in a remark
@@ -14,7 +15,10 @@ MAX_LISTED = 20  # classes in a remark
 def report_lines(study: Study, names: dict) -> list[str]:
     """Return a table with a row for each class, and what must be said besides."""
     how = f"{RESAMPLES} resamples of {study.images} images, {LEVEL * 100:.0f} % intervals"
-    lines = [f"\nThresholds for {study.aim} in each class, boxes as detect.py finds them; {how}:", table(study, names)]
+    lines = [
+        f"\nThresholds for {study.aim} in each class, boxes as detect.py finds them; {how}:",
+        table(study.choices, names),
+    ]
     if study.borrowed:
         few = f"fewer than {MIN_TARGETS} targets, or none found: the threshold of all classes together"
         lines.append(f"{listed(study.borrowed, names)}: {few}")
@@ -24,14 +28,24 @@ def report_lines(study: Study, names: dict) -> list[str]:
     return [*lines, calibration_line(study.calibration)]
 
 
-def table(study: Study, names: dict) -> str:
+def own_lines(study: Study, own: Thresholds, names: dict) -> list[str]:
+    """Return a table of what the thresholds in the model do on these images, and whether its calibration holds."""
+    wanted = f" for {own.wanted}" if own.wanted else ""
+    lines = [f"\nThe model's own thresholds{wanted} on these images:", table(study.own, names)]
+    before, after = study.own_errors
+    if own.scores:
+        lines.append(f"its calibration: expected calibration error {before:.4f} before, {after:.4f} after")
+    return lines
+
+
+def table(choices: list[Choice], names: dict) -> str:
     """Return the table; its last row counts the boxes of all classes."""
     rows = [("class", "targets", "threshold", "precision", "recall", "F1")]
-    for cls, choice in enumerate(study.choices):
+    for cls, choice in enumerate(choices):
         figures = (choice.conf, choice.precision, choice.recall, choice.f1)
         rows.append((names.get(cls, cls), choice.targets, *map(shown, figures)))
-    total = sum(choice.targets for choice in study.choices)
-    rows.append(("all", total, "", *map(shown, study.all_classes)))
+    total = sum(choice.targets for choice in choices)
+    rows.append(("all", total, "", *map(shown, all_classes(choices))))
     return aligned(rows, left=(0,))
 
 

@@ -12,6 +12,7 @@ import val
 from engine import options
 from extras.thresholds.checkpoint import check_writable
 from extras.thresholds.hook import ThresholdHook
+from models.backends.thresholds import Thresholds
 from tests.tiny_detector import write_tiny_weights
 from utils.checkpoint import load_checkpoint, save_checkpoint
 
@@ -43,7 +44,8 @@ def test_nothing_is_written_unless_asked_for(weights, tmp_path, caplog):
     before = weights.read_bytes()
     opt = options.from_kwargs("val", {"weights": [weights], "precision": 0.5})
     opt.split = "val"
-    hook = ThresholdHook(opt, {0: "box", 1: "disc", 2: "ring"})
+    own = Thresholds([0.855, 0.5, 0.5], "recall 0.4", [0.0, 1.0], [0.0, 1.0])
+    hook = ThresholdHook(opt, {0: "box", 1: "disc", 2: "ring"}, own)
     box = [0, 0, 9, 9]
     for i in range(12):
         hook.add(f"{i}.jpg", [[*box, 0.9 - i / 100, 0], [*box, i / 100, 1]], [[0, *box], [1, *box]][: 1 + (i > 6)])
@@ -52,6 +54,8 @@ def test_nothing_is_written_unless_asked_for(weights, tmp_path, caplog):
     found = json.loads((tmp_path / "thresholds.json").read_text())
     assert found["wanted"] == "precision 0.5" and len(found["conf"]) == 3 and found["measured"]["images"] == 12
     assert (tmp_path / "thresholds.png").stat().st_size > 10_000
+    there = r"own thresholds for recall 0.4 on these images:\n.*\nbox +12 +0.855 +1.000 .* 0.417 "
+    assert re.search(there, caplog.text)
     assert re.search(r"box +12 .* 1.000 .1.00 to 1.00.", caplog.text)
     assert "disc, ring: fewer than 10 targets" in caplog.text and "no calibration: too little" in caplog.text
 
