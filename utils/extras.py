@@ -17,6 +17,7 @@ EXTRAS = {
     "hub": "torch.hub and AutoShape",
     "loggers": "--logger",
     "official": "checkpoints pickled by YOLOv5",
+    "provenance": "--card, --sbom and --sign",
     "segment": "segmentation",
     "serve": "serve.py",
     "shapes": "the drawn data sets",

@@ -49,6 +49,9 @@ def export_parser() -> Parser:
         metavar="CLIENT",
         help="files for another program: docs/clients.md",
     )
+    add("--card", action="store_true", help="write a model card: data, figures, licence, hashes")
+    add("--sbom", action="store_true", help="write a bill of materials (CycloneDX)")
+    add("--sign", default=None, metavar="KEY.pem", help="sign the files with this private key: docs/provenance.md")
     add("--embed", action="store_true", help="ONNX: one file from a picture of any size to its boxes")
     add("--agnostic-nms", action="store_true", help="with --nms or --embed: over all classes together")
     add("--topk-all", type=int, default=100, help="with --nms or --embed: most boxes in an image")

@@ -57,6 +57,9 @@ def export_formats(opt) -> list:
 
     ValueError for options that cannot be; what fails in one format is its Exported.error.
     """
+    provenance = load_extra("provenance") if opt.card or opt.sbom or opt.sign else None
+    if provenance:
+        provenance.check(opt)
     given = [find_format(name) for name in opt.include or ()]
     is_for_others = opt.layout or opt.client or opt.box_unit
     job = load_extra("clients.job").ClientJob(opt) if is_for_others else Job(opt)
@@ -67,6 +70,8 @@ def export_formats(opt) -> list:
         result = job.export(row)
         results.append(result)
         (LOGGER.error if result.error else LOGGER.info)(f"{row.title}: {describe(result)}")
+    if provenance:
+        provenance.write(opt, job.weights, results)
     return results
 
 
