@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from utils.console.guard import main_guard
+from utils.console.text import brief
 from utils.extras import load_extra
 from utils.files import open_regular, write_atomic
 from utils.files.pickles import UnsafeCheckpointError
@@ -248,7 +249,7 @@ def describe(path) -> str:
         "best fitness": ckpt.best_fitness,
         "training state": "yes, --resume can go on" if ckpt.train_state else "no",
         "sha256 of weights": state_sha256(ckpt.state_dict),
-        **ckpt.meta,
+        **{key: brief(value) if isinstance(value, dict) else value for key, value in ckpt.meta.items()},
     }
     return "\n".join([f"{path}: {file_size(path):.1f} MB", *(f"  {key:<18}{value}" for key, value in rows.items())])
 
