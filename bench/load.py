@@ -71,5 +71,7 @@ def client(port: int, path: str, bodies: list, numbers, end: float, found: Load,
             found.statuses[status] += 1
             if status == 200:
                 found.seconds.append(time.perf_counter() - start)
-        time.sleep(min(wait_s, max(end - time.perf_counter(), 0)))
+        if wait_s:
+            connection.close()  # The server would do so meanwhile.
+            time.sleep(min(wait_s, max(end - time.perf_counter(), 0)))
     connection.close()
