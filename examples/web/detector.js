@@ -9,6 +9,7 @@ const RUNTIME = new URL("node_modules/onnxruntime-web/dist/", import.meta.url).h
 const BUNDLES = { wasm: "ort.wasm.min.mjs", webgpu: "ort.webgpu.min.mjs" };
 const MAX_THREADS = 4;
 export const MIN_CONFIDENCE = 0.01; // boxes below it are dropped at once
+const CONFIDENCE = 0.25; // where neither the caller nor the model says
 const MAX_BOXES = 1000; // detect.py's --max-det
 const GREY = 114; // of the border
 const DEFAULT_SIZE = 640; // where neither the input's shape nor the metadata says
@@ -39,6 +40,7 @@ export class Detector {
     const fixed = Number.isInteger(height) && Number.isInteger(width);
     Object.assign(this, { ort, session, file, backend });
     this.names = info.names; // {class number: name}
+    this.thresholds = info.thresholds; // as in models/backends/thresholds.py; null where the model has none
     this.output = info.output; // as in models/backends/metadata.py: raw, boxes or image
     this.size = fixed ? [height, width] : info.imgsz;
     this.stride = fixed ? null : info.stride; // null: the border fills this.size, else it is the smallest that will do
@@ -58,21 +60,26 @@ export class Detector {
     return { boxes, ms };
   }
 
-  /** The last picture's boxes [{xyxy, confidence, class, name}] in its pixels, by falling confidence. */
-  boxes({ confidence = 0.25, iou = 0.45 } = {}) {
-    const found = this.last.filter((box) => box.confidence > confidence);
+  /**
+   * The last picture's boxes [{xyxy, confidence, class, name}] in its pixels, by falling confidence.
+   * Without a confidence the model's own thresholds count, if it has any, and what its confidences are worth is given.
+   */
+  boxes({ confidence, iou = 0.45 } = {}) {
+    const own = confidence === undefined ? this.thresholds : null;
+    const least = (box) => own?.conf[box.class] ?? confidence ?? CONFIDENCE;
+    const found = this.last.filter((box) => box.confidence > least(box));
     found.sort((a, b) => b.confidence - a.confidence);
     const kept = this.output === "raw" ? suppress(found, iou) : found;
-    return kept.slice(0, MAX_BOXES).map((box) => this.finish(box));
+    return kept.slice(0, MAX_BOXES).map((box) => this.finish(box, own));
   }
 
-  finish(box) {
+  finish(box, own) {
     const { ratio, left, top, width, height } = this.frame;
     const x = (value) => Math.round(Math.min(Math.max((value - left) / ratio, 0), width));
     const y = (value) => Math.round(Math.min(Math.max((value - top) / ratio, 0), height));
     const [x1, y1, x2, y2] = box.xyxy;
     const name = this.names[box.class] ?? String(box.class);
-    return { xyxy: [x(x1), y(y1), x(x2), y(y2)], confidence: box.confidence, class: box.class, name };
+    return { xyxy: [x(x1), y(y1), x(x2), y(y2)], confidence: chance(own, box.confidence), class: box.class, name };
   }
 
   /** The model's input; leaves in this.frame how its pixels and the picture's belong together. */
@@ -90,6 +97,16 @@ export class Detector {
   async close() {
     await this.session.release();
   }
+}
+
+/** The chance that a box of some confidence is right, on the line between the two points of `own` beside it. */
+export function chance(own, confidence) {
+  const { scores = [], chances = [] } = own ?? {};
+  if (!scores.length) return confidence;
+  const next = scores.findIndex((score) => score >= confidence);
+  if (next <= 0) return next ? chances.at(-1) : chances[0];
+  const share = (confidence - scores[next - 1]) / (scores[next] - scores[next - 1]);
+  return chances[next - 1] + share * (chances[next] - chances[next - 1]);
 }
 
 // From the model's outputs to boxes [{xyxy in its pixels, confidence, class}].
@@ -228,7 +245,7 @@ function overlap(a, b) {
   return (width * height) / (area(a) + area(b) - width * height);
 }
 
-/** names, imgsz and output from an .onnx file's metadata_props, which onnxruntime-web does not show. */
+/** names, imgsz, output and thresholds from an .onnx file's metadata_props, which onnxruntime-web does not show. */
 export function readInfo(bytes, file) {
   let props;
   try {
@@ -243,7 +260,9 @@ export function readInfo(bytes, file) {
   }
   const imgsz = props.imgsz ? JSON.parse(props.imgsz) : [];
   const size = imgsz.length === 2 ? imgsz : [DEFAULT_SIZE, DEFAULT_SIZE];
-  return { names: parseNames(props.names), imgsz: size, stride: Number(props.stride ?? 32), output };
+  const own = props.thresholds ? JSON.parse(props.thresholds) : {};
+  const thresholds = own.conf?.length ? own : null;
+  return { names: parseNames(props.names), imgsz: size, stride: Number(props.stride ?? 32), output, thresholds };
 }
 
 /** {"0": "cat"} as JSON, or {0: 'cat'} as Python writes it, which is what YOLOv5's own files have. */
