@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import venv
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import cv2
 import httpx
@@ -233,7 +234,7 @@ def test_the_container_runs_without_rights():
 def test_the_files_and_packages_of_the_image_are_enough(folder, pictures, tmp_path):
     """What the Dockerfile copies and installs, in an environment of its own, answers."""
     for source in copied_sources():
-        copy = shutil.copytree if (ROOT / source).is_dir() else shutil.copy
+        copy = partial(shutil.copytree, dirs_exist_ok=True) if (ROOT / source).is_dir() else shutil.copy
         (tmp_path / "app" / source).parent.mkdir(parents=True, exist_ok=True)
         copy(ROOT / source, tmp_path / "app" / source)
     venv.create(tmp_path / "venv", with_pip=True)
