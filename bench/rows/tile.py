@@ -52,7 +52,7 @@ def measurements(settings):
     for name in ("map", "ap_small", "ap_medium", "ap_large"):
         figures = [getattr(result, name) for result in results]
         yield Row(f"mosaics, {name} (higher is better)", "SAHI", ours=figures[0], theirs=figures[1], unit="")
-    seams = [share_found_once(found, count) for found in pair]
+    seams = [share_found_once(side(settings, USUAL, count)(), count) for side in (ours, theirs)]
     what = f"mosaics, share of objects on a seam found exactly once from confidence {USUAL:g} (higher is better)"
     yield Row(what, "SAHI", ours=seams[0], theirs=seams[1], unit="")
 
