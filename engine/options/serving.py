@@ -1,6 +1,6 @@
 """The command line of serve.py."""
 
-from engine.options.flags import Parser, add_imgsz_hw, add_runtime, complete
+from engine.options.flags import CONF_THRES, Parser, add_imgsz_hw, add_runtime, complete
 
 
 def serve_parser() -> Parser:
@@ -14,7 +14,10 @@ def serve_parser() -> Parser:
     add_imgsz_hw(parser)
     add("--device", default="", help="cpu, or a GPU index such as 0; '' chooses")
     add_runtime(parser)
-    add("--conf-thres", type=float, default=0.25, help="least confidence of a box; requests may ask for more")
+    default = f"(default: each class's threshold in the model, if it has any, else {CONF_THRES})"
+    add(
+        "--conf-thres", type=float, default=None, help=f"least confidence of a box; requests may ask for more {default}"
+    )
     add("--iou-thres", type=float, default=0.45, help="NMS IoU threshold")
     add("--max-det", type=int, default=1000, help="most boxes in a picture")
     add("--classes", nargs="+", type=int, default=None, help="keep these class numbers only")

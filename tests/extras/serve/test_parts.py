@@ -27,6 +27,7 @@ from extras.serve.pictures import Memory, prepare
 from extras.serve.service import Service
 from tests.conftest import ROOT
 from tests.running_server import RunningServer
+from utils.checkpoint import load_checkpoint, save_checkpoint
 from utils.files.yaml import load_yaml
 
 SERVE = ROOT / "extras" / "serve"
@@ -83,6 +84,16 @@ def test_memory_is_given_back_whatever_happens():
 def detector(checkpoint):
     opt = options.from_kwargs("serve", {"weights": str(checkpoint(0)), "imgsz": 64, "batch_size": 4})
     return build_detector(opt)
+
+
+def test_a_models_own_thresholds_are_used(checkpoint):
+    file = checkpoint(0)
+    ckpt = load_checkpoint(file)
+    ckpt.meta["thresholds"] = {"conf": [0.4, 0.6]}
+    save_checkpoint(file, ckpt)
+    for given, expected in (({}, [0.4, 0.6]), ({"conf_thres": 0.3}, 0.3)):
+        opt = options.from_kwargs("serve", {"weights": str(file), "imgsz": 64, **given})
+        assert build_detector(opt).conf_thres == expected
 
 
 def prepared(detector, picture, keep=False):
