@@ -16,5 +16,6 @@ BENCHES = {
     "serve": ("serve.py with 64 clients", ("flask", "onnx", "onnxscript", "onnxruntime")),
     "limit": ("share of this machine's matrix-product rate that the models reach", ()),
     "tile": ("tiles of large pictures: time, AP, objects on seams", ("sahi",)),
+    "track": ("ids in drawn videos: MOTA, IDF1, HOTA", ("trackers", "trackeval")),
     "growth": ("time and memory over the size of the data set and of the image", ()),
 }

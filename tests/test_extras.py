@@ -40,6 +40,7 @@ COMMANDS = {
     "compare": "compare.py a b",
     "benchmark": "benchmarks.py --weights {weights}",
     "tile": "detect.py --weights {weights} --tile 640",
+    "track": "detect.py --weights {weights} --track",
     "thresholds": "val.py --weights {weights} --data {data} --thresholds --single-cls",
     "serve": "serve.py --weights {weights}",
     "shapes": "train.py --cfg yolov5n.yaml --data shapes.yaml",

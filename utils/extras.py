@@ -24,6 +24,7 @@ EXTRAS = {
     "teach": "--teacher, --unlabeled and pretrain.py",
     "thresholds": "--thresholds, --precision, --recall and --write-thresholds",
     "tile": "--tile",
+    "track": "--track",
 }
 
 

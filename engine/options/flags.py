@@ -35,7 +35,7 @@ READ_BY_ENGINE: dict[str, dict] = {
         **{"thresholds": False, "precision": None, "recall": None, "write_thresholds": False, "tile": None},
     },
     "predict": {
-        "tile": None,
+        **{"tile": None, "track": False, "lines": None, "zones": None, "watch": None},
         **{"classes": None, "augment": False, "visualize": False, "save_crop": False, "save_conf": False},
         **{"save_format": 0, "line_thickness": 3, "hide_labels": False, "hide_conf": False},
     },
@@ -49,6 +49,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     **{"batch_size": (-1, 1 << 20), **dict.fromkeys(("imgsz", "vid_stride"), (1, 1 << 16))},
     **{"threads": (0, 4096), "workspace": (1, 4096), "max_drop": (0.0, 100.0), "tol": (0.0, math.inf)},
     **dict.fromkeys(("url_limit_s", "url_limit_mb"), (0.0, math.inf)),
+    "lost_s": (0.0, 86400.0),
     **{"port": (0, 65535), **dict.fromkeys(("queue", "max_pictures", "connections"), (1, 1_000_000))},
     **dict.fromkeys(("max_mb", "max_mpx", "memory_mb"), (0.001, 1e6)),
     **dict.fromkeys(("receive_s", "timeout_s"), (0.01, 86400.0)),
@@ -134,6 +135,19 @@ def add_tiles(parser) -> None:
     side = "also look at tiles of so many pixels a side, at the picture's own size, and merge what is found"
     parser.add_argument("--tile", type=int, default=None, metavar="PX", help=side)
     parser.add_argument("--overlap", type=float, default=0.2, help="with --tile: least share that two neighbours share")
+
+
+def add_following(parser) -> None:
+    """Add the flags of objects that are followed through videos and streams."""
+    add = parser.add_argument
+    add("--track", action="store_true", help="follow objects through videos and streams: each gets a number, its id")
+    add("--lost-s", type=float, default=2.0, help="with --track: seconds for which an unseen object keeps its id")
+    where = "coordinates in pixels, or all between 0 and 1 as shares of the picture"
+    line = f"with --track: count objects that cross lines NAME:x1,y1,x2,y2; {where}"
+    add("--lines", nargs="+", default=None, metavar="LINE", help=line)
+    zone = "with --track: count objects in zones NAME:x,y,x,y,x,y ... of three corners or more"
+    add("--zones", nargs="+", default=None, metavar="ZONE", help=zone)
+    add("--watch", default=None, metavar="YAML", help="with --track: a file with lines and zones")
 
 
 def add_threads(parser) -> None:

@@ -5,6 +5,7 @@ from engine.options.flags import (
     SEGMENT_DATA,
     Parser,
     add_common,
+    add_following,
     add_imgsz,
     add_imgsz_hw,
     add_profile,
@@ -111,6 +112,7 @@ def detect_parser(task: str = "detect") -> Parser:
     add("--save-crop", action="store_true", help="write a picture of every box")
     if task == "detect":
         add_tiles(parser)
+        add_following(parser)
     add("--classes", nargs="+", type=int, default=None, help="keep these class numbers only")
     add("--agnostic-nms", action="store_true", help="NMS over all classes together")
     add("--augment", action="store_true", help="test-time augmentation")

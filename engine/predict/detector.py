@@ -3,6 +3,7 @@
 Detector is what detect.py runs. The subclasses of other tasks are in extras/segment and extras/classify.
 """
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,10 +37,14 @@ class Result:
     frame: int = 1  # number in the video or stream, from 1
     stem: str = ""  # names the output files
     fps: float = 30.0
+    time_s: float = 0.0  # of the frame: as in utils.sources.frame.Frame
+    age_s: float | None = None  # of a stream's or screen's frame when its objects were known
     error: str = ""
     image: np.ndarray | None = None  # the original, uint8 [H, W, 3] BGR
     masks: list | None = None  # for segmentation: an extras.segment.crops.CroppedMask for each box
     probabilities: np.ndarray | None = None  # for classification: [nc]
+    ids: np.ndarray | None = None  # of followed objects: int [n] from 1, 0 for a box that has none yet
+    paint: Callable | None = None  # draws what else there is to see on a picture, uint8 [H, W, 3] BGR, in place
 
     def top(self, k: int = 5) -> list:
         """Return the k most probable classes of a classification, [(number, probability)]."""
@@ -170,7 +175,9 @@ class Detector:
 
     def _result(self, frame: Frame, boxes: np.ndarray = NO_BOXES, **more) -> Result:
         shape = (0, 0) if frame.image is None else frame.image.shape[:2]
-        same = {key: getattr(frame, key) for key in ("kind", "frame", "stem", "fps", "error", "image")}
+        same = {key: getattr(frame, key) for key in ("kind", "frame", "stem", "fps", "time_s", "error", "image")}
+        if frame.kind in ("stream", "screen"):
+            more["age_s"] = max(time.time() - frame.time_s, 0.0)
         return Result(frame.path, boxes, self.model.names, shape, **same, **more)
 
     def _count(self, seconds: dict, pictures: int = 0, shape=None) -> None:

@@ -91,18 +91,30 @@ class GrowingFile:
             self.temporary.unlink(missing_ok=True)
 
 
-class CsvSink:
-    """predictions.csv: image name (that of the saved picture), class name, confidence; a row per box or top class."""
+FOLLOWED_COLUMNS = ["Frame", "Time (s)", "Id", "x1", "y1", "x2", "y2"]
 
-    def __init__(self, folder: Path):
+
+class CsvSink:
+    """predictions.csv: image name (that of the saved picture), class name, confidence; a row per box or top class.
+
+    with_ids: then also the number of the frame, its time in seconds, the object's id, and the box, xyxy in pixels.
+    """
+
+    def __init__(self, folder: Path, with_ids: bool = False):
         self.file = GrowingFile(folder / "predictions.csv")
         self.writer = csv.writer(self.file)
-        self.writer.writerow(["Image Name", "Prediction", "Confidence"])
+        self.with_ids = with_ids
+        self.writer.writerow(["Image Name", "Prediction", "Confidence"] + with_ids * FOLLOWED_COLUMNS)
 
     def write(self, result) -> None:
         found = [(cls, conf) for *_, conf, cls in result.boxes.tolist()]
         found = found if result.probabilities is None else result.top()
-        self.writer.writerows([image_name(result), result.names[int(cls)], f"{conf:.2f}"] for cls, conf in found)
+        rows = [[image_name(result), result.names[int(cls)], f"{conf:.2f}"] for cls, conf in found]
+        if self.with_ids:
+            ids = [""] * len(rows) if result.ids is None else result.ids
+            for row, one, box in zip(rows, ids, result.boxes):
+                row += [result.frame, f"{result.time_s:.6f}", one or "", *(f"{value:g}" for value in box[:4])]
+        self.writer.writerows(rows)
 
     def close(self) -> None:
         self.file.close()
@@ -111,7 +123,8 @@ class CsvSink:
 class JsonSink:
     """predictions.json: a list with a record for each picture: where it is from, its size, and what was found.
 
-    Boxes are xyxy in pixels; a mask is its polygon, x and y in pixels; a classification has the top classes.
+    Boxes are xyxy in pixels, with the object's id where objects are followed; a mask is its polygon, x and y in pixels;
+    a classification has the top classes. Frames of videos have their time, those of streams their age too, in seconds.
     """
 
     def __init__(self, folder: Path):
@@ -127,6 +140,12 @@ class JsonSink:
         ]
         record = {"image": image_name(result), "source": result.path, "frame": result.frame}
         record |= {"width": w, "height": h}
+        if result.kind != "image":
+            record["time_s"] = round(result.time_s, 6)
+        if result.age_s is not None:
+            record["age_s"] = round(result.age_s, 6)
+        if result.ids is not None:
+            boxes = [{"id": one or None, **box} for one, box in zip(result.ids.tolist(), boxes)]
         if result.masks is not None:
             for box, mask in zip(boxes, result.masks):
                 box["polygon"] = mask.polygon().tolist()

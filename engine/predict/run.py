@@ -1,5 +1,6 @@
 """A prediction from its source to its files: predict(opt) is the whole run, as a generator of a Result per picture."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from engine.options.flags import CONF_THRES, TRAIN_PROJECTS
@@ -50,7 +51,8 @@ def inference_size_hw(imgsz, model) -> list:
     return sizes
 
 
-def build_detector(opt, kind=Detector) -> Detector:
+def build_detector(opt, kind=Detector, follower=None) -> Detector:
+    """Return the Detector for the options, ready to run; with a follower, one that gives the boxes that it needs."""
     if opt.tile:
         kind = load_extra("tile.detector").TiledDetector
     model = load_model(opt, kind.task)
@@ -59,6 +61,8 @@ def build_detector(opt, kind=Detector) -> Detector:
     options = kind.options(opt)
     if options.get("conf_thres", 0) is None:
         options |= own_confidence(model)
+    if follower:
+        options = follower.adjusted(options)
     if opt.visualize:
         options["batch_size"] = 1  # there is a folder of feature maps for each picture
     return kind(model, imgsz, **options)
@@ -91,16 +95,19 @@ def predict(opt, kind=Detector):
     window = opt.batch_size * WINDOW_BATCHES if opt.batch_size > 1 else 1
     limits = Limits(opt.url_limit_s, opt.url_limit_mb)
     source = open_source(opt.source, opt.vid_stride, window, limits)
+    follower = open_follower(opt)
     times = StageTimes() if opt.profile else UNTIMED
     with times("model"), collecting_later():
-        detector = build_detector(opt, kind)
+        detector = build_detector(opt, kind, follower)
     detector.times = times.on(detector.model.device)
     folder = output_folder(opt)
     if opt.visualize:
         detector.visualize = folder
     failures = []
-    with Sinks(opt, folder, times) as sinks:
+    with Sinks(opt, folder, times) as sinks, follower.writing_to(folder) if follower else nullcontext():
         for result, line in times.each("waiting", in_order(detections(detector, source))):
+            if follower:
+                result, line = follower.follow(result, line)
             LOGGER.info(line)
             if result.error:
                 failures.append(result.error)
@@ -115,6 +122,15 @@ def predict(opt, kind=Detector):
     report_failures(failures)
     if opt.update:
         strip_weights(opt.weights or default_weights(TRAIN_PROJECTS[kind.task]))
+
+
+def open_follower(opt):
+    """Return what follows objects, or None without --track; checks its options."""
+    if opt.track:
+        return load_extra("track.follower").Follower.from_options(opt)
+    if given := [f"--{name}" for name in ("lines", "zones", "watch") if getattr(opt, name)]:
+        raise ValueError(f"{', '.join(given)}: expected together with --track, found without it")
+    return None
 
 
 def collect(opt, kind=Detector) -> list:

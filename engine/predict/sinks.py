@@ -43,11 +43,15 @@ class Drawer:
         annotator = Annotator(picture, line_width=self.line_thickness, example=str(result.names))
         if result.probabilities is not None:
             self._list_classes(annotator, result)
-        for *xyxy, conf, cls in result.boxes[::-1].tolist():  # the most confident last, so on top
-            name = result.names[int(cls)]
+        ids = np.zeros(len(result.boxes), int) if result.ids is None else result.ids
+        for (*xyxy, conf, cls), one in zip(result.boxes[::-1].tolist(), ids[::-1].tolist()):  # the surest on top
+            name = f"#{one} {result.names[int(cls)]}" if one else result.names[int(cls)]
             label = "" if self.hide_labels else name if self.hide_conf else f"{name} {conf:.2f}"
-            annotator.box_label(xyxy, label, color=colors(int(cls), True))
-        return annotator.result()
+            annotator.box_label(xyxy, label, color=colors(one or int(cls), True))
+        picture = annotator.result()
+        if result.paint:
+            result.paint(picture)
+        return picture
 
     @staticmethod
     def _list_classes(annotator, result) -> None:
@@ -184,7 +188,7 @@ class Sinks:
         if opt.save_txt:
             self.plain.append(TxtSink(folder, voc=opt.save_format == 1, with_conf=opt.save_conf))
         if opt.save_csv:
-            self.plain.append(CsvSink(folder))
+            self.plain.append(CsvSink(folder, with_ids=opt.track))
         if opt.save_json:
             self.plain.append(JsonSink(folder))
         if opt.save_crop:

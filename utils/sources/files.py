@@ -18,7 +18,7 @@ from utils.data.walk import matching
 from utils.files import read_text
 from utils.general import ROOT
 from utils.logger import LOGGER
-from utils.sources.frame import Frame, as_bgr, fps_of
+from utils.sources.frame import Frame, as_bgr, fps_of, time_of
 from utils.sources.streams import ScreenSource, StreamSource
 from utils.sources.urls import DEFAULT_LIMITS, Limits, is_url, local_file, shown
 
@@ -179,19 +179,19 @@ class FileSource:
             LOGGER.warning(f"{origin['path']}: its rate reads as {claimed:g} frames a second; it counts as {fps:g}")
         try:
             count = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-            number, last_ms = 0, 0.0
+            number, time_s = 0, -1 / fps
             while capture.isOpened() and capture.grab():
-                number, last_ms = number + 1, capture.get(cv2.CAP_PROP_POS_MSEC)
+                number, time_s = number + 1, time_of(capture, time_s, fps)
                 if (number - 1) % self.vid_stride == 0:
                     ok, image = capture.retrieve()
                     if not ok:
                         break
-                    where = {"frame": number, "frames": count, "fps": fps, "capture": capture}
+                    where = {"frame": number, "frames": count, "fps": fps, "time_s": time_s, "capture": capture}
                     yield Frame(image=as_bgr(image), **{**origin, **where})
             if number == 0:
                 raise ValueError(f"{file}: no frame can be decoded: not a video, or a broken one")
             # Containers without a count have a duration, from which it is guessed: too many where the rate varies.
-            if number < 0.9 * count and last_ms < 0.9 * 1000 * count / max(claimed, 1e-9):
+            if number < 0.9 * count and time_s < 0.9 * count / max(claimed, 1e-9):
                 LOGGER.warning(f"{origin['path']} ends after frame {number} of {count}")
         finally:
             capture.release()

@@ -20,6 +20,7 @@ class Frame:
     frame: int = 1  # number in the video or stream, from 1
     frames: int = 1  # frames in the video; 0 where nobody knows
     fps: float = DEFAULT_FPS
+    time_s: float = 0.0  # videos: of its presentation, since the first frame; streams, screen: when it came, Unix time
     error: str = ""
     stem: str = ""  # names the output files
     capture: object = None  # the cv2.VideoCapture of a video
@@ -28,6 +29,15 @@ class Frame:
         """Name this frame for the console: 'image 1/2 PATH', 'video 1/1 (3/100) PATH', 'stream 1/4 (17) PATH'."""
         number = {"image": "", "video": f" ({self.frame}/{self.frames or '?'})"}.get(self.kind, f" ({self.frame})")
         return f"{self.kind} {self.item}/{self.items}{number} {self.path}"
+
+
+def time_of(capture, last_s: float, fps: float) -> float:
+    """Return the presentation time in seconds of the frame that a capture has just grabbed, later than `last_s`.
+
+    It is the container's own, so exact where the rate varies; where that does not grow, the frame counts as 1 / fps.
+    """
+    time_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    return time_s if time_s > last_s else last_s + 1 / fps
 
 
 def fps_of(capture, most: float = 999.0) -> float:

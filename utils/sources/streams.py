@@ -3,6 +3,7 @@
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 
 import cv2
@@ -25,7 +26,7 @@ class Stream:
         self.vid_stride = vid_stride
         self.changed = changed
         self.local = Path(address).is_file()  # A video in the place of a camera is played at its own speed, once.
-        self.newest = None  # (number, image) that nobody has taken yet
+        self.newest = None  # (number, image, Unix time of its arrival) that nobody has taken yet
         self.number = 0  # frames so far
         self.ended = False
         self.stop = threading.Event()
@@ -62,12 +63,12 @@ class Stream:
             self.capture.release()
 
     def _take(self):
-        self.number += 1
+        self.number, arrival_s = self.number + 1, time.time()
         if self.number % self.vid_stride == 0:
             ok, image = self.capture.retrieve()
             if ok:
                 with self.changed:
-                    self.newest = self.number, as_bgr(image)
+                    self.newest = self.number, as_bgr(image), arrival_s
                     self.changed.notify_all()
         if self.local:
             self.stop.wait(1 / self.fps)
@@ -123,8 +124,8 @@ class StreamSource:
                 changed.wait(0.5)  # without a limit Ctrl-C would not end it under Windows
             for item, stream in enumerate(streams, 1):
                 if stream.newest:
-                    number, image = stream.newest
-                    where = {"item": item, "items": len(streams), "frame": number, "frames": 0}
+                    number, image, time_s = stream.newest
+                    where = {"item": item, "items": len(streams), "frame": number, "frames": 0, "time_s": time_s}
                     frames.append(Frame(stream.name, image, "stream", fps=stream.fps, **where))
                     stream.newest = None
         return frames
@@ -158,9 +159,9 @@ class ScreenSource:
                 monitor = {**self.area, **offset}
             frame = 0
             while True:
-                frame += 1
+                frame, time_s = frame + 1, time.time()
                 image = np.ascontiguousarray(np.array(grabber.grab(monitor))[:, :, :3])  # BGRA -> BGR
-                yield [Frame(f"screen {self.number}", image, "screen", frame=frame, frames=0)]
+                yield [Frame(f"screen {self.number}", image, "screen", frame=frame, frames=0, time_s=time_s)]
 
     def _grabber(self):
         try:
