@@ -101,12 +101,13 @@ def test_csv(tmp_path):
 def test_json(tmp_path):
     sink = JsonSink(tmp_path)
     sink.write(result(path="Bär.jpg", stem="Bär"))
-    sink.write(result(BOXES[:0], path="clip.mp4", stem="clip", kind="video", frame=3))
+    sink.write(result(BOXES[:0], path="clip.mp4", stem="clip", kind="video", frame=3, time_s=0.08))
     sink.close()
     first, second = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     assert first["boxes"][0] == {"class": 0, "name": "box", "confidence": 0.9, "box_xyxy": [10, 20, 30, 60]}
     assert (first["image"], first["width"], first["height"]) == ("Bär.jpg", 200, 100)
-    assert second == {"image": "clip.mp4", "source": "clip.mp4", "frame": 3, "width": 200, "height": 100, "boxes": []}
+    where = {"image": "clip.mp4", "source": "clip.mp4", "frame": 3, "time_s": 0.08}
+    assert second == {**where, "width": 200, "height": 100, "boxes": []} and "time_s" not in first
     JsonSink(tmp_path).close()
     assert json.loads((tmp_path / "predictions.json").read_text()) == []  # nothing at all is valid too
 
