@@ -15,9 +15,9 @@ from extras.track.follower import Follower
 from extras.track.places import Places
 from utils.boxes import box_iou
 
-SEEDS, QUICK_SEEDS = 5, 1
+SEEDS, QUICK_SEEDS = 3, 1
 FPS = 30.0
-CONF_THRES, SIZE_PX = 0.25, 320
+CONF_THRES, SIZE_PX = 0.25, 192
 LOST_S = 2.0  # of detect.py
 
 

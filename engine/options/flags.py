@@ -35,7 +35,7 @@ READ_BY_ENGINE: dict[str, dict] = {
         **{"thresholds": False, "precision": None, "recall": None, "write_thresholds": False, "tile": None},
     },
     "predict": {
-        **{"tile": None, "track": False, "lines": None, "zones": None, "watch": None},
+        **{"tile": None, "track": False, "lines": None, "zones": None, "watch": None, "mqtt": ""},
         **{"classes": None, "augment": False, "visualize": False, "save_crop": False, "save_conf": False},
         **{"save_format": 0, "line_thickness": 3, "hide_labels": False, "hide_conf": False},
     },
@@ -147,6 +147,8 @@ def add_following(parser) -> None:
     add("--lines", nargs="+", default=None, metavar="LINE", help=line)
     zone = "with --track: count objects in zones NAME:x,y,x,y,x,y ... of three corners or more"
     add("--zones", nargs="+", default=None, metavar="ZONE", help=zone)
+    sent = "with --track: send events to mqtt://[USER@]HOST[:PORT]/TOPIC; a password is read from MQTT_PASSWORD"
+    add("--mqtt", default="", metavar="URL", help=sent)
     add("--watch", default=None, metavar="YAML", help="with --track: a file with lines and zones")
 
 

@@ -128,7 +128,7 @@ def open_follower(opt):
     """Return what follows objects, or None without --track; checks its options."""
     if opt.track:
         return load_extra("track.follower").Follower.from_options(opt)
-    if given := [f"--{name}" for name in ("lines", "zones", "watch") if getattr(opt, name)]:
+    if given := [f"--{name}" for name in ("lines", "zones", "watch", "mqtt") if getattr(opt, name)]:
         raise ValueError(f"{', '.join(given)}: expected together with --track, found without it")
     return None
 

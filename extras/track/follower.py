@@ -14,6 +14,7 @@ import numpy as np
 from extras.track.bytetrack import ByteTracks, load_library
 from extras.track.counting import Watch
 from extras.track.events import CsvEvents, JsonEvents
+from extras.track.mqtt import MqttEvents, read_address
 from extras.track.paint import Painter
 from extras.track.places import Places, read_places
 from utils.console.text import counted
@@ -56,9 +57,15 @@ class Follower:
     def from_options(cls, opt) -> "Follower":
         """Return the Follower of the options of detect.py. What is wrong with them is said before a model is loaded."""
         places = read_places(opt.lines, opt.zones, opt.watch)
-        load_library()
+        has_places = bool(places.lines or places.zones)
         kinds = [kind for kind, wanted in ((CsvEvents, opt.save_csv), (JsonEvents, opt.save_json)) if wanted]
-        return cls(places, opt.lost_s, opt.vid_stride, kinds if places.lines or places.zones else ())
+        if opt.mqtt:
+            if not has_places:
+                raise ValueError("--mqtt: expected with --lines, --zones or --watch, found without a line or zone")
+            address = read_address(opt.mqtt)
+            kinds.append(lambda folder: MqttEvents(address))
+        load_library()
+        return cls(places, opt.lost_s, opt.vid_stride, kinds if has_places else ())
 
     def adjusted(self, options: dict) -> dict:
         """Return the options of a Detector so that it gives faint boxes too; remembers which ones are wanted."""
