@@ -49,7 +49,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     **{"batch_size": (-1, 1 << 20), **dict.fromkeys(("imgsz", "vid_stride"), (1, 1 << 16))},
     **{"threads": (0, 4096), "workspace": (1, 4096), "max_drop": (0.0, 100.0), "tol": (0.0, math.inf)},
     **dict.fromkeys(("url_limit_s", "url_limit_mb"), (0.0, math.inf)),
-    "lost_s": (0.0, 86400.0),
+    **dict.fromkeys(("lost_s", "reconnect_s"), (0.0, 86400.0)),
     **{"port": (0, 65535), **dict.fromkeys(("queue", "max_pictures", "connections"), (1, 1_000_000))},
     **dict.fromkeys(("max_mb", "max_mpx", "memory_mb"), (0.001, 1e6)),
     **dict.fromkeys(("receive_s", "timeout_s"), (0.01, 86400.0)),

@@ -33,6 +33,8 @@ def add_prediction(parser, task: str, project: str, txt: str) -> None:
     add("--update", action="store_true", help="strip the checkpoint(s) of training state after the run")
     add("--url-limit-s", type=float, default=600.0, help="most seconds for the download of one file of --source")
     add("--url-limit-mb", type=float, default=2048.0, help="most megabytes of one file that is downloaded")
+    away = "seconds for which a stream that broke off is opened again and again, before it counts as ended"
+    add("--reconnect-s", type=float, default=60.0, help=away)
     add("--vid-stride", type=int, default=1, help="use every n-th frame of a video")
     add_runtime(parser)
     add_profile(parser)

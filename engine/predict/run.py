@@ -94,7 +94,7 @@ def predict(opt, kind=Detector):
         raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
     window = opt.batch_size * WINDOW_BATCHES if opt.batch_size > 1 else 1
     limits = Limits(opt.url_limit_s, opt.url_limit_mb)
-    source = open_source(opt.source, opt.vid_stride, window, limits)
+    source = open_source(opt.source, opt.vid_stride, window, limits, opt.reconnect_s)
     follower = open_follower(opt)
     times = StageTimes() if opt.profile else UNTIMED
     with times("model"), collecting_later():

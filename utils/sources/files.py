@@ -19,7 +19,7 @@ from utils.files import read_text
 from utils.general import ROOT
 from utils.logger import LOGGER
 from utils.sources.frame import Frame, as_bgr, fps_of, time_of
-from utils.sources.streams import ScreenSource, StreamSource
+from utils.sources.streams import RECONNECT_S, ScreenSource, StreamSource
 from utils.sources.urls import DEFAULT_LIMITS, Limits, is_url, local_file, shown
 
 VID_FORMATS = ("asf", "avi", "gif", "m4v", "mkv", "mov", "mp4", "mpeg", "mpg", "ts", "webm", "wmv")
@@ -27,11 +27,13 @@ MAX_FILE_FPS = 60_000.0  # high-speed cameras; what is above is the ticks of a c
 MAX_WINDOW_BYTES = 256 * 2**20  # a list of frames ends early at this many bytes of pixels
 
 
-def open_source(source, vid_stride: int = 1, window: int = 1, limits: Limits = DEFAULT_LIMITS):
+def open_source(
+    source, vid_stride: int = 1, window: int = 1, limits: Limits = DEFAULT_LIMITS, reconnect_s: float = RECONNECT_S
+):
     """Open a FileSource, StreamSource or ScreenSource for `source`: a text as detect.py takes it, a path, or several.
 
     vid_stride: every n-th frame of videos and streams. window: frames of files in one list (streams: one of each).
-    limits: of the download of a file that is named by its URL.
+    limits: of the download of a file that is named by its URL. reconnect_s: how long a lost stream is opened again.
     Raises FileNotFoundError or ValueError where there is nothing to read.
     """
     if vid_stride < 1:
@@ -43,10 +45,10 @@ def open_source(source, vid_stride: int = 1, window: int = 1, limits: Limits = D
         return ScreenSource(" ".join(items))
     if items[0].endswith(".streams"):
         items = [line for _, line in read_list(items[0])]
-        return StreamSource(items, vid_stride)
+        return StreamSource(items, vid_stride, reconnect_s)
     live = [is_stream(item) for item in items]
     if all(live):
-        return StreamSource(items, vid_stride)
+        return StreamSource(items, vid_stride, reconnect_s)
     if any(live):
         raise ValueError(f"files and streams cannot be mixed in one source: {shown(', '.join(items))}")
     return FileSource(expand(items), vid_stride, window, limits)

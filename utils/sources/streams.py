@@ -14,17 +14,20 @@ from utils.sources.frame import Frame, as_bgr, fps_of
 from utils.sources.urls import shown
 
 OPEN_TIMEOUT_MS = 10_000
-RECONNECT_TRIES = 5
+RECONNECT_S = 60.0  # for which a lost stream is opened again and again, if nobody says otherwise
 RECONNECT_WAIT_S = 2.0
 
 
 class Stream:
-    """One capture, and the thread that always holds its newest frame. A lost connection is opened again."""
+    """One capture, and the thread that always holds its newest frame.
 
-    def __init__(self, address: str, vid_stride: int, changed: threading.Condition):
+    A lost connection is opened again, until it has been away for `reconnect_s`.
+    """
+
+    def __init__(self, address: str, vid_stride: int, changed: threading.Condition, reconnect_s: float = RECONNECT_S):
         self.address, self.name = address, shown(address)
         self.vid_stride = vid_stride
-        self.changed = changed
+        self.changed, self.reconnect_s = changed, reconnect_s
         self.local = Path(address).is_file()  # A video in the place of a camera is played at its own speed, once.
         self.newest = None  # (number, image, Unix time of its arrival) that nobody has taken yet
         self.number = 0  # frames so far
@@ -74,15 +77,18 @@ class Stream:
             self.stop.wait(1 / self.fps)
 
     def _reconnect(self) -> bool:
-        for attempt in range(1, RECONNECT_TRIES + 1):
-            LOGGER.warning(f"stream {self.name}: no frame, reconnecting ({attempt}/{RECONNECT_TRIES})")
+        LOGGER.warning(f"stream {self.name}: no frame; it is opened again, for {self.reconnect_s:g} s at most")
+        lost_s = time.monotonic()
+        while time.monotonic() - lost_s < self.reconnect_s:
             self.capture.release()
             if self.stop.wait(RECONNECT_WAIT_S):
                 return False
             self.capture = self._open()
-            if self.capture.isOpened():
+            if self.capture.isOpened() and self.capture.grab():
+                LOGGER.info(f"stream {self.name} is back after {time.monotonic() - lost_s:.1f} s")
+                self._take()
                 return True
-        LOGGER.warning(f"stream {self.name} ended: it did not come back")
+        LOGGER.warning(f"stream {self.name} ended: it did not come back within {self.reconnect_s:g} s")
         return False
 
 
@@ -91,21 +97,21 @@ class StreamSource:
 
     realtime = True
 
-    def __init__(self, addresses: list, vid_stride: int = 1):
+    def __init__(self, addresses: list, vid_stride: int = 1, reconnect_s: float = RECONNECT_S):
         for address in addresses:
             if re.search(r"https?://(www\.)?youtu(be\.com|\.be)/", address):
                 raise ValueError(f"{shown(address)} is a web page: give the address that `yt-dlp -g` prints for it")
             if sys.platform == "linux" and address.isnumeric() and not Path(f"/dev/video{address}").exists():
                 raise ConnectionError(f"webcam {address} could not be opened: there is no /dev/video{address}")
         self.addresses = addresses
-        self.vid_stride = vid_stride
+        self.vid_stride, self.reconnect_s = vid_stride, reconnect_s
 
     def __iter__(self):
         changed = threading.Condition()
         streams = []
         try:
             for address in self.addresses:
-                streams.append(Stream(address, self.vid_stride, changed))
+                streams.append(Stream(address, self.vid_stride, changed, self.reconnect_s))
             for stream in streams:
                 stream.thread.start()
             while frames := self._round(streams, changed):

@@ -134,3 +134,26 @@ def test_a_picture_is_left_as_it_is(run, tmp_path, caplog):
     (result,) = detect.run(weights=weights, source=tmp_path / "a.png", nosave=True, track=True)
     assert result.ids is None and "a.png is a picture" in caplog.text
     np.testing.assert_array_equal(result.boxes, plain.boxes)
+
+
+def test_streams_are_followed_apart_and_have_ages(run, tmp_path, clip, caplog):
+    pytest.importorskip("trackers", reason="needs trackers")
+    caplog.set_level("INFO", "yolov5_edgevit")
+    (tmp_path / "other.gif").write_bytes(clip.read_bytes())
+    (tmp_path / "two.streams").write_text(f"{clip}\n{tmp_path / 'other.gif'}\n")
+    flags = {"track": True, "nosave": True, "save_json": True, "source": tmp_path / "two.streams"}
+    detect.run(**flags, weights=tmp_path / "tiny.pt", imgsz=64, project=tmp_path / "live", zones=[ALL])
+    records, events = (
+        json.loads((tmp_path / "live" / "exp" / f"{name}.json").read_text()) for name in ("predictions", "events")
+    )
+    for source in (str(clip), str(tmp_path / "other.gif")):
+        own = [record for record in records if record["source"] == source]
+        times_s = [record["time_s"] for record in own]
+        assert times_s == sorted(set(times_s)) and times_s[0] > 1.6e9  # Unix time
+        ids = {box["id"] for record in own for box in record["boxes"] if box["id"]}
+        assert len(own) < 2 or min(ids) == 1
+    assert all(0 <= one["age_s"] < 60 for one in records + events) and {one["event"] for one in events} == {"enter"}
+    assert caplog.text.count("s old in the mean") == 2
+
+
+ALL = "all:-99,-99,999,-99,999,999,-99,999"

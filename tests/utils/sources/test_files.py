@@ -6,6 +6,7 @@ import struct
 import sys
 import tempfile
 import threading
+import time
 import types
 from functools import partial
 from pathlib import Path
@@ -302,18 +303,22 @@ def test_files_behind_urls(tmp_path, serve):
 
 def test_a_lost_stream_is_opened_again_and_ends_when_it_stays_away(serve, monkeypatch, caplog):
     monkeypatch.setattr(utils.sources.streams, "RECONNECT_WAIT_S", 0.05)
-    monkeypatch.setattr(utils.sources.streams, "RECONNECT_TRIES", 2)
     monkeypatch.setattr(MjpegHandler, "connections", 0)
+    caplog.set_level("INFO", "yolov5_edgevit")
     address = serve(MjpegHandler) + "/stream"
     frames = []
-    for (frame,) in open_source(address):
+    for (frame,) in open_source(address, reconnect_s=0.2):
         frames.append(frame)
         if round(frame.image.mean() / 40) >= 3:  # a frame of the third connection
-            break
+            monkeypatch.setattr(MjpegHandler, "frames", 0)
+    assert frames[-1].image.mean() // 40 < 6, "the stream stayed away, and was not given up"
+    times_s = [frame.time_s for frame in frames]
+    assert times_s == sorted(set(times_s)) and abs(times_s[-1] - time.time()) < 60
     assert frames[-1].kind == "stream" and frames[-1].path == address and frames[-1].items == 1
     numbers = [frame.frame for frame in frames]
     assert numbers == sorted(set(numbers))  # no frame twice, none after a newer one
-    assert f"stream {address}: no frame, reconnecting (1/2)" in caplog.text
+    assert f"stream {address}: no frame; it is opened again, for 0.2 s at most" in caplog.text
+    assert "is back after" in caplog.text and "ended: it did not come back within 0.2 s" in caplog.text
 
 
 def test_several_streams_at_once_end_together(tmp_path):
