@@ -38,7 +38,7 @@ TORCH_FREE += ["models.backends.onnx", "models.backends.openvino", "models.backe
 TORCH_FREE += ["utils.boxes", "utils.augmentations", "utils.data.images", "utils.logger", "utils.general", "utils.nms"]
 TORCH_FREE += ["extras.segment.segmenter", "extras.classify.classifier", "extras.segment.masks", "extras.segment.crops"]
 TORCH_FREE += ["extras.classify.transforms", "extras.classify.metrics"]
-TORCH_FREE += ["extras.tile.detector", "models.backends.thresholds"]
+TORCH_FREE += ["extras.tile.detector", "models.backends.thresholds", "extras.track.follower"]
 SLOW_IMPORTS = ["pandas", "matplotlib", "timm", "tensorboard", "scipy", "onnx", "mss"]  # inside functions only
 MAX_FUNCTION_LINES, MAX_FILE_LINES = 60, 500
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 
 import cv2
 import numpy as np
@@ -83,6 +84,13 @@ def test_thresholds_of_classes_decide_what_begins_an_object(run):
 def test_flags_that_are_wrong(run, more, words):
     with pytest.raises(ValueError, match=words):
         run(**more)
+
+
+def test_a_missing_package_is_said_before_anything_is_done(run, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(ImportError, match="--track needs the package trackers: pip install trackers"):
+        run(track=True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("scene", ["crossing", "leaving"])  # behind the wall some are taken for new ones
