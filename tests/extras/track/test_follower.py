@@ -15,6 +15,7 @@ from engine.predict.sinks import Drawer
 from extras.shapes.videos import VISIBLE_MIN, draw_video
 from extras.track.counting import Watch
 from extras.track.events import CsvEvents, JsonEvents
+from extras.track.follower import Follower
 from extras.track.paint import Painter
 from extras.track.places import Place, Places
 from tests.tiny_detector import write_tiny_weights
@@ -105,6 +106,22 @@ def test_perfect_boxes_keep_their_ids(scene):
         ids = tracks.update(truth.boxes_xyxy, np.ones(len(truth.ids), bool), number / 30)
         pairs |= {(true, found) for true, found in zip(truth.ids.tolist(), ids.tolist()) if found}
     assert len({found for _, found in pairs}) == len(pairs) == len({true for true, _ in pairs})
+
+
+@pytest.mark.parametrize(
+    ("scene", "x", "counts"),
+    [("crossing", 80, {"in": 2, "out": 2}), ("leaving", 136, {"in": 2, "out": 2})],  # two each way, as they are drawn
+)
+def test_counts_are_those_of_the_drawn_objects(scene, x, counts):
+    pytest.importorskip("trackers", reason="needs trackers")
+    follower = Follower(Places(lines=[Place("gate", np.float32([[x, 0], [x, 120]]))]))
+    for number, (image, truth) in enumerate(draw_video(scene, 0, width=160, height=120)):
+        sure = np.column_stack([truth.boxes_xyxy, np.full(len(truth.ids), 0.9), np.zeros(len(truth.ids))])
+        where = {"kind": "video", "frame": number + 1, "time_s": number / 30, "image": image}
+        result = Result("a.mp4", sure.astype(np.float32), NAMES, (120, 160), **where)
+        followed, line = follower.follow(result, f"a.mp4: {result.summary()}, 5ms")
+        assert len(followed.boxes) == len(truth.ids) and followed.summary() in line
+    assert follower.sequences["a.mp4"].watch.lines[0].counts == counts
 
 
 def test_ids_and_places_are_drawn():
