@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 
+from extras.provenance import card, sbom, signature
 from utils.logger import LOGGER
 
 
 def check(opt: argparse.Namespace) -> None:
     """Raise ImportError or FileNotFoundError where --sbom or --sign cannot be done, before a file is written."""
-    from extras.provenance import sbom, signature
-
     if opt.sbom:
         sbom.check()
     if opt.sign:
@@ -25,8 +22,6 @@ def write(opt: argparse.Namespace, weights: Path, results: list) -> list[Path]:
 
     results: the extras.export.exporter.Exported of this export; those that failed are left out.
     """
-    from extras.provenance import card, sbom, signature
-
     results, written = [result for result in results if not result.error], []
     if opt.card:
         written.append(card.write_card(weights, results))
@@ -37,10 +32,3 @@ def write(opt: argparse.Namespace, weights: Path, results: list) -> list[Path]:
     for file in written:
         LOGGER.info(f"written: {file}")
     return written
-
-
-def hashes(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (name, SHA-256 in hexadecimal digits) of a file, or of each file in a folder."""
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    for file in files:
-        yield str(file.relative_to(path.parent)), hashlib.sha256(file.read_bytes()).hexdigest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from extras.provenance import hashes
+from extras.provenance.hashes import sha256_of_files
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.console.text import brief
 from utils.extras import has_extra, load_extra
@@ -70,7 +70,9 @@ def write_card(weights: Path, results: list) -> Path:
 def card(checkpoint: Checkpoint, weights: Path, results: list) -> str:
     """Return the text of the card. No path of the maker's machine is in it, only names of files."""
     options, licence = checkpoint.opt or {}, str(checkpoint.meta.get("licence") or NOT_STATED)
-    all_hashes = [pair for path in [weights, *(result.file for result in results)] for pair in hashes(Path(path))]
+    all_hashes = [
+        pair for path in [weights, *(result.file for result in results)] for pair in sha256_of_files(Path(path))
+    ]
     return CARD.format(
         title=weights.stem,
         licence_tag=licence.lower() if licence != NOT_STATED else "unknown",

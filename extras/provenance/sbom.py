@@ -6,7 +6,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from extras.provenance import hashes
+from extras.provenance.hashes import sha256_of_files
 from utils.checkpoint import load_checkpoint
 from utils.files import write_whole
 from utils.general import VERSION
@@ -53,7 +53,7 @@ def _files(weights: Path, results: list) -> list:
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.component import Component, ComponentType
 
-    pairs = [pair for path in [weights, *(result.file for result in results)] for pair in hashes(Path(path))]
+    pairs = sha256_of_files([weights, *(result.file for result in results)])
     return [
         Component(name=name, type=ComponentType.FILE, hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)])
         for name, digest in pairs
