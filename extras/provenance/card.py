@@ -70,9 +70,7 @@ def write_card(weights: Path, results: list) -> Path:
 def card(checkpoint: Checkpoint, weights: Path, results: list) -> str:
     """Return the text of the card. No path of the maker's machine is in it, only names of files."""
     options, licence = checkpoint.opt or {}, str(checkpoint.meta.get("licence") or NOT_STATED)
-    all_hashes = [
-        pair for path in [weights, *(result.file for result in results)] for pair in sha256_of_files(Path(path))
-    ]
+    all_hashes = sha256_of_files([weights, *(result.file for result in results)])
     return CARD.format(
         title=weights.stem,
         licence_tag=licence.lower() if licence != NOT_STATED else "unknown",
