@@ -17,9 +17,10 @@ def test_every_folder_is_in_the_table_and_is_there():
     assert sorted(EXTRAS) == FOLDERS and all(map(has_extra, FOLDERS))
 
 
-def test_the_core_trains_validates_and_detects_without_any_of_them(tmp_path):
+@pytest.mark.parametrize("names", [["extras"], pytest.param(FOLDERS, marks=pytest.mark.slow)], ids=["all", "each"])
+def test_the_core_trains_validates_and_detects_without_them(tmp_path, names):
+    """Without all of them at once, and without each."""
     data = write_tiny_dataset(tmp_path / "tiny", train=4, val=4)
-    names = [*FOLDERS, "extras"]
     command = [sys.executable, str(ROOT / "tests" / "hidden_extras.py"), str(data), str(tmp_path), *names]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -28,6 +28,7 @@ def written(model, folder):
     return folder
 
 
+@pytest.mark.slow
 def test_everything_in_int8_and_then_a_group_in_float(tiny_model_cfg, tmp_path, capfd):
     torch.manual_seed(0)
     tiny = exportable(DetectionModel(tiny_model_cfg).eval())
@@ -53,6 +54,7 @@ def test_everything_in_int8_and_then_a_group_in_float(tiny_model_cfg, tmp_path, 
     assert "INFO" not in printed.out + printed.err and "Statistics" not in printed.out
 
 
+@pytest.mark.slow
 def test_groups_of_edgevit(tmp_path):
     model = exportable(DetectionModel("yolov5_edgevit.yaml", nc=3).eval())
     folder = written(model, tmp_path / "m_openvino_model")

@@ -156,7 +156,9 @@ def test_damage_where_the_network_sees_nothing_counts_little():
     [
         ("onnx", ("onnx", "onnxscript", "onnxruntime"), "m{}.onnx", 1),
         ("onnx", ("onnx", "onnxscript", "onnxruntime"), "m{}.onnx", 2),
-        ("openvino", ("onnx", "onnxscript", "openvino", "nncf"), "m{}_openvino_model", 2),
+        pytest.param(
+            "openvino", ("onnx", "onnxscript", "openvino", "nncf"), "m{}_openvino_model", 2, marks=pytest.mark.slow
+        ),
     ],
 )
 def test_real_files(tiny_model_cfg, tmp_path, key, packages, name, batch):

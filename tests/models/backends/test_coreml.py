@@ -204,6 +204,7 @@ class TinyEdgeVit(torch.nn.Module):
         return self.backbone(x)[-1]
 
 
+@pytest.mark.slow
 def test_edgevits_blocks_and_a_silent_export(tmp_path, capfd, recwarn):
     model = TinyEdgeVit()
     spec = ExportSpec((64, 64))
