@@ -11,8 +11,6 @@ import cv2
 import numpy as np
 import onnxruntime
 import torch
-from flask import Flask, jsonify, request
-from werkzeug.serving import make_server
 
 from bench.plain.detect_loop import letterbox, suppress
 
@@ -31,6 +29,9 @@ def detect(session, data: bytes, size: int) -> list:
 
 
 def main(file: str, size: str) -> None:
+    from flask import Flask, jsonify, request
+    from werkzeug.serving import make_server
+
     app, session = Flask(__name__), onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     @app.post("/v1/detect")
