@@ -10,26 +10,19 @@ from engine import options
 from extras.export.exporter import export_formats
 from models.backends import DetectMultiBackend
 from models.yolo import DetectionModel
+from tests.tiny_detector import FEW_OPERATORS
 from utils.checkpoint import Checkpoint, save_checkpoint
 from utils.nms import as_float32, final_boxes
 
 SIZE_PX = 64
 NAMES = {0: "box", 1: "flat disc"}
-TINY_CFG = {  # few operators, as writing ONNX takes its time by their number; strides 8 and 16, two anchors of each map
-    "nc": 2,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]]],
-    "head": [[-1, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
-}
 
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A checkpoint of random weights that finds 27 objects of both classes in `picture`, 11 above 0.4."""
     torch.manual_seed(24)
-    detector = DetectionModel(TINY_CFG)
+    detector = DetectionModel(FEW_OPERATORS)
     with torch.no_grad():
         for conv in detector.head.m:
             conv.weight.mul_(300)

@@ -23,8 +23,8 @@ def weights(tmp_path, tiny_model_cfg):
 def key(tmp_path):
     """The path of a new private key; its public one is beside it."""
     private, public = tmp_path / "key.pem", tmp_path / "key.pub"
-    subprocess.run(f"openssl ecparam -name prime256v1 -genkey -noout -out {private}", shell=True, check=True)
-    subprocess.run(f"openssl ec -in {private} -pubout -out {public}", shell=True, check=True, capture_output=True)
+    subprocess.run(["openssl", *"ecparam -name prime256v1 -genkey -noout -out".split(), private], check=True)
+    subprocess.run(["openssl", "ec", "-in", private, "-pubout", "-out", public], check=True, capture_output=True)
     return private
 
 

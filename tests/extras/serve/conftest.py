@@ -6,16 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.tiny_detector import write_tiny_weights
-
-TINY = {
-    "nc": 2,
-    "depth_multiple": 1.0,
-    "width_multiple": 1.0,
-    "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
-    "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]]],
-    "head": [[-1, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
-}
+from tests.tiny_detector import FEW_OPERATORS, write_tiny_weights
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +25,7 @@ def pictures(sizes_wh):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """Return a function (seed) that gives a tiny detector as best.pt, each in a folder of its own."""
-    return lambda seed: write_tiny_weights(tmp_path_factory.mktemp("tiny") / "best.pt", TINY, seed=seed)
+    return lambda seed: write_tiny_weights(tmp_path_factory.mktemp("tiny") / "best.pt", FEW_OPERATORS, seed=seed)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
 from models.exportable import exportable
 from tests.conftest import SHARED, needs_shared
-from tests.tiny_detector import write_tiny_weights
+from tests.tiny_detector import FEW_OPERATORS, write_tiny_weights
 from utils.augmentations import letterbox
 from utils.nms import non_max_suppression
 from utils.sources.frame import Frame
@@ -184,15 +184,7 @@ class OneFile:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    cfg = {
-        "nc": 2,
-        "depth_multiple": 1.0,
-        "width_multiple": 1.0,
-        "anchors": [[8, 8, 16, 16], [24, 24, 40, 40]],
-        "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [24, 3, 2]]],
-        "head": [[-1, 1, "Conv", [32, 3, 2]], [[2, 3], 1, "Detect", ["nc", "anchors"]]],
-    }
-    return OneFile(write_tiny_weights(folder / "tiny.pt", cfg), TINY_PX)
+    return OneFile(write_tiny_weights(folder / "tiny.pt", FEW_OPERATORS), TINY_PX)
 
 
 def picture(h, w) -> np.ndarray:
