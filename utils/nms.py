@@ -80,9 +80,9 @@ def class_list(classes) -> list | None:
 
 def thresholds_of(classes, conf_thres):
     """Return the threshold of boxes with these class numbers [n]: `conf_thres`, or the class's where it is a list."""
-    return (
-        conf_thres if np.ndim(conf_thres) == 0 else np.asarray(conf_thres, np.float32)[as_float32(classes).astype(int)]
-    )
+    if np.ndim(conf_thres) == 0:
+        return conf_thres
+    return np.asarray(conf_thres, np.float32)[as_float32(classes).astype(int)]
 
 
 def as_float32(x) -> np.ndarray:

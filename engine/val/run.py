@@ -57,9 +57,14 @@ def validate(opt: argparse.Namespace, callbacks=None, task: Task = DETECT):
     return result
 
 
+def wants_thresholds(opt) -> bool:
+    """Tell whether a flag asks for the choice of thresholds."""
+    return opt.thresholds or opt.write_thresholds or opt.precision is not None or opt.recall is not None
+
+
 def threshold_hooks(opt, model) -> tuple:
     """Return the hook that chooses confidence thresholds, where a flag asks for them."""
-    if not (opt.thresholds or opt.write_thresholds or opt.precision is not None or opt.recall is not None):
+    if not wants_thresholds(opt):
         return ()
     return (load_extra("thresholds.hook").ThresholdHook(opt, model.names, model.thresholds),)
 
@@ -68,7 +73,7 @@ def tiled_predictor(opt, model):
     """Return what predicts in the place of the model with --tile, else None."""
     if not opt.tile:
         return None
-    if opt.thresholds or opt.write_thresholds or opt.precision is not None or opt.recall is not None:
+    if wants_thresholds(opt):
         raise ValueError("--tile: thresholds are worked out on whole pictures so far: leave one of both away")
     nms = {"conf_thres": opt.conf_thres, "iou_thres": opt.iou_thres, "max_det": opt.max_det, "multi_label": True}
     size_hw = tuple(model.fixed_hw or (opt.imgsz, opt.imgsz))

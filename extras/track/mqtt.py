@@ -40,14 +40,8 @@ def read_address(text: str) -> Address:
         port = parts.port or PORTS.get(parts.scheme, 0)
     except ValueError:
         port = 0
-    if (
-        not port
-        or not parts.hostname
-        or not topic
-        or text.endswith("#")
-        or parts.fragment
-        or re.search(r"[#+\x00]", topic)
-    ):
+    has_wildcard = "#" in text or re.search(r"[#+\x00]", topic)  # Behind a bare # there is no fragment to see.
+    if has_wildcard or not (port and parts.hostname and topic):
         raise ValueError(f"--mqtt: expected {EXAMPLE}, found '{shown(text)}'")
     password = unquote(parts.password) if parts.password else os.environ.get(PASSWORD_VARIABLE)
     user = unquote(parts.username) if parts.username else None
