@@ -5,6 +5,7 @@
     python -m bench --list               their names
     python -m bench nms --quick          less work: only to see that it runs
     python -m bench transfer --help      what a start is worth: bench/transfer.py
+    python -m bench latency --help       what models cost in every runtime, and AP against it: bench/latency.py
 
 An opponent's package that is missing is installed into an environment of the bench's own (--env), never into the
 project's. The exit code is 1 if a result is unequal or a bench fails; a mark that is not reached does not change it.
@@ -17,13 +18,14 @@ import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import BENCHES, report, transfer, worker
+from bench import BENCHES, latency, report, transfer, worker
 from bench.environment import default_folder, python_with
 from bench.harness import CLOCKS, LEAST_PAIRS, Row, Settings, Unavailable
 from utils.console.guard import main_guard
 from utils.general import EMBEDDED_WEIGHTS, ROOT
 
 QUICK_PAIRS = 3
+COMMANDS = {"transfer": transfer, "latency": latency}
 
 
 def parse_opt(argv=None) -> argparse.Namespace:
@@ -83,6 +85,6 @@ def run(name: str, settings: Settings, env: Path) -> list:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["transfer"]:
-        sys.exit(main_guard(transfer.main, transfer.parse_opt(sys.argv[2:])))
+    if command := COMMANDS.get("".join(sys.argv[1:2])):
+        sys.exit(main_guard(command.main, command.parse_opt(sys.argv[2:])))
     sys.exit(main(parse_opt()))

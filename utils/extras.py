@@ -15,6 +15,7 @@ EXTRAS = {
     "evolve": "--evolve",
     "export": "export.py",
     "hub": "torch.hub and AutoShape",
+    "latency": "--latency and python -m bench latency",
     "loggers": "--logger",
     "official": "checkpoints pickled by YOLOv5",
     "provenance": "--card, --sbom and --sign",

@@ -1,0 +1,47 @@
+"""A process that writes, weighs or examines one file: python -m extras.latency.worker JOB ANSWER.
+
+JOB is a JSON object made by extras/latency/files.py; the result is written as JSON into the file ANSWER.
+"""
+
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+
+from extras.benchmark.worker import peak_memory_mb, reason
+from extras.latency.files import write_file
+from extras.latency.runtimes import find_runtime, open_call
+from utils.files import write_atomic
+from utils.logger import setup_logging
+
+
+def write(job: dict) -> dict:
+    write_file(job["cfg"], job["nc"], job["size_px"], find_runtime(job["runtime"]), Path(job["file"]))
+    return {}
+
+
+def memory(job: dict) -> dict:
+    images = np.random.default_rng(0).random((1, 3, job["size_px"], job["size_px"]), np.float32)
+    call = open_call(find_runtime(job["runtime"]), Path(job["file"]), 1, images)
+    for _ in range(3):
+        call()
+    return {"memory_mb": peak_memory_mb()}
+
+
+TASKS = {"write": write, "memory": memory}
+
+
+def main(job: dict, answer: Path) -> None:
+    setup_logging()
+    try:
+        result = TASKS[job["task"]](job)
+    except Exception as error:  # Any runtime's; it is the figure's note.
+        traceback.print_exc()
+        result = {"error": reason(error)}
+    write_atomic(answer, json.dumps(result).encode())
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
