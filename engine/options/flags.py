@@ -162,7 +162,7 @@ def add_profile(parser) -> None:
 
 
 def add_runtime(parser) -> None:
-    parser.add_argument("--half", action="store_true", help="fp16 inference (CUDA)")
+    parser.add_argument("--half", action="store_true", help="fp16 on CUDA, bfloat16 on a CPU that has it")
     parser.add_argument("--dnn", action="store_true", help="OpenCV DNN for ONNX files")
     trust = "run a TorchScript file whatever its program does, not only traces of tensor operators as export.py writes"
     parser.add_argument("--trust-torchscript", action="store_true", help=trust)

@@ -135,7 +135,8 @@ def open_all(opt, split: str, task=DETECT, weights=None):
     choose_size(opt, model, data, task)
     opt.split = split
     device = device_summary(opt.device) if model.device == opt.device else f"{model.format.title} on {model.device}"
-    LOGGER.info(f"{device}, {'float16' if model.fp16 else 'float32'}, image size {opt.imgsz}")
+    precision = "float16" if model.fp16 else "bfloat16" if model.bf16 else "float32"
+    LOGGER.info(f"{device}, {precision}, image size {opt.imgsz}")
     return opt, model, data
 
 

@@ -6,11 +6,13 @@ its kind is written or opened, so that a runtime that is not installed costs not
 
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
 from models.backends.base import Backend
+from models.backends.bfloat16 import judged
 from utils.console.text import did_you_mean
 from utils.general import chosen_weights, with_pt
 from utils.logger import LOGGER
@@ -123,17 +125,19 @@ def one_checkpoint(weights) -> Path:
     return Path(files[0])
 
 
-OF_THE_BACKEND = "task names nc stride imgsz fixed_hw end2end fp16 device thresholds yaml model parallel_map".split()
+OF_THE_BACKEND = (
+    "task names nc stride imgsz fixed_hw end2end fp16 bf16 device thresholds yaml model parallel_map".split()
+)
 
 
 class DetectMultiBackend:
     """A model from a file of any of the FORMATS, or an ensemble of detectors from a list of .pt files.
 
-    device is as the flag --device. `data` is a dataset YAML whose names are used where the model has none. fp16 is
-    ignored, with a warning, where the runtime cannot compute in half precision. threads: for the CPU, 0 chooses.
-    trust_torchscript: run any such file, not only a trace of tensor operators. Call it as forward(); .task .names
-    .stride .nc .imgsz .fixed_hw .end2end .fp16 .device .thresholds .yaml are the runtime's (see Backend), and exactly
-    one of .pt .jit .onnx .engine ... tells the format.
+    device is as the flag --device. `data` is a dataset YAML whose names are used where the model has none. fp16: half
+    precision, on a CPU bfloat16; where the runtime cannot, or the boxes would differ (models/backends/bfloat16.py), a
+    warning says so. threads: for the CPU, 0 chooses.
+    trust_torchscript: run any such file, not only a trace of tensor operators. Call it as forward().
+    OF_THE_BACKEND are the runtime's (see Backend), and exactly one of .pt .jit .onnx .engine ... tells the format.
     """
 
     def __init__(
@@ -155,7 +159,10 @@ class DetectMultiBackend:
         options = {"device": device, "fp16": fp16, "dnn": dnn, "threads": threads}
         options |= {"trusted": trust_torchscript} if self.format.key == "torchscript" else {"fuse": fuse}
         opened = files if len(files) > 1 else files[0]
-        self.backend: Backend = getattr(self.format.module, self.format.backend)(opened, **options)
+        open_backend = partial(getattr(self.format.module, self.format.backend), opened, **options)
+        self.backend: Backend = open_backend()
+        if self.backend.bf16:
+            self.backend = judged(self.backend, partial(open_backend, fp16=False))
         if not self.backend.names:
             self.backend.names = self._names_from(data)
         for row in FORMATS:

@@ -70,7 +70,8 @@ class Backend:
     fixed_hw  (height, width) if the runtime takes no other size, else None
     end2end   True if forward() gives [B, max_det, 6]: xyxy in pixels, confidence, class, with zeros where there are
               fewer boxes; then there is no NMS to be done
-    fp16      True if the runtime computes in half precision
+    fp16      True if the runtime computes in half precision and takes images in it
+    bf16      True if it computes in bfloat16; images and results are float32
     device    where it computes
     output_classes  number of classes by the width of the output, 0 if it does not tell; for files without names
     thresholds  the model's own Thresholds, None where nobody has written any
@@ -84,6 +85,7 @@ class Backend:
     fixed_hw: tuple | None = None
     end2end: bool = False
     fp16: bool = False
+    bf16: bool = False
     device = "cpu"
     output_classes: int = 0
     thresholds: Thresholds | None = None

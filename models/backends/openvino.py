@@ -92,7 +92,7 @@ class OpenVinoBackend(ExportedBackend):
     """A NAME_openvino_model folder, or the .xml in it. run() may be called by several threads, one waits for the other.
 
     device: "" and "cpu" are the CPU, a number N is GPU.N, anything else the name of an OpenVINO device. fp16: compute
-    in half precision where the device can, else in float32, so that the numbers are the model's.
+    in half precision (a CPU in bfloat16) where the device can, else in float32.
     """
 
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
@@ -111,6 +111,7 @@ class OpenVinoBackend(ExportedBackend):
         self.warn_of_unused(dnn=dnn)
         self.device = find_device(core, device)
         config = self._config(core, fp16, threads)
+        self.bf16 = config.get("INFERENCE_PRECISION_HINT") == "bf16"
         try:
             self.compiled = core.compile_model(graph, self.device, config)
         except RuntimeError as error:
@@ -126,10 +127,11 @@ class OpenVinoBackend(ExportedBackend):
         if on_cpu or fp16:
             config["INFERENCE_PRECISION_HINT"] = "f32"
         if fp16 and self.device.split(":")[0] not in CHOOSING:
-            if "FP16" in core.get_property(self.device, "OPTIMIZATION_CAPABILITIES"):
-                config["INFERENCE_PRECISION_HINT"] = "f16"
+            capability, precision = ("BF16", "bf16") if on_cpu else ("FP16", "f16")
+            if capability in core.get_property(self.device, "OPTIMIZATION_CAPABILITIES"):
+                config["INFERENCE_PRECISION_HINT"] = precision
             else:
-                LOGGER.warning(f"{self.device} does not compute in half precision, float32 is used")
+                LOGGER.warning(f"--half: {self.device} does not compute in {precision}, float32 is used")
         return config
 
     def run(self, images: np.ndarray):

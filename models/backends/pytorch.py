@@ -7,10 +7,11 @@ import torch
 
 from models.backends.base import Backend, one_or_tuple
 from models.backends.metadata import OUTPUT_DIMS
+from models.heads import Detect
 from models.load import attempt_load
 from utils.data.ahead import map_ahead, prefetch
 from utils.logger import LOGGER
-from utils.torch_utils import keep_freed_memory, select_device
+from utils.torch_utils import keep_freed_memory, multiplies_bfloat16, select_device
 
 MAX_WORKERS = 4  # beyond it Python's lock is the limit
 
@@ -22,13 +23,15 @@ class PyTorchBackend(Backend):
         self.device = device if isinstance(device, torch.device) else select_device(device)
         if threads:
             torch.set_num_threads(threads)
-        self.fp16 = bool(fp16) and self.device.type != "cpu"
-        if fp16 and not self.fp16:
-            LOGGER.warning("half precision needs a GPU, float32 is used on the CPU")
+        on_cpu = self.device.type == "cpu"
+        self.fp16, self.bf16 = bool(fp16) and not on_cpu, bool(fp16) and on_cpu and multiplies_bfloat16()
+        if fp16 and not (self.fp16 or self.bf16):
+            LOGGER.warning("--half: this CPU does not multiply bfloat16 (AMX, AVX512-BF16), float32 is used")
+        self.dtype = torch.float16 if self.fp16 else torch.bfloat16 if self.bf16 else torch.float32
         if dnn:
             LOGGER.warning("--dnn is for ONNX files, PyTorch is used")
         model = attempt_load(weights, device=self.device, fuse=fuse)
-        model = model.half() if self.fp16 else model.float()
+        model = convert(model.float(), self.dtype)
         self.model = model.to(memory_format=torch.channels_last)  # convolutions take a sixth less time on CPUs
         self.names, self.task = as_mapping(model.names), getattr(model, "task", "detect")  # an Ensemble detects
         # The backbone may go deeper than the coarsest head, and EdgeViT's attention needs multiples of 32
@@ -38,10 +41,10 @@ class PyTorchBackend(Backend):
 
     def prepare(self, images: np.ndarray) -> torch.Tensor:
         x = torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2)
-        return x.to(torch.float16 if self.fp16 else torch.float32).div_(255)
+        return (x.half() if self.fp16 else x.float()).div_(255)
 
     def forward(self, images: torch.Tensor, augment: bool = False, visualize=False):
-        images = images.to(self.device, torch.float16 if self.fp16 else torch.float32)
+        images = images.to(self.device, self.dtype)
         if self.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
             return self._forward_side_by_side(images, augment, visualize)
         return one_or_tuple(self._outputs(images, augment, visualize))
@@ -51,7 +54,8 @@ class PyTorchBackend(Backend):
         asked = {"augment": augment} if augment else {}  # not every model can
         output = self.model(images, visualize=visualize, **asked)
         outputs = output if isinstance(output, (list, tuple)) else [output]
-        return outputs[: len(OUTPUT_DIMS[self.task])]  # raw maps come behind
+        results = outputs[: len(OUTPUT_DIMS[self.task])]  # raw maps come behind
+        return [result.float() for result in results] if self.bf16 else results
 
     def _forward_side_by_side(self, images: torch.Tensor, augment: bool, visualize):
         """Run forward() without gradients on a CPU, each of many images by itself: its maps stay in the cache."""
@@ -82,6 +86,17 @@ class PyTorchBackend(Backend):
             keep_freed_memory()
         else:
             self.forward(torch.zeros(*imgsz))
+
+
+def convert(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Return a float32 model in this type; anchors keep theirs, as bfloat16 would move their boxes by pixels."""
+    heads = [module for module in model.modules() if isinstance(module, Detect)]
+    anchors = [(head.anchors, head.stride) for head in heads]
+    model = model.to(dtype)
+    if dtype == torch.bfloat16:
+        for head, (head_anchors, stride_px) in zip(heads, anchors):
+            head.anchors, head.stride = head_anchors, stride_px
+    return model
 
 
 def pictures_at_once() -> int:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.backends import FORMATS, DetectMultiBackend, find_format, format_of
+from models.backends import FORMATS, DetectMultiBackend, bfloat16, find_format, format_of, pytorch
 from models.backends.base import Backend
 from models.experimental import Ensemble, attempt_load
 from tests.conftest import SHARED, needs_shared
@@ -99,9 +99,26 @@ def test_several_weights_are_an_ensemble(tmp_path, tiny_model_cfg):
     assert torch.equal(both.predict(images), torch.cat(single, 1))
 
 
-def test_half_on_a_cpu_is_float_with_a_warning(weights, caplog):
-    model = DetectMultiBackend(weights, fp16=True)
-    assert model.fp16 is False and "half precision needs a GPU" in caplog.text
+@pytest.mark.parametrize("capable", [False, True])
+def test_half_on_a_cpu_is_bfloat16_where_the_cpu_multiplies_it(weights, caplog, monkeypatch, capable):
+    """Any CPU computes in bfloat16, though most do it slowly, so that the numbers are those of a capable one."""
+    monkeypatch.setattr(pytorch, "multiplies_bfloat16", lambda: capable)
+    caplog.set_level("INFO")
+    model, exact = (DetectMultiBackend(weights, "cpu", fp16=half) for half in (True, False))
+    text = "--half: bfloat16; scores differ by at most" if capable else "this CPU does not multiply bfloat16"
+    assert (model.fp16, model.bf16) == (False, capable) and text in caplog.text
+    assert next(model.model.parameters()).dtype == (torch.bfloat16 if capable else torch.float32)
+    image = random_images(1)
+    predicted, expected = model.predict(image), exact.predict(image)
+    assert predicted.dtype == torch.float32 and torch.equal(predicted, expected) != capable
+    assert (predicted - expected).abs()[..., 4:].max() < 0.02
+
+
+def test_bfloat16_that_changes_the_boxes_is_not_used(weights, caplog, monkeypatch):
+    monkeypatch.setattr(pytorch, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(bfloat16, "MAX_SHARE", 0)
+    model = DetectMultiBackend(weights, "cpu", fp16=True)
+    assert not model.bf16 and "--half: float32 is used: with bfloat16 scores differ by" in caplog.text
     assert next(model.model.parameters()).dtype == torch.float32
 
 
