@@ -2,7 +2,9 @@
 //
 // Prints the objects of an image with a detector that `export.py --include onnx` wrote (with or without --nms, --dynamic
 // or --embed), one a line, tabs between: class, name, confidence, left, top, right, bottom in the image's pixels. They
-// are those of detect.py. The exit code is 0; 1 with one line on stderr for input that does not fit; 2 for wrong usage.
+// are those of detect.py. Without a confidence each class has the threshold that `val.py --write-thresholds` left in the
+// model, if any, and the calibrated confidence is printed. The exit code is 0; 1 with one line on stderr for input that
+// does not fit; 2 for wrong usage.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -16,6 +18,7 @@
 #include <opencv2/core/utils/logger.hpp>
 #include <opencv2/imgcodecs.hpp>
 #include <opencv2/imgproc.hpp>
+#include <optional>
 #include <regex>
 #include <stdexcept>
 #include <string>
@@ -24,6 +27,7 @@
 namespace {
 
 constexpr int kDefaultSize = 640;  // where neither the input's shape nor the metadata says
+constexpr float kConfidence = 0.25f;  // where neither the command nor the model has a threshold
 constexpr size_t kMaxBoxes = 1000;  // detect.py's --max-det
 const cv::Scalar kGrey(114, 114, 114);  // of the border
 
@@ -94,10 +98,53 @@ std::map<int, std::string> parse_names(const std::string& text) {
   return names;
 }
 
+// The numbers of a list in a JSON object: [0.5, 0.25] for "conf" from {"conf": [0.5, 0.25]}. Empty if there is none.
+std::vector<float> parse_numbers(const std::string& text, const std::string& key) {
+  std::smatch match;
+  if (!std::regex_search(text, match, std::regex('"' + key + R"re(": *\[([^\]]*)\])re"))) return {};
+  const std::string list = match[1];
+  static const std::regex number(R"re([-+.\deE]+)re");
+  std::vector<float> values;
+  for (std::sregex_iterator at(list.begin(), list.end(), number), end; at != end; ++at)
+    values.push_back(std::stof(at->str()));
+  return values;
+}
+
+// A model's own thresholds, as in models/backends/thresholds.py.
+struct Thresholds {
+  std::vector<float> conf;             // by class
+  std::vector<float> scores, chances;  // the chance of being right at rising confidences; may be empty
+
+  explicit Thresholds(const std::string& json)
+      : conf(parse_numbers(json, "conf")),
+        scores(parse_numbers(json, "scores")),
+        chances(parse_numbers(json, "chances")) {
+    if (scores.size() != chances.size())
+      throw std::runtime_error("expected as many chances as scores in its thresholds, found " +
+                               std::to_string(chances.size()) + " and " + std::to_string(scores.size()));
+  }
+
+  float least() const { return conf.empty() ? kConfidence : *std::min_element(conf.begin(), conf.end()); }
+
+  float of(int cls) const { return static_cast<size_t>(cls) < conf.size() ? conf[cls] : kConfidence; }
+
+  // The chance that a box of this confidence is right, on the line between the two scores beside it.
+  float chance(float confidence) const {
+    if (scores.empty()) return confidence;
+    const size_t next = std::lower_bound(scores.begin(), scores.end(), confidence) - scores.begin();
+    if (next == 0) return chances.front();
+    if (next == scores.size()) return chances.back();
+    const float share = (confidence - scores[next - 1]) / (scores[next] - scores[next - 1]);
+    return chances[next - 1] + share * (chances[next] - chances[next - 1]);
+  }
+};
+
 class Detector {
  public:
   explicit Detector(const std::string& file)
-      : env_(ORT_LOGGING_LEVEL_ERROR), session_(env_, native(file).c_str(), Ort::SessionOptions()) {
+      : env_(ORT_LOGGING_LEVEL_ERROR),
+        session_(env_, native(file).c_str(), Ort::SessionOptions()),
+        thresholds_(metadata("thresholds")) {
     const std::string names = metadata("names"), output = metadata("output"), imgsz = metadata("imgsz");
     names_ = parse_names(names);
     if (names_.empty()) throw std::runtime_error("expected class names in its metadata, found '" + names + "'");
@@ -118,8 +165,8 @@ class Detector {
     stride_ = std::max(std::atoi(metadata("stride").c_str()), 1);
   }
 
-  // The objects of a BGR image, by falling confidence.
-  std::vector<Box> detect(const cv::Mat& image, float confidence, float iou) {
+  // The objects of a BGR image, by falling confidence. Without one, the model's own thresholds count.
+  std::vector<Box> detect(const cv::Mat& image, std::optional<float> confidence, float iou) {
     Frame frame;
     cv::Mat rgb;
     cv::cvtColor(output_ == "image" ? image : letterbox(image, frame), rgb, cv::COLOR_BGR2RGB);
@@ -135,6 +182,7 @@ class Detector {
       box.y1 = place(box.y1, frame.top, image.rows);
       box.x2 = place(box.x2, frame.left, image.cols);
       box.y2 = place(box.y2, frame.top, image.rows);
+      if (!confidence) box.confidence = thresholds_.chance(box.confidence);
     }
     return boxes;
   }
@@ -198,13 +246,14 @@ class Detector {
     return session_.Run(Ort::RunOptions{nullptr}, inputs, &input, 1, outputs.data(), outputs.size());
   }
 
-  // The model's outputs above `confidence`, xyxy in its pixels.
-  std::vector<Box> read(const std::vector<Ort::Value>& outputs, float confidence) const {
+  // The model's outputs above `confidence`, or each class's own, xyxy in its pixels.
+  std::vector<Box> read(const std::vector<Ort::Value>& outputs, std::optional<float> confidence) const {
     const auto shape = outputs[0].GetTensorTypeAndShapeInfo().GetShape();
     const float* data = outputs[0].GetTensorData<float>();
+    const float least = confidence.value_or(thresholds_.least());
     std::vector<Box> boxes;
     const auto add = [&](Box box) {
-      if (box.confidence > confidence) boxes.push_back(box);
+      if (box.confidence > confidence.value_or(thresholds_.of(box.cls))) boxes.push_back(box);
     };
     if (output_ == "image") {  // [n, 4], [n], [n]
       const float* scores = outputs[1].GetTensorData<float>();
@@ -216,7 +265,7 @@ class Detector {
     for (int64_t i = 0; i < shape[1]; ++i, data += shape[2]) {
       if (output_ == "boxes") {  // [1, n, 6]: xyxy, confidence, class
         add({data[0], data[1], data[2], data[3], data[4], static_cast<int>(data[5])});
-      } else if (data[4] > confidence) {  // [1, n, 5 + classes]: xywh, objectness, class scores
+      } else if (data[4] > least) {  // [1, n, 5 + classes]: xywh, objectness, class scores
         const float* best = std::max_element(data + 5, data + shape[2]);
         const float half_w = data[2] / 2, half_h = data[3] / 2;
         add({data[0] - half_w, data[1] - half_h, data[0] + half_w, data[1] + half_h, data[4] * *best,
@@ -244,6 +293,7 @@ class Detector {
 
   Ort::Env env_;
   Ort::Session session_;
+  Thresholds thresholds_;
   std::map<int, std::string> names_;
   std::string output_;  // raw, boxes or image, as in models/backends/metadata.py
   bool fixed_ = false;
@@ -266,10 +316,10 @@ float share(const char* what, const char* text) {
 
 int main(int argc, char** argv) {
   if (argc < 3 || argc > 5) {
-    std::fprintf(stderr, "usage: detect model.onnx image [confidence 0.25] [iou 0.45]\n");
+    std::fprintf(stderr, "usage: detect model.onnx image [confidence 0.25, or the model's own] [iou 0.45]\n");
     return 2;
   }
-  const float confidence = argc > 3 ? share("confidence", argv[3]) : 0.25f;
+  const auto confidence = argc > 3 ? std::optional(share("confidence", argv[3])) : std::nullopt;
   const float iou = argc > 4 ? share("iou", argv[4]) : 0.45f;
   cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);  // the line below says it
   const cv::Mat image = cv::imread(argv[2], cv::IMREAD_COLOR);

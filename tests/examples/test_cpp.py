@@ -98,6 +98,25 @@ def test_names_may_have_any_letters(program, files, tmp_path):
     assert found and found <= set(names.values())
 
 
+def test_the_models_own_thresholds_count_where_no_confidence_is_given(program, files, tmp_path):
+    import json
+
+    import onnx
+
+    every = boxes(program, files("raw"), SQUARE, 0.25)
+    confident = sorted({confidence for _, confidence, _ in every})
+    middle = confident[len(confident) // 2]
+    thresholds = {"conf": [middle] * 8, "wanted": 'precision "conf": [0.1]', "scores": [0.0, 1.0], "chances": [0, 0.5]}
+    model = onnx.load(str(files("raw")))
+    properties = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, properties | {"thresholds": json.dumps(thresholds)})
+    onnx.save(model, str(tmp_path / "own.onnx"))
+    found = boxes(program, tmp_path / "own.onnx", SQUARE)
+    assert 0 < len(found) < len(every)
+    assert_same_boxes(found, detected(tmp_path / "own.onnx", SQUARE), confidence=1e-3)
+    assert boxes(program, tmp_path / "own.onnx", SQUARE, 0.25) == every
+
+
 @pytest.mark.parametrize(
     "arguments, code, words",
     [
