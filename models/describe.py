@@ -7,7 +7,8 @@ import torch
 
 from models.yolo import model_class
 from utils.console.guard import main_guard
-from utils.general import ROOT
+from utils.extras import load_extra
+from utils.general import ROOT, check_img_size
 from utils.logger import LOGGER, setup_logging
 from utils.torch_utils import evaluating, profile, select_device
 
@@ -43,6 +44,8 @@ def parse_opt(argv=None) -> argparse.Namespace:
     parser.add_argument("--device", default="", help="cpu, mps or a GPU index such as 0; '' chooses")
     parser.add_argument("--profile", action="store_true", help="time the whole model and each row")
     parser.add_argument("--line-profile", action="store_true", help="time each row")
+    parser.add_argument("--imgsz", "--img", type=int, default=640, help="side of the image in pixels")
+    parser.add_argument("--latency", action="store_true", help="time exported files with random weights here")
     parser.add_argument("--test", action="store_true", help="build every model file below models/")
     return parser.parse_args(argv)
 
@@ -51,12 +54,15 @@ def main(opt: argparse.Namespace) -> int:
     setup_logging()
     if opt.test:
         return min(build_all(), 1)
+    opt.imgsz = check_img_size(opt.imgsz)
     device = select_device(opt.device)
     model = model_class(opt.cfg)(opt.cfg).to(device)
-    images = torch.rand(opt.batch_size, model.yaml["ch"], 640, 640, device=device)
+    images = torch.rand(opt.batch_size, model.yaml["ch"], opt.imgsz, opt.imgsz, device=device)
     LOGGER.info(model.layer_table())
-    model.info()
+    model.info(img_size=opt.imgsz)
     LOGGER.info(f"strides {model.stride.int().tolist()}")
+    if opt.latency:
+        return load_extra("latency.describe").report(opt.cfg, opt.imgsz, model.nc)
     if opt.profile:
         profile(images, model, n=3, device=device)
     if opt.profile or opt.line_profile:

@@ -1,6 +1,6 @@
 """Detection and segmentation models from YAML files.
 
-Usage: python models/yolo.py --cfg yolov5s.yaml [--batch-size 1] [--device cpu] [--profile] [--line-profile] [--test]
+Usage: python models/yolo.py --cfg yolov5s.yaml [--img 640] [--device cpu] [--profile] [--line-profile] [--latency]
 """
 
 import runpy

@@ -30,7 +30,19 @@ def memory(job: dict) -> dict:
     return {"memory_mb": peak_memory_mb()}
 
 
-TASKS = {"write": write, "memory": memory}
+def refused(job: dict) -> dict:
+    from extras.latency.refusals import refused_rows
+
+    return {"rows": refused_rows(job["cfg"], job["nc"], job["size_px"], find_runtime(job["runtime"]))}
+
+
+def fallbacks(job: dict) -> dict:
+    from extras.latency.refusals import litert_fallbacks
+
+    return {"rows": litert_fallbacks(Path(job["file"]))}
+
+
+TASKS = {"write": write, "memory": memory, "refused": refused, "fallbacks": fallbacks}
 
 
 def main(job: dict, answer: Path) -> None:
