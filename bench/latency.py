@@ -8,13 +8,13 @@
     python -m bench latency --accuracy runs/train/exp*                          … with trainings that there are
 
 Weights are random numbers: they do not change the time. The models of one runtime, size and number of threads are timed
-in turns, A B C A B C ..., and all of these groups are visited twice, so that a slow minute hits all. Files that are
-written stay in FOLDER/files and are taken again as long as neither the model file nor models/ changes; latency.json,
-latency.md and latency.png are written anew after each group. What cannot be measured here is a row that says why.
+in turns, A B C A B C ..., and all of these groups are visited twice (--passes), so that a slow minute hits all. Files
+that are written stay in FOLDER/files and are taken again as long as neither the model file nor models/ changes;
+latency.json, latency.md and latency.png are written anew after each group. What cannot be measured here is a row that
+says why.
 """
 
 import argparse
-import os
 import platform
 import sys
 from collections import defaultdict
@@ -24,13 +24,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import accuracy, latency_report
+from bench.report import processor
 from extras.latency.figures import Figure, Subject, fill, measure_group, prepare, read_figures
 from extras.latency.files import NC, memory_mb, model_files
 from extras.latency.operators import operator_shares
 from extras.latency.runtimes import RUNTIMES, Runtime
+from utils.console.text import counted
 from utils.general import ROOT, check_yaml, usable_cores
 
-PASSES, GROUP_S = 2, 20.0  # visits of each group, and most seconds of one
+GROUP_S = 20.0  # most seconds of a visit of a group
 QUICK_S, QUICK_TURNS = 2.0, 6
 PACKAGES = ("onnxruntime", "openvino", "ai-edge-litert", "ncnn", "torch", "numpy")
 
@@ -62,6 +64,7 @@ def parse_opt(argv=None) -> argparse.Namespace:
     add("--threads", nargs="+", type=int, default=cores, help=f"numbers of threads (default: {cores})")
     add("--sizes", nargs="+", type=int, default=[320, 640], help="sides of the image in pixels (default: 320 640)")
     add("--nc", type=int, default=NC, help=f"classes of the model files (default: {NC})")
+    add("--passes", type=int, default=2, help="visits of each group (default: 2)")
     add("--quick", action="store_true", help="fewer turns and one pass: only to see that it runs")
     add("--files-only", action="store_true", help="write the files and measure nothing")
     add("--folder", default=str(ROOT / "bench" / "results" / "latency"), help="where all files go")
@@ -73,11 +76,15 @@ def parse_opt(argv=None) -> argparse.Namespace:
     opt = parser.parse_args(argv)
     if wrong := [size for size in opt.sizes if size < 32 or size % 32]:
         parser.error(f"--sizes: expected multiples of 32, found {wrong[0]}")
-    if any(threads < 1 for threads in opt.threads):
-        parser.error(f"--threads: expected whole numbers from 1, found {min(opt.threads)}")
+    for flag, numbers in (("--threads", opt.threads), ("--passes", [opt.passes])):
+        if min(numbers) < 1:
+            parser.error(f"{flag}: expected whole numbers from 1, found {min(numbers)}")
     if missing := [file for file in opt.onnx if not Path(file).is_file()]:
         parser.error(f"--onnx: {missing[0]}: no such file")
-    opt.models = model_files() if opt.models is None else [check_yaml(name).absolute() for name in opt.models]
+    try:
+        opt.models = model_files() if opt.models is None else [check_yaml(name).absolute() for name in opt.models]
+    except (OSError, ValueError) as error:
+        parser.error(f"--models: {error}")
     names = [file.stem for file in opt.models]
     if twice := [name for name in names if names.count(name) > 1]:
         parser.error(f"--models: two files are called {twice[0]}: the tables could not tell them apart")
@@ -105,15 +112,13 @@ def main(opt: argparse.Namespace) -> int:
 
 def run(opt: argparse.Namespace, folder: Path) -> Results:
     """Write the files, then time them group by group, then weigh them; the reports are written after each step."""
-    groups = [
-        Group(*key) for key in ((s, t, RUNTIMES[r]) for s in opt.sizes for t in opt.threads for r in opt.runtimes)
-    ]
+    groups = [Group(s, t, RUNTIMES[key]) for s in opt.sizes for t in opt.threads for key in opt.runtimes]
     files, notes = write_files(opt, folder / "files")
     results, times = Results([], {}), defaultdict(list)
     if opt.files_only:
         return results
     skipped = [Figure(name, s, r.key, t, note=note) for s, t, r in groups for name, note in notes[s, r.key].items()]
-    for number in range(1 if opt.quick else PASSES):
+    for number in range(1 if opt.quick else opt.passes):
         for group in groups:
             entries = files[group.size_px, group.runtime.key]
             if not entries:
@@ -185,15 +190,11 @@ def profile(opt: argparse.Namespace, files: dict) -> dict[str, dict[str, float]]
 
 def conditions(opt: argparse.Namespace) -> dict:
     """Return the machine, the versions and the command as plain data."""
-    model = platform.processor() or platform.machine()
-    if os.path.exists("/proc/cpuinfo"):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((text.split(": ")[1] for text in lines if text.startswith("model name")), model)
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    how = "one pass, QUICK" if opt.quick else f"{PASSES} passes"
-    return {"cpu": model, "cores": usable_cores(), "system": sys.platform, "runtimes": versions, "how": how}
+    how = "one pass, QUICK" if opt.quick else counted(opt.passes, "pass")
+    return {"cpu": processor(), "cores": usable_cores(), "system": sys.platform, "runtimes": versions, "how": how}

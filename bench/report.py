@@ -47,14 +47,19 @@ def line(row: Row) -> str:
 
 def machine(settings: Settings) -> str:
     """Return one line about the conditions of the run."""
+    load = f", load average {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
+    how = f"{settings.threads} threads, {settings.pairs} pairs, {settings.clock} clock{', QUICK' * settings.quick}"
+    versions = f"Python {platform.python_version()}, torch {version('torch')}, {sys.platform}"
+    return f"{processor()}, {how}, {versions}{load}"
+
+
+def processor() -> str:
+    """Return the processor's name."""
     model = platform.processor() or platform.machine()
     if os.path.exists("/proc/cpuinfo"):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((text.split(": ")[1] for text in lines if text.startswith("model name")), model)
-    load = f", load average {os.getloadavg()[0]:.1f} at the end" if hasattr(os, "getloadavg") else ""
-    how = f"{settings.threads} threads, {settings.pairs} pairs, {settings.clock} clock{', QUICK' * settings.quick}"
-    versions = f"Python {platform.python_version()}, torch {version('torch')}, {sys.platform}"
-    return f"{model}, {how}, {versions}{load}"
+    return model
 
 
 def markdown(rows: list, conditions: str) -> str:

@@ -32,6 +32,7 @@ def test_the_core_trains_validates_and_detects_without_them(tmp_path, names):
 # A command for each extra that the user meets by a flag or a script.
 COMMANDS = {
     "budget": "train.py --cfg yolov5n.yaml --data {data} --budget 1m",
+    "latency": "train.py --data {data} --latency 15ms",
     "teach": "train.py --cfg yolov5n.yaml --data {data} --teacher {weights}",
     "evolve": "train.py --cfg yolov5n.yaml --data {data} --evolve 1",
     "export": "export.py --weights {weights} --include onnx",

@@ -26,7 +26,7 @@ SEGMENT_DATA = "data/shapes-seg.yaml"
 READ_BY_ENGINE: dict[str, dict] = {
     "train": {
         **{"evolve": None, "image_weights": False, "multi_scale": False, "single_cls": False, "quad": False},
-        "close_mosaic": 0,
+        **{"close_mosaic": 0, "latency": ""},
     },
     "val": {
         **{"single_cls": False, "augment": False, "square": False, "v5_map": False, "cache": None, "seed": 0},
@@ -47,7 +47,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("max_det", "topk_all", "line_thickness", "mask_ratio", "cutoff", "resamples"), (1, 1_000_000)),
     **dict.fromkeys(("workers", "patience", "close_mosaic", "classes"), (0, 1_000_000)),
     **{"batch_size": (-1, 1 << 20), **dict.fromkeys(("imgsz", "vid_stride"), (1, 1 << 16))},
-    **{"threads": (0, 4096), "workspace": (1, 4096), "max_drop": (0.0, 100.0), "tol": (0.0, math.inf)},
+    **dict.fromkeys(("threads", "latency_threads"), (0, 4096)),
+    **{"workspace": (1, 4096), "max_drop": (0.0, 100.0), "tol": (0.0, math.inf)},
     **dict.fromkeys(("url_limit_s", "url_limit_mb"), (0.0, math.inf)),
     **dict.fromkeys(("lost_s", "reconnect_s"), (0.0, 86400.0)),
     **{"port": (0, 65535), **dict.fromkeys(("queue", "max_pictures", "connections"), (1, 1_000_000))},

@@ -33,6 +33,18 @@ def add_data_defaults(parser, fallbacks=None) -> None:
     add("--optimizer", choices=OPTIMIZERS, default=None, help=defaults["optimizer"])
 
 
+def add_latency(parser) -> None:
+    """Add the flags by which the model and the image size are chosen."""
+    add = parser.add_argument
+    bound = "choose the model and the image size by this bound on the time of an inference (15ms)"
+    add("--latency", default="", metavar="TIME", help=bound)
+    runtimes = "onnx, openvino, openvino-bf16, openvino-int8, litert, litert-int8, ncnn or torch"
+    add("--runtime", default="onnx", help=f"with --latency: {runtimes} (default: onnx)")
+    figures = "with --latency: figures of bench/on_device.py from another machine, in place of timing this one"
+    add("--latency-figures", default="", metavar="JSON", help=figures)
+    add("--latency-threads", type=int, default=0, help="with --latency: threads, 0 takes all cores")
+
+
 def add_training(parser) -> None:
     """Add the flags for how a training of any task goes on, ends and is kept."""
     add = parser.add_argument
@@ -96,6 +108,7 @@ def train_parser(task: str = "detect") -> Parser:
     if task == "detect":
         add("--teacher", default="", help="checkpoint of a detector to learn from beside the labels")
         add("--unlabeled", default="", help="folder or list file of further images, labelled by --teacher")
+        add_latency(parser)
     add_training(parser)
     add_common(parser, TRAIN_PROJECTS[task])
     return complete(parser, "train")

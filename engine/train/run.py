@@ -30,6 +30,8 @@ def train(opt: argparse.Namespace, callbacks: Callbacks | None = None, task: Tas
     """Train (or search hyperparameters) with `opt`; return it with `save_dir`, the run folder."""
     setup_logging(verbose=dist.is_main())
     print_args(given_options(opt, task), prefix=task.script.removesuffix(".py"))
+    if opt.latency and not opt.resume:
+        opt = load_extra("latency.choose").chosen_options(opt)
     if opt.evolve:
         return load_extra("evolve.search").evolve(opt, callbacks, task)
     checkpoint = folder = None

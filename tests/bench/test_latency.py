@@ -56,6 +56,7 @@ def test_a_run_and_one_that_goes_on(tmp_path, cfg, capsys, monkeypatch):
         (["--sizes", "100"], "expected multiples of 32, found 100"),
         (["--threads", "0"], "expected whole numbers from 1, found 0"),
         (["--onnx", "none.onnx"], "none.onnx: no such file"),
+        (["--models", "yolov5q.yaml"], "did you mean yolov5"),
         (["--models", "yolov5n.yaml", "models/yolov5n.yaml"], "two files are called yolov5n"),
     ],
 )
