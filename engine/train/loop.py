@@ -47,6 +47,7 @@ class Learner:
     callbacks: Callbacks = field(default_factory=Callbacks)
     times: Untimed = UNTIMED
     pending: int = 0  # batches whose gradients wait for an optimizer step
+    batches: int = 0  # trained so far, over all epochs
 
     def to_input(self, images: torch.Tensor, iteration: int) -> torch.Tensor:
         """Return uint8 images [B, 3, H, W] as float 0..1 on the device, with --multi-scale in another size."""
@@ -67,6 +68,7 @@ class Learner:
             with self.times("backward"):
                 self.scaler.scale(loss).backward()
         self.pending += 1
+        self.batches += 1
         self.times.count(len(images))
         if steps_now:
             with self.times("step"):
@@ -131,7 +133,7 @@ def train_one_epoch(
     progress = EpochProgress(batches, total, epoch, learner.schedule.epochs, names, learner.device, dist.is_main())
     for i, (images, targets, paths, _) in enumerate(learner.times.each("waiting", progress)):
         callbacks.run("on_train_batch_start")
-        iteration = epoch * total + i
+        iteration = learner.batches
         for hook in learner.hooks:
             hook.before_batch(images, i)
         images = learner.to_input(images, iteration)

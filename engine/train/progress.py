@@ -23,7 +23,7 @@ class RunClock:
     def __init__(self):
         self._started = time.perf_counter()
         self.epoch_ends: list[float] = []
-        self.val_seconds = 0.0  # the newest validation took
+        self.val_seconds = 0.0  # of this process's validations
 
     def seconds(self) -> float:
         """Return the seconds since the run began."""

@@ -122,28 +122,42 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> 
         f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
         nominal_batch=opt.batch_size,
     )
-    _choose_regularization(recipe, opt, optimizer, lr0 * max(steps, LEAST_STEPS), start.forgets)
-    warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
+    fitting = by_length(lr0, steps, batches)
+    forgets = optimizer == "Muon" and start.forgets
+    _choose_regularization(recipe, opt, fitting["weight_decay"] if forgets else None)
     recipe.choose(
-        f"warm-up over {warmup} steps",
+        f"warm-up over {round(fitting['warmup_epochs'] * batches)} steps",
         f"{WARMUP_PART:.0%} of all, at least {SHORTEST_WARMUP}, at most a third",
-        warmup_epochs=warmup / batches,
+        warmup_epochs=fitting["warmup_epochs"],
         warmup_least=0,
     )
-    horizon = max(round(steps * EMA_PART), 1)
     recipe.choose(
-        f"average of the last {horizon} steps' weights",
+        f"average of the last {fitting['ema_tau']} steps' weights",
         f"{EMA_PART:.0%} of all; YOLOv5's 10,000 would average next to nothing so early",
-        ema_decay=1 - 1 / horizon,
-        ema_tau=horizon,
+        ema_decay=fitting["ema_decay"],
+        ema_tau=fitting["ema_tau"],
     )
     return recipe
 
 
-def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, optimizer: str, way: float, forgets: bool) -> None:
-    """Choose weight decay, mosaic and drop path; way: learning rate times steps."""
-    if optimizer == "Muon" and forgets:
-        decay = MUON_DECAY / way
+def by_length(lr0: float, steps: int, batches: int) -> dict:
+    """Return the hyperparameters that follow from the length: `steps` in all, `batches` of them in an epoch.
+
+    weight_decay is that of Muon from a start that is forgotten.
+    """
+    warmup = round(min(max(steps * WARMUP_PART, SHORTEST_WARMUP), LONGEST_WARMUP, steps * LONGEST_WARMUP_PART))
+    horizon = max(round(steps * EMA_PART), 1)
+    return {
+        "weight_decay": MUON_DECAY / (lr0 * max(steps, LEAST_STEPS)),
+        "warmup_epochs": warmup / batches,
+        "ema_decay": 1 - 1 / horizon,
+        "ema_tau": horizon,
+    }
+
+
+def _choose_regularization(recipe: Recipe, opt: argparse.Namespace, decay: float | None) -> None:
+    """Choose weight decay, None for YOLOv5's, mosaic and drop path."""
+    if decay is not None:
         recipe.choose(
             f"weight decay {decay:.3g}",
             "Muon's steps are as long for large weights as for small ones; so they stay small and forget early steps",

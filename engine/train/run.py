@@ -13,7 +13,7 @@ from engine.train.folder import LR_COLUMNS, RunFolder
 from engine.train.loop import Learner, train_one_epoch
 from engine.train.progress import RunClock
 from engine.train.resume import given_options, resume
-from engine.train.setup import Options, Training, follow_plan, set_up
+from engine.train.setup import Training, set_up
 from engine.train.state import TrainState, pack
 from utils import dist
 from utils.callbacks import Callbacks
@@ -74,6 +74,8 @@ def train_epochs(training: Training) -> None:
     save = partial(
         save_checkpoints, learner, training.stopper, training.hyp, training.task, training.data, training.run
     )
+    if training.budget:
+        training.budget.start(state)
     if dist.is_main() and not training.is_resumed:
         save(state, training.opt)
     learner.callbacks.run("on_train_start")
@@ -84,9 +86,7 @@ def train_epochs(training: Training) -> None:
         losses = train_one_epoch(learner, loader, epoch, opt.seed, chances, draw)
         state.epoch += 1
         if training.budget:
-            epochs = training.budget.corrected(state.epoch, clock.epoch_ends, opt.epochs, clock.val_seconds)
-            opt = training.opt = Options.changed(opt, epochs=dist.broadcast_object(epochs))
-            follow_plan(opt, state, learner, loader)
+            opt = training.budget.replan(training)
         if dist.is_main():
             learner.callbacks.run("on_train_epoch_end", epoch=epoch)
             result = validate_if_due(training.validate, learner, state, opt, clock)
@@ -111,7 +111,7 @@ def validate_if_due(validate, learner: Learner, state: TrainState, opt: argparse
         return None
     start = clock.seconds()
     result = validate(learner.ema.ema)
-    clock.val_seconds = clock.seconds() - start
+    clock.val_seconds += clock.seconds() - start
     return result
 
 

@@ -36,6 +36,7 @@ class Schedule:
     hyp: dict
     cosine: bool = False
     groups: int = 3
+    progress: float | None = None  # 0..1 for the lr in the place of epochs done of all; where time sets the length
 
     @property
     def accumulate(self) -> int:
@@ -47,9 +48,9 @@ class Schedule:
         wanted = max(round(self.hyp["warmup_epochs"] * self.batches_per_epoch), self.hyp["warmup_least"])
         return min(wanted, int(self.epochs * self.batches_per_epoch * LONGEST_WARMUP_PART))
 
-    def lr_part(self, epoch: int) -> float:
+    def lr_part(self, epoch: float) -> float:
         """Return the learning rate of `epoch` as a part of lr0."""
-        lrf = self.hyp["lrf"]
+        lrf, epoch = self.hyp["lrf"], epoch if self.progress is None else self.progress * self.epochs
         if self.cosine:
             return one_cycle(1.0, lrf, self.epochs)(epoch)
         return (1 - epoch / self.epochs) * (1 - lrf) + lrf

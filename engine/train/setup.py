@@ -142,7 +142,7 @@ def _budget(opt: argparse.Namespace, clock: RunClock, is_new: bool):
     """Return the Budget of --budget, None without. ValueError if the number of epochs is given, too."""
     if not opt.budget:
         return None
-    budget = load_extra("budget.plan").Budget(opt.budget, clock.seconds)
+    budget = load_extra("budget.plan").Budget(opt.budget, clock)
     if opt.epochs is not None and is_new:
         raise ValueError("--budget chooses the number of epochs: leave --epochs away")
     return budget
@@ -264,9 +264,10 @@ def _attach_clocks(times: Untimed, device: torch.device, loader: DataLoader, val
 
 
 def follow_plan(opt: argparse.Namespace, state: TrainState, learner: Learner, loader: DataLoader) -> None:
-    """Let the data and the schedule know the number of epochs, and the images in each, as they are now."""
+    """Let the data and the schedule know the plan as it is now: the number of epochs, the images in the next one."""
     loader.sampler.limit = state.plan.get("images")
-    learner.schedule = replace(learner.schedule, epochs=opt.epochs, batches_per_epoch=len(loader))
+    length = {"epochs": opt.epochs, "batches_per_epoch": len(loader), "progress": state.plan.get("progress")}
+    learner.schedule = replace(learner.schedule, **length)
     if opt.close_mosaic:
         loader.dataset.mosaic_until = max(opt.epochs - opt.close_mosaic, 0)
 

@@ -58,6 +58,7 @@ def pack(learner: Learner, state: TrainState, stopper, opt, hyp: dict, task, dat
             **asdict(state),
             "model": model.state_dict(),
             "ema_updates": learner.ema.updates,
+            "batches": learner.batches,
             "optimizer": learner.optimizer.state_dict(),
             "scaler": learner.scaler.state_dict(),
             "stopper": stopper.state_dict(),
@@ -73,6 +74,7 @@ def restore(checkpoint: Checkpoint, learner: Learner, stopper, fresh: TrainState
     learner.model.load_state_dict(saved["model"])
     learner.ema.ema.load_state_dict(checkpoint.state_dict)
     learner.ema.updates = saved["ema_updates"]
+    learner.batches = saved.get("batches", saved["epoch"] * learner.schedule.batches_per_epoch)
     learner.optimizer.load_state_dict(saved["optimizer"])
     match_memory_formats(learner.optimizer)
     learner.scaler.load_state_dict(saved["scaler"])
