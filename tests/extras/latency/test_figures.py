@@ -8,7 +8,7 @@ import yaml
 
 from extras.latency import figures as module
 from extras.latency.figures import Figure, Subject, measure_group, prepare, read_figures, write_figures
-from extras.latency.files import model_files, source_key, written_file
+from extras.latency.files import model_files, source_key, write_file, written_file
 from extras.latency.operators import shares
 from extras.latency.runtimes import RUNTIMES, find_runtime, reason_to_skip
 from extras.latency.timing import is_stable, summarize, time_in_turns
@@ -49,6 +49,22 @@ def test_a_file_is_written_once_and_timed(tiny):
     assert good.model == "tiny" and good.runs == len(seconds) >= 5 and good.size_mb > 0
     assert 0 < good.low_ms <= good.median_ms <= good.high_ms
     assert bad.median_ms is None and not none and "expected an ONNX file" in bad.note
+
+
+SLOW = ("openvino-int8", "litert", "litert-int8")
+
+
+@pytest.mark.parametrize(
+    "key", [pytest.param(key, marks=[pytest.mark.slow] if key in SLOW else []) for key in RUNTIMES if "bf16" not in key]
+)
+def test_every_runtime_runs_its_file(key, tiny, tmp_path):
+    runtime = RUNTIMES[key]
+    if reason := reason_to_skip(runtime):
+        pytest.skip(reason)
+    file = tmp_path / f"tiny-64{runtime.format.suffixes[0]}"
+    write_file(tiny[0], 2, 64, runtime, file)
+    (figure,), _ = measure_group([(Subject(tiny[0]), file)], 64, runtime, 1, 0.1, 5)
+    assert figure.median_ms and not figure.note and figure.precision == runtime.precision
 
 
 def test_another_model_file_is_another_file(tiny, tmp_path):
