@@ -14,6 +14,7 @@ BENCHES = {
     "startup": ("--help, and the first box of a picture", ()),
     "onnx": ("ONNX Runtime", ("onnx", "onnxscript", "onnxruntime")),
     "serve": ("serve.py with 64 clients", ("flask", "onnx", "onnxscript", "onnxruntime")),
+    "busy": ("one picture, a training step and val.py beside another busy process", ()),
     "limit": ("share of this machine's matrix-product rate that the models reach", ()),
     "tile": ("tiles of large pictures: time, AP, objects on seams", ("sahi",)),
     "track": ("ids in drawn videos: MOTA, IDF1, HOTA", ("trackers", "trackeval")),

@@ -5,6 +5,7 @@ An option in DATA_DEFAULTS is None until `apply_data_defaults` takes it from the
 """
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -38,6 +39,9 @@ PARSERS = {
     "classify/val": classify_val_parser,
     "classify/predict": classify_predict_parser,
 }
+# OpenMP's own names. Whoever sets one of them has chosen how threads wait.
+WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+SPINS = "1000"  # Turns of a thread's waiting loop before it sleeps; by itself libgomp takes 300,000, some milliseconds.
 
 
 def parse(name: str, argv: Sequence[str] | bool | None = None) -> argparse.Namespace:
@@ -55,6 +59,7 @@ def start(name: str, main: Callable[[argparse.Namespace], int | None], first: st
     first: a slow package that main() needs, imported beforehand without garbage collection.
     """
     opt = parse(name)
+    share_cores()
     from utils.console.guard import main_guard
     from utils.general import collecting_later  # --help needs neither this nor the guard.
 
@@ -66,6 +71,16 @@ def start(name: str, main: Callable[[argparse.Namespace], int | None], first: st
         return main(opt)
 
     return main_guard(run)
+
+
+def share_cores() -> None:
+    """Let threads that wait for others sleep soon, unless the environment says how they wait.
+
+    Where another process has a core, a thread that waits at work keeps the one from it that it waits for. To be called
+    before torch is imported: its libgomp reads the environment once. Processes that this one starts inherit it.
+    """
+    if not any(name in os.environ for name in WAITING):
+        os.environ["GOMP_SPINCOUNT"] = SPINS
 
 
 def check_bounds(opt: argparse.Namespace, as_flags: bool = True) -> None:
