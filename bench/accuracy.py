@@ -10,7 +10,7 @@ import numpy as np
 from bench import transfer
 from bench.latency_report import markdown_table
 from extras.latency.figures import Figure
-from utils.console.text import aligned
+from utils.console.text import aligned, brief
 from utils.files import write_whole
 from utils.files.yaml import load_yaml
 from utils.plots.charts import new_figure, plain_text, save_figure, unit_rgb
@@ -51,12 +51,20 @@ def read_runs(paths) -> list[Run]:
     for path in map(Path, paths):
         folder = path.parent if path.is_file() else path
         opt = load_yaml(folder / "opt.yaml")
-        score = transfer.score_of(folder / "results.csv")
+        size = opt.get("imgsz")
+        if type(size) is not int:
+            raise ValueError(f"{folder / 'opt.yaml'}: imgsz: expected a whole number of pixels, found {brief(size)}")
+        try:
+            score = transfer.score_of(folder / "results.csv")
+        except KeyError as error:
+            raise ValueError(
+                f"{folder / 'results.csv'}: expected a detector's columns, found none called {error}"
+            ) from None
         model = Path(str(opt.get("cfg") or opt.get("weights") or folder.name)).stem
         effort = str(opt.get("budget") or f"{opt.get('epochs')} epochs")
         data = Path(str(opt.get("data"))).stem
         data = data.removesuffix(f"-all-{opt.get('seed')}")  # as bench.transfer calls its copies
-        runs.append(Run(model, int(opt["imgsz"]), data, effort, int(opt.get("seed", 0)), score.AP50, score.AP))
+        runs.append(Run(model, size, data, effort, int(opt.get("seed", 0)), score.AP50, score.AP))
     return runs
 
 

@@ -45,20 +45,20 @@ def skipped(subject: Subject, size_px: int, runtime: Runtime, note: str) -> Figu
 
 def problems(cfg: Path, file: Path | None, note: str, size_px: int, runtime: Runtime, nc: int) -> Iterator[str]:
     """Yield a line for each row that the runtime refuses, or runs by slower code than its fast one."""
-    title = f"{runtime.title} {runtime.precision}"
+    job = {"cfg": str(cfg), "nc": nc, "size_px": size_px, "runtime": runtime.key, "file": str(file)}
     if note.startswith("cannot be written") and runtime.format.exports:
-        job = {"task": "refused", "cfg": str(cfg), "nc": nc, "size_px": size_px, "runtime": runtime.key}
-        try:
-            rows = run_worker(job, EXPORT_S)["rows"]
-        except RuntimeError as error:
-            rows = [f"which row it is could not be found: {error}"]
-        yield from (f"{title} refuses {row}" for row in rows or ["the whole, but each row by itself is taken"])
-    if file and runtime.format_key == "litert":
-        job = {"task": "fallbacks", "file": str(file)}
-        yield from (
-            f"{title} falls back from XNNPACK to its plain kernels in {row}"
-            for row in run_worker(job, EXPORT_S)["rows"]
-        )
+        task, what = "refused", "refuses"
+        nothing = ["the whole model, but takes each row by itself"]
+    elif file and runtime.format_key == "litert":
+        task, what, nothing = "fallbacks", "falls back from XNNPACK to its plain kernels in", []
+    else:
+        return
+    try:
+        rows = run_worker({**job, "task": task}, EXPORT_S)["rows"] or nothing
+    except RuntimeError as error:
+        rows = [f"rows that could not be found: {error}"]
+    for row in rows:
+        yield f"{runtime.title} {runtime.precision} {what} {row}"
 
 
 def table(figures: list[Figure]) -> str:

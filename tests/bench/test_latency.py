@@ -99,6 +99,18 @@ def test_ap_against_latency(tmp_path, capsys):
     capsys.readouterr()
 
 
+@pytest.mark.parametrize(
+    ("options", "columns", "message"),
+    [("imgsz: wide", "", "opt.yaml: imgsz: expected a whole number of pixels, found 'wide'"),
+     ("imgsz: 64", "epoch,metrics/mAP_0.5", "expected a detector's columns, found none called 'metrics/mAP_0.5:0.95'")],
+)  # fmt: skip
+def test_what_is_no_training(options, columns, message, tmp_path):
+    (tmp_path / "opt.yaml").write_text(options)
+    (tmp_path / "results.csv").write_text(f"{columns}\n0,0.5\n")
+    with pytest.raises(ValueError, match=message):
+        accuracy.read_runs([tmp_path])
+
+
 @pytest.mark.slow
 def test_trainings_of_equal_length(tmp_path, cfg, tiny_dataset):
     command = [sys.executable, "-m", "bench", "latency", "--models", str(cfg), "--runtimes", "onnx", *QUICK]

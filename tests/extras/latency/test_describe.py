@@ -43,6 +43,18 @@ def test_a_refused_row_is_named(tmp_path):
     assert line.startswith("row 2 Contract: ")
 
 
+@pytest.mark.skipif(bool(reason_to_skip(RUNTIMES["ncnn"])), reason="needs ncnn and pnnx")
+def test_the_command_names_a_refused_row(tmp_path, monkeypatch, capsys):
+    """One runtime that refuses the model costs its row of the table, and the exit code where it is the only one."""
+    monkeypatch.setattr(describe, "RUNTIMES", {"ncnn": RUNTIMES["ncnn"]})
+    rows = FEW_OPERATORS["backbone"]
+    cfg = tmp_path / "refused.yaml"
+    cfg.write_text(yaml.safe_dump(FEW_OPERATORS | {"backbone": [*rows[:2], [-1, 1, "Contract", [2]]]}))
+    assert command.main(command.parse_opt(["--cfg", str(cfg), "--img", "64", "--latency", "--device", "cpu"])) == 1
+    output = capsys.readouterr().out
+    assert "cannot be written: " in output and "ncnn fp32 refuses row 2 Contract: " in output
+
+
 @pytest.mark.skipif(bool(reason_to_skip(RUNTIMES["litert"])), reason="needs litert_torch")
 def test_operators_that_fall_back(tmp_path):
     """XNNPACK does not take nearest-neighbour resizing."""
