@@ -1,7 +1,6 @@
 """benchmarks.py: from a checkpoint to the table, as a user runs it."""
 
 import csv
-import os
 import subprocess
 import sys
 
@@ -9,13 +8,12 @@ import pytest
 
 from models.backends import FORMATS
 from tests.conftest import ROOT, SHARED, needs_shared
+from tests.scripts import run_script
 from tests.tiny_detector import write_tiny_weights
 
 
 def command(*args, cwd):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(ROOT / "benchmarks.py"), *map(str, args)]
-    return subprocess.run(script, cwd=cwd, env=env, capture_output=True, text=True)
+    return run_script("benchmarks.py", *args, cwd=cwd)
 
 
 def rows_of(folder) -> dict:

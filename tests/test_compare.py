@@ -1,19 +1,17 @@
 """compare.py: from two validations to a verdict, as a user runs it."""
 
-import os
 import subprocess
 import sys
 
 import compare
 import val
 from tests.conftest import ROOT
+from tests.scripts import run_script
 from tests.tiny_detector import write_tiny_weights
 
 
 def command(*args, cwd):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, str(ROOT / "compare.py"), *map(str, args)]
-    return subprocess.run(script, cwd=cwd, env=env, capture_output=True, text=True)
+    return run_script("compare.py", *args, cwd=cwd)
 
 
 def test_two_validations(tmp_path, tiny_model_cfg, tiny_dataset):

@@ -12,6 +12,7 @@ import pytest
 
 import detect
 from tests.conftest import ROOT
+from tests.scripts import run_script
 from tests.tiny_detector import write_tiny_weights
 
 
@@ -34,8 +35,7 @@ def pictures(tmp_path):
 
 def command(tmp_path, *flags, code: int = 0) -> subprocess.CompletedProcess:
     """Run detect.py in tmp_path; assert its exit code."""
-    line = [sys.executable, str(ROOT / "detect.py"), *map(str, flags)]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, encoding="utf-8", timeout=120)
+    done = run_script("detect.py", *flags, cwd=tmp_path)
     assert done.returncode == code, done.stdout + done.stderr
     return done
 

@@ -1,13 +1,12 @@
 """export.py as its users start it: a command line and an exit code."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
 import export
 from tests.conftest import ROOT
+from tests.scripts import run_script
 from tests.tiny_detector import write_tiny_weights
 
 
@@ -18,8 +17,7 @@ def weights(tmp_path, tiny_model_cfg):
 
 def command(folder, *flags, code: int = 0) -> str:
     """Run export.py in `folder`; assert its exit code, return what it printed."""
-    line = [sys.executable, str(ROOT / "export.py"), *map(str, flags)]
-    done = subprocess.run(line, capture_output=True, text=True, cwd=folder, timeout=300)
+    done = run_script("export.py", *flags, cwd=folder)
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr

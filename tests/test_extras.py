@@ -8,6 +8,7 @@ import sys
 import pytest
 from conftest import ROOT, write_tiny_dataset
 
+from tests.scripts import run_script
 from utils.extras import EXTRAS, has_extra, load_extra
 
 FOLDERS = sorted(file.parent.name for file in (ROOT / "extras").glob("*/__init__.py"))
@@ -47,14 +48,6 @@ COMMANDS = {
     "serve": "serve.py --weights {weights}",
     "shapes": "train.py --cfg yolov5n.yaml --data shapes.yaml",
 }
-RUN_HIDDEN = """
-import runpy, sys
-from hidden_extras import Hidden
-package, script, *arguments = sys.argv[1:]
-sys.meta_path.insert(0, Hidden(package))
-sys.argv = [script, *arguments]
-runpy.run_path(script, run_name="__main__")
-"""
 
 
 @pytest.mark.parametrize("folder", COMMANDS)
@@ -62,11 +55,10 @@ def test_what_needs_a_missing_extra_says_so_in_one_line(folder, tmp_path):
     data = write_tiny_dataset(tmp_path / "tiny", train=4, val=4)
     weights = ROOT / "weights" / "edgevit_xxs_shapes.pt"
     script, *arguments = COMMANDS[folder].format(data=data, weights=weights).split()
-    command = [sys.executable, "-c", RUN_HIDDEN, f"extras.{folder}", str(ROOT / script), *arguments]
+    command = ["tests/hidden_script.py", f"extras.{folder}", ROOT / script, *arguments]
     if script == "train.py" and folder != "shapes":
-        command += ["--project", str(tmp_path / "runs")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), str(ROOT)])}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        command += ["--project", tmp_path / "runs"]
+    done = run_script(*command, cwd=tmp_path)
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
     last = done.stderr.strip().splitlines()[-1]
     assert f"the folder extras/{folder} is not here: it is needed for" in last and "Traceback" not in done.stderr

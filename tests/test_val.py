@@ -16,6 +16,7 @@ import val
 from engine.options import from_kwargs
 from engine.val import run as validation
 from tests.conftest import ROOT, SHARED, needs_shared
+from tests.scripts import run_script
 from tests.tiny_detector import write_tiny_weights
 from tests.utils.test_metrics import pycocotools_evaluation
 from utils.callbacks import Callbacks
@@ -37,10 +38,7 @@ def options(tmp_path, weights, tiny_dataset):
 
 
 def command(*args, cwd=ROOT):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, str(ROOT / "val.py"), *args], cwd=cwd, env=env, capture_output=True, text=True
-    )
+    return run_script("val.py", *args, cwd=cwd)
 
 
 def test_run_writes_everything(options, tmp_path):

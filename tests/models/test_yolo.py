@@ -1,8 +1,6 @@
 """Models from YAML: rows, indices, backbones anywhere, errors that name the row, fusing, TTA, the script."""
 
 import copy
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +11,7 @@ from models.backbone import backbones
 from models.common import Conv
 from models.yolo import BaseModel, DetectionModel, Model, SegmentationModel, model_class, parse_model
 from tests.conftest import ROOT
+from tests.scripts import run_script
 from utils.checkpoint import Checkpoint
 from utils.general import load_yaml
 
@@ -409,13 +408,8 @@ def test_from_checkpoint(tiny_model_cfg):
         DetectionModel.from_checkpoint(checkpoint)
 
 
-def run_script(*args):
-    command = [sys.executable, "models/yolo.py", *args]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
 def test_script_prints_table_size_and_runs():
-    result = run_script("--cfg", "yolov5_edgevit.yaml", "--device", "cpu", "--line-profile")
+    result = run_script("models/yolo.py", "--cfg", "yolov5_edgevit.yaml", "--device", "cpu", "--line-profile")
     assert result.returncode == 0, result.stderr
     for text in (
         "edgevit_xxs",
@@ -429,7 +423,7 @@ def test_script_prints_table_size_and_runs():
 
 
 def test_script_runs_a_segmentation_file():
-    result = run_script("--cfg", "models/segment/yolov5n-seg.yaml", "--device", "cpu")
+    result = run_script("models/yolo.py", "--cfg", "models/segment/yolov5n-seg.yaml", "--device", "cpu")
     assert result.returncode == 0, result.stderr
     assert "SegmentationModel: 25 layers, 1991549 parameters, 1991549 gradients, 7.1 GFLOPs" in result.stdout
     assert "[1, 3, 20, 20, 117], [1, 32, 160, 160]]" in result.stdout
@@ -440,7 +434,7 @@ def test_script_runs_a_segmentation_file():
     [(["--cfg", "yolov5q.yaml"], "did you mean yolov5"), (["--device", "9"], "device '9'")],
 )
 def test_script_errors_are_one_line(args, message):
-    result = run_script(*args)
+    result = run_script("models/yolo.py", *args)
     assert result.returncode == 1
     assert message in result.stderr and "Traceback" not in result.stderr
 

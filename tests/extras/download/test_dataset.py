@@ -1,9 +1,6 @@
 """dataset.py: whatever a data file says, a download stays inside the data set's own folder and is data."""
 
-import os
 import shutil
-import subprocess
-import sys
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +10,7 @@ import pytest
 import yaml
 
 from extras.download.dataset import check_own_folder, download_items
+from tests.scripts import run_script
 from utils.data.config import check_dataset
 from utils.general import ROOT
 
@@ -89,8 +87,7 @@ def test_train_runs_no_code_of_an_archive(server, tmp_path, path):
     data = tmp_path / "evil.yaml"
     data.write_text(yaml.safe_dump({"path": path, "download": url, **SPLITS}))
     command = f"train.py --cfg yolov5n.yaml --data {data} --project {tmp_path / 'runs'}".split()
-    environment = {**os.environ, "HOME": str(tmp_path / "home")}
-    run = subprocess.run([sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True)
+    run = run_script(*command, HOME=str(tmp_path / "home"))
     new = set(ROOT.iterdir()) - before
     written = [file for folder in new for file in files_below(folder)] + files_below(tmp_path / "home")
     for folder in new:
