@@ -6,6 +6,7 @@ import os
 import random
 import re
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -209,6 +210,28 @@ def file_size(path) -> float:
 def usable_cores() -> int:
     """Return the number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def others_are_busy(seconds: float = 0.1) -> bool:
+    """Return whether other processes use more than half of a core of this one's now; False where Linux does not say.
+
+    Processes that were started with `nice` count as idle: they give way.
+    """
+    before = _busy_seconds()
+    time.sleep(seconds)
+    return _busy_seconds() - before > seconds / 2
+
+
+def _busy_seconds() -> float:
+    """Return how long the usable cores have worked since the machine was started, without what `nice` has."""
+    file = Path("/proc/stat")
+    if not (file.is_file() and hasattr(os, "sched_getaffinity")):
+        return 0.0
+    cores = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+    rows = (line.split() for line in file.read_text().splitlines())
+    # Columns: user, nice, system, idle, waiting for disks, interrupts (two kinds), taken by other virtual machines.
+    ticks = sum(int(row[i]) for row in rows if row and row[0] in cores for i in (1, 3, 6, 7, 8))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -30,7 +30,7 @@ def measurements(settings) -> Iterator[Row]:
         for kind in KINDS:
             what = {"forward": "one picture", "step": "a training step"}[kind]
             with waiter(kind, cfg, settings, OURS) as ours, waiter(kind, cfg, settings, DEFAULT) as default:
-                yield row(f"{what}, {title}", ours, default, settings.pairs)
+                yield row(f"{what}, {title}", ours, default, settings.pairs, trains=kind == "step")
     data = validation_data(settings, QUICK_PICTURES if settings.quick else VAL_PICTURES)
     argv = project_command(
         "val.py", "--weights", settings.weights, "--data", data, "--device", "cpu", "--project", settings.folder,
@@ -41,9 +41,13 @@ def measurements(settings) -> Iterator[Row]:
     yield row("val.py, whole process", *sides, min(settings.pairs, 3))
 
 
-def row(what: str, ours, default, pairs: int) -> Row:
-    """Return a row whose `ours` is the ratio; both sides are functions that return seconds."""
-    idle = [(ours(), default()) for _ in range(pairs)]
+def row(what: str, ours, default, pairs: int, trains: bool = False) -> Row:
+    """Return a row whose `ours` is the ratio; both sides are functions that return seconds.
+
+    trains: on an idle machine it waits by default, see share_cores().
+    """
+    alone = default if trains else ours
+    idle = [(alone(), default()) for _ in range(pairs)]
     with busy_neighbour():
         beside = [ours() for _ in range(pairs)]
     idle_s, beside_s = statistics.median(own for own, _ in idle), statistics.median(beside)

@@ -42,6 +42,7 @@ PARSERS = {
 # OpenMP's own names. Whoever sets one of them has chosen how threads wait.
 WAITING = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 SPINS = "1000"  # Turns of a thread's waiting loop before it sleeps; by itself libgomp takes 300,000, some milliseconds.
+TRAININGS = ("train", "pretrain", "segment/train", "classify/train")
 
 
 def parse(name: str, argv: Sequence[str] | bool | None = None) -> argparse.Namespace:
@@ -59,7 +60,7 @@ def start(name: str, main: Callable[[argparse.Namespace], int | None], first: st
     first: a slow package that main() needs, imported beforehand without garbage collection.
     """
     opt = parse(name)
-    share_cores()
+    share_cores(trains=name in TRAININGS)
     from utils.console.guard import main_guard
     from utils.general import collecting_later  # --help needs neither this nor the guard.
 
@@ -73,13 +74,17 @@ def start(name: str, main: Callable[[argparse.Namespace], int | None], first: st
     return main_guard(run)
 
 
-def share_cores() -> None:
+def share_cores(trains: bool) -> None:
     """Let threads that wait for others sleep soon, unless the environment says how they wait.
 
-    Where another process has a core, a thread that waits at work keeps the one from it that it waits for. To be called
-    before torch is imported: its libgomp reads the environment once. Processes that this one starts inherit it.
+    Where another process has a core, a thread that waits at work keeps the one from it that it waits for. A training
+    has so many short waits that sleeping costs it half of its speed on an idle machine: it sleeps only where another
+    process is at work now. To be called before torch is imported: its libgomp reads the environment once. Processes
+    that this one starts inherit it.
     """
-    if not any(name in os.environ for name in WAITING):
+    from utils.general import others_are_busy
+
+    if not any(name in os.environ for name in WAITING) and (not trains or others_are_busy()):
         os.environ["GOMP_SPINCOUNT"] = SPINS
 
 

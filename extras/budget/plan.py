@@ -31,6 +31,7 @@ from utils.logger import LOGGER
 TARGET = 0.98  # share of the budget: late is worse than early
 LEAST_EPOCHS = 20  # where fewer passes over the data fit, an epoch takes fewer images, so that the end can be met
 VALIDATION_PART = 0.1  # most time for validation, as a part of that for training; else not every epoch has one
+RESERVED_PART = 0.2  # most of the time that is kept for validations at the end: they are judged by a moment's pace
 FORWARD_PART = 0.5  # share of a training step's time that validating as many images takes, until it was seen
 MEASURED_PART, LEAST_MEASURED = 0.01, 5  # share of the budget, and batches, that are measured before the first epoch
 LONGEST_MEASURED = 3  # times that share: a machine that is so slow is measured by fewer batches
@@ -75,7 +76,7 @@ def first_plan(seconds: float, batch_seconds: float, batches: int, batch_size: i
 
     batch_seconds: for one batch of training. batches: with all images. val_batches: as Plan has it.
     """
-    val_seconds = val_batches * batch_seconds
+    val_seconds = min(val_batches * batch_seconds, RESERVED_PART * seconds)
     seconds -= val_seconds  # the best model is validated once more at the end
     taken = min(batches, max(int(seconds / LEAST_EPOCHS / batch_seconds), 1))
     train_seconds = taken * batch_seconds
@@ -95,7 +96,8 @@ def replanned(plan: Plan, done: int, steps: int, total: float, used: float, batc
     plan = replace(plan, progress=min(max((used - plan.began) / max(whole, 1e-9), 0.0), 1.0))
     if plan.is_ending:
         return replace(plan, epochs=done)
-    left = total - used - 2 * val_seconds  # a validation of this epoch, and one of the best model
+    reserved = min(2 * val_seconds, RESERVED_PART * whole)  # a validation of this epoch, and one of the best model
+    left = total - used - reserved
     taken = plan.images // batch_size if plan.images else batches
     more = max(left / (taken * plan.pace + val_seconds / plan.val_period), 0)
     if more > 1 and not 1 / CHANGED <= (steps + more * taken) / max(plan.steps, 1) <= CHANGED:

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from bench.rows.busy import busy_neighbour
 from engine import options
 from tests.conftest import ROOT
 
@@ -37,11 +38,21 @@ def at_torch(script: str, given: dict) -> dict:
     return {key: value for key, value in json.loads(done.stdout.splitlines()[-1]).items() if value is not None}
 
 
-@pytest.mark.parametrize(
-    "script", ["train.py", "val.py", "detect.py", "benchmarks.py", "export.py", "segment/train.py"]
-)
+@pytest.mark.parametrize("script", ["val.py", "detect.py", "benchmarks.py", "export.py", "serve.py"])
 def test_a_script_chooses_before_torch_is_loaded(script):
     assert at_torch(script, {}) == CHOSEN
+
+
+@pytest.mark.parametrize("script", ["train.py", "segment/train.py"])
+def test_a_training_chooses_beside_a_busy_process(script):
+    """Sleeping would cost it half of its speed on an idle machine, which a test cannot ask for."""
+    with busy_neighbour(), busy_neighbour():
+        assert at_torch(script, {}) == CHOSEN
+
+
+@pytest.mark.parametrize("name", options.PARSERS)
+def test_what_trains_is_known(name):
+    assert (name in options.TRAININGS) == (name.endswith("train"))
 
 
 @pytest.mark.parametrize("given", [{"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "0"}])
