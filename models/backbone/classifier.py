@@ -9,8 +9,8 @@ from models.backbone.Edgevit import Stages, init_weights
 class EdgeViTClassifier(Stages):
     """[B, in_chans, H, W] -> logits [B, nc], from the batch-norm and the mean of the last map."""
 
-    def __init__(self, depths, dims, head_dim: int, nc: int = 1000, in_chans: int = 3, drop_path_rate: float = 0.0):
-        super().__init__(depths, dims, head_dim, in_chans, drop_path_rate)
+    def __init__(self, depths, dims, *args, nc: int = 1000, **options):
+        super().__init__(depths, dims, *args, **options)
         self.norm = nn.BatchNorm2d(dims[-1])
         self.dropout = nn.Dropout(0.0)
         self.head = nn.Linear(dims[-1], nc)

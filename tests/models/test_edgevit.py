@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from models.backbone import EDGEVITS
 from models.backbone.classifier import EdgeViTClassifier
 from models.backbone.Edgevit import (
     MLP_RATIO,
@@ -19,14 +20,12 @@ from models.backbone.Edgevit import (
     EdgeViT,
     LocalProp,
     Mlp,
-    edgevit_s,
-    edgevit_xs,
     edgevit_xxs,
 )
 from models.backbone.fast import ChannelNorm, PositionEmbed
 from tests.conftest import SHARED, needs_shared
 
-FACTORIES = {"edgevit_xxs": edgevit_xxs, "edgevit_xs": edgevit_xs, "edgevit_s": edgevit_s}
+FACTORIES = EDGEVITS
 GOLDEN = SHARED / "golden"
 
 
@@ -155,7 +154,7 @@ def test_stages_equal_the_reference_outputs(name, form):
 
 
 @needs_shared
-@pytest.mark.parametrize("name", FACTORIES)
+@pytest.mark.parametrize("name", sorted(set(FACTORIES) - {"edgevit_n"}))
 def test_names_and_shapes_are_those_of_published_checkpoints(name):
     expected = json.loads((GOLDEN / "edgevit_state_dict_keys.json").read_text())[name]
     expected = {key: shape for key, shape in expected.items() if not key.startswith(("norm.", "head."))}
@@ -165,6 +164,7 @@ def test_names_and_shapes_are_those_of_published_checkpoints(name):
 @pytest.mark.parametrize(
     "name, parameters, channels",
     [
+        ("edgevit_n", 1_087_168, [32, 64, 128, 192]),
         ("edgevit_xxs", 3_778_128, [36, 72, 144, 288]),
         ("edgevit_xs", 6_384_288, [48, 96, 240, 384]),
         ("edgevit_s", 12_722_400, [48, 96, 240, 384]),

@@ -43,7 +43,8 @@ SIZES = {
     "segment/yolov5x-seg.yaml": (88819517, 25, [8, 16, 32]),
 }
 # the files of ours
-EDGEVIT_SEGMENT = {"": (5159269, 16.1), "_xs": (9216493, 30.7), "_s": (16632381, 51.0)}  # parameters, GFLOPs at 640 px
+# parameters, GFLOPs at 640 px
+EDGEVIT_SEGMENT = {"": (5159269, 16.1), "_n": (1815037, 6.7), "_xs": (9216493, 30.7), "_s": (16632381, 51.0)}
 
 
 @needs_shared
