@@ -12,12 +12,12 @@ Usage:
 
 dependencies = ["torch", "torchvision", "numpy", "cv2", "PIL", "yaml", "tqdm"]
 
-_EMBEDDED = "weights/edgevit_xxs_shapes.pt"
+_EMBEDDED = "weights/edgevit_xxs_things.pt"
 # hub name: that of the model file, with _ for - -> (weights that pretrained=True loads, or None; what it is)
 _MODELS = {f"yolov5{size}": (f"yolov5{size}.pt", f"YOLOv5{size} for images of 640 px") for size in "nsmlx"}
 _MODELS |= {f"yolov5{size}6": (f"yolov5{size}6.pt", f"YOLOv5{size}6 for images of 1280 px") for size in "nsmlx"}
 _MODELS |= {
-    "yolov5_edgevit": (_EMBEDDED, "YOLOv5 on EdgeViT-XXS; its weights were trained on drawn shapes"),
+    "yolov5_edgevit": (_EMBEDDED, "YOLOv5 on EdgeViT-XXS; its weights know the things of docs/weights.md"),
     "yolov5_edgevit_n": (None, "YOLOv5 on EdgeViT-N"),
     "yolov5_edgevit_xs": (None, "YOLOv5 on EdgeViT-XS"),
     "yolov5_edgevit_s": (None, "YOLOv5 on EdgeViT-S"),

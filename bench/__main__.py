@@ -22,7 +22,7 @@ from bench import BENCHES, latency, report, transfer, worker
 from bench.environment import default_folder, python_with
 from bench.harness import CLOCKS, LEAST_PAIRS, Row, Settings, Unavailable
 from utils.console.guard import main_guard
-from utils.general import EMBEDDED_WEIGHTS, ROOT
+from utils.general import ROOT, SHAPES_WEIGHTS
 
 QUICK_PAIRS = 3
 COMMANDS = {"transfer": transfer, "latency": latency}
@@ -37,7 +37,7 @@ def parse_opt(argv=None) -> argparse.Namespace:
     add("--pairs", type=int, default=0, help=f"measurements of each side (default {LEAST_PAIRS}, quick {QUICK_PAIRS})")
     add("--quick", action="store_true", help="less work and fewer pairs: only to see that it runs")
     add("--clock", choices=list(CLOCKS), default="wall", help="cpu: processor time, for a busy machine; 1 thread then")
-    add("--weights", default=str(EMBEDDED_WEIGHTS), help="checkpoint for detect and val")
+    add("--weights", default=str(SHAPES_WEIGHTS), help="checkpoint for detect and val")
     add("--folder", default=str(ROOT / "bench" / "results"), help="where the table and the plot go")
     add("--env", default=str(default_folder()), help="environment for opponents' packages, made when one is missing")
     opt = parser.parse_args(argv)

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 from bench.harness import Settings, Unavailable
-from utils.general import EMBEDDED_WEIGHTS, ROOT
+from utils.general import ROOT, SHAPES_WEIGHTS
 
 SHARED = ROOT.parent / "shared"
 DATASETS = SHARED / "datasets"
@@ -44,7 +44,7 @@ def validation_data(settings: Settings, count: int) -> Path:
     Drawn shapes for the embedded weights, else photographs of COCO.
     """
     yaml_file = Path(settings.folder, f"val{count}.yaml")
-    if Path(settings.weights) == EMBEDDED_WEIGHTS:
+    if Path(settings.weights) == SHAPES_WEIGHTS:
         folder, split = drawn_folder(settings, count), "images/val"
         names = (ROOT / "data" / "shapes.yaml").read_text()
     else:

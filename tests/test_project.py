@@ -33,13 +33,16 @@ def test_no_placeholder_is_left(page):
     assert not re.search(r"@[A-Z0-9_]+@|TODO|TBD", (ROOT / page).read_text(encoding="utf-8"))
 
 
-def test_embedded_weights_are_small_and_half_precision():
+@pytest.mark.parametrize(("name", "most_bytes"), [("edgevit_xxs_shapes.pt", 16e6), ("edgevit_xxs_things.pt", 12e6)])
+def test_embedded_weights_are_small_and_half_precision(name, most_bytes):
     import torch
 
     from utils.checkpoint import load_checkpoint
 
-    file = ROOT / "weights" / "edgevit_xxs_shapes.pt"
-    assert file.stat().st_size <= 16e6
+    file = ROOT / "weights" / name
+    assert file.stat().st_size <= most_bytes
     checkpoint = load_checkpoint(file)
-    assert {t.dtype for t in checkpoint.state_dict.values() if t.is_floating_point()} == {torch.float16}
+    tensors = {name: t for name, t in checkpoint.state_dict.items() if t.is_floating_point()}
+    # A variance may be more than float16 can hold.
+    assert {t.dtype for name, t in tensors.items() if not name.endswith("running_var")} == {torch.float16}
     assert checkpoint.train_state is None and len(checkpoint.names) >= 8

@@ -18,7 +18,8 @@ from utils.logger import LOGGER, colorstr
 
 ROOT = Path(__file__).resolve().parents[1]
 VERSION = "0.1.0"
-EMBEDDED_WEIGHTS = ROOT / "weights" / "edgevit_xxs_shapes.pt"
+EMBEDDED_WEIGHTS = ROOT / "weights" / "edgevit_xxs_things.pt"  # of real things: docs/weights.md
+SHAPES_WEIGHTS = ROOT / "weights" / "edgevit_xxs_shapes.pt"  # of the drawn shapes in data/shapes.yaml
 RELEASED = re.compile("yolov5[nsmlx]6?(-seg|-cls)?")  # YOLOv5's weights, without their suffix
 COCO_UNUSED_IDS = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}  # among 1..90; the other 80 are the classes
 
@@ -145,7 +146,7 @@ def latest_run(pattern: str = "runs/train/*/weights/last.pt") -> Path | None:
     return max(files, key=lambda file: (file.stat().st_mtime_ns, str(file)), default=None)
 
 
-def default_weights(project: str = "runs/train") -> Path:
+def default_weights(project: str = "runs/train", embedded: Path = EMBEDDED_WEIGHTS) -> Path:
     """Return the newest best.pt of a training run below `project`, else, for detection, the embedded weights.
 
     Callers print the choice. FileNotFoundError if there is none.
@@ -153,7 +154,7 @@ def default_weights(project: str = "runs/train") -> Path:
     newest = latest_run(f"{project}/*/weights/best.pt")
     if newest is None and project != "runs/train":
         raise FileNotFoundError(f"no --weights given, and no {project}/*/weights/best.pt here")
-    return newest or EMBEDDED_WEIGHTS
+    return newest or embedded
 
 
 def with_pt(weights: Path | str) -> Path | str:
@@ -165,11 +166,11 @@ def with_pt(weights: Path | str) -> Path | str:
     return with_suffix if with_suffix.is_file() or RELEASED.fullmatch(path.name) else weights
 
 
-def chosen_weights(weights, project: str = "runs/train") -> list:
+def chosen_weights(weights, project: str = "runs/train", embedded: Path = EMBEDDED_WEIGHTS) -> list:
     """Return --weights as a list of files; where it is not given, the default of `project`, which is logged."""
     if weights:
         return [with_pt(file) for file in (weights if isinstance(weights, (list, tuple)) else [weights])]
-    weights = default_weights(project)
+    weights = default_weights(project, embedded)
     LOGGER.info(f"weights {weights} (--weights is not given)")
     return [weights]
 

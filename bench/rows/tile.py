@@ -13,7 +13,7 @@ from models.backends import DetectMultiBackend
 from utils.boxes import bbox_ioa, box_iou, xywhn2xyxy
 from utils.data.images import read_image
 from utils.data.label_files import image_to_label_path
-from utils.general import EMBEDDED_WEIGHTS
+from utils.general import SHAPES_WEIGHTS
 from utils.metrics import DetectionMetrics, DetectionResult
 
 MOSAICS, QUICK_MOSAICS = 6, 1
@@ -59,7 +59,7 @@ def measurements(settings):
 
 def weights_of(settings) -> Path:
     """Return the checkpoint that knows COCO's classes."""
-    is_own = Path(settings.weights) != EMBEDDED_WEIGHTS
+    is_own = Path(settings.weights) != SHAPES_WEIGHTS
     return Path(settings.weights) if is_own else shared_file(SHARED / "weights" / "yolov5n.pt")
 
 

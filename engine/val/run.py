@@ -12,7 +12,7 @@ from engine.task import DETECT, Task
 from models.backends import DetectMultiBackend
 from utils.extras import load_extra
 from utils.files import write_whole
-from utils.general import check_img_size, chosen_weights, increment_path
+from utils.general import SHAPES_WEIGHTS, check_img_size, chosen_weights, increment_path
 from utils.logger import LOGGER, colorize, setup_logging
 from utils.timing import UNTIMED, StageTimes
 from utils.torch_utils import device_summary, keep_freed_memory
@@ -85,7 +85,7 @@ def tiled_predictor(opt, model):
 def speed(opt, callbacks=None) -> list:
     """Measure the time of each model on square images, with the thresholds of detect.py."""
     results = []
-    for weights in chosen_weights(opt.weights):
+    for weights in chosen_weights(opt.weights, embedded=SHAPES_WEIGHTS):
         one, model, data = open_all(opt, "val", weights=[weights])
         one.__dict__.update(SPEED_THRESHOLDS)
         results.append(measure(one, model, data, callbacks, rect=False))
@@ -96,7 +96,7 @@ def speed(opt, callbacks=None) -> list:
 def study(opt, callbacks=None) -> list:
     """Measure mAP and time of each model at STUDY_SIZES, as a table and a picture."""
     results, save_dir = [], make_folder(opt)
-    for weights in chosen_weights(opt.weights):
+    for weights in chosen_weights(opt.weights, embedded=SHAPES_WEIGHTS):
         one, model, data = open_all(opt, "val", weights=[weights])
         rows = []
         for size in STUDY_SIZES:
@@ -125,7 +125,7 @@ def open_all(opt, split: str, task=DETECT, weights=None):
     if opt.batch_size < 1:
         raise ValueError(f"--batch-size: expected a whole number from 1, found {opt.batch_size}")
     opt = copy(opt)
-    opt.weights = weights or chosen_weights(opt.weights, TRAIN_PROJECTS[task.name])
+    opt.weights = weights or chosen_weights(opt.weights, TRAIN_PROJECTS[task.name], SHAPES_WEIGHTS)
     data = task.read_data(opt, required=(split,))
     options = {"dnn": opt.dnn, "fp16": opt.half, "threads": opt.threads, "trust_torchscript": opt.trust_torchscript}
     model = DetectMultiBackend(opt.weights, opt.device, data=opt.data, **options)

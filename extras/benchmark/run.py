@@ -16,7 +16,7 @@ from pathlib import Path
 from models.backends import FORMATS, Format, find_format, one_checkpoint
 from utils.console.text import aligned, counted
 from utils.files import write_table
-from utils.general import ROOT, check_yaml, file_size, increment_path
+from utils.general import ROOT, SHAPES_WEIGHTS, check_yaml, file_size, increment_path
 from utils.logger import LOGGER, colorize
 
 TIMEOUT_S = 3 * 3600  # for one export or one measurement; int8 validates many candidates
@@ -99,7 +99,7 @@ class Benchmark:
             raise ValueError("--pt-only and --test exclude each other: --test is for exports")
         self.opt, self.title, self.imgsz = opt, "", opt.imgsz
         self.data = Path(check_yaml(opt.data)).absolute()
-        self.weights = one_checkpoint(opt.weights)
+        self.weights = one_checkpoint(opt.weights, SHAPES_WEIGHTS)
         if not self.weights.is_file():
             raise FileNotFoundError(f"{self.weights}: no such file")
         self.folder = increment_path(Path(opt.project) / opt.name, exist_ok=opt.exist_ok, mkdir=True).absolute()

@@ -6,6 +6,7 @@ from models.backends import one_checkpoint
 from models.backends.thresholds import KEY, Thresholds
 from utils.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from utils.files.tensors import read_torch_file
+from utils.general import SHAPES_WEIGHTS
 from utils.logger import LOGGER
 
 
@@ -13,7 +14,7 @@ def check_writable(opt) -> Path:
     """Return the checkpoint of --weights; ValueError unless it is one file of this project, and for its own classes."""
     if opt.single_cls:
         raise ValueError("--write-thresholds: the classes of --single-cls are not those of the checkpoint")
-    file = one_checkpoint(opt.weights)
+    file = one_checkpoint(opt.weights, SHAPES_WEIGHTS)
     content, is_official = read_torch_file(file)
     if is_official or content.get("format") != FORMAT:
         convert = f"python -m utils.checkpoint convert {file} mine.pt"

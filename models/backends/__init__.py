@@ -14,7 +14,7 @@ from types import ModuleType
 from models.backends.base import Backend
 from models.backends.bfloat16 import judged
 from utils.console.text import did_you_mean
-from utils.general import chosen_weights, with_pt
+from utils.general import EMBEDDED_WEIGHTS, chosen_weights, with_pt
 from utils.logger import LOGGER
 
 __all__ = ["FORMATS", "Backend", "DetectMultiBackend", "Format", "find_format", "format_of", "one_checkpoint"]
@@ -115,9 +115,9 @@ def format_of(weights) -> Format:
     raise ValueError(f"{weights}: expected a model file of {known}, found '{Path(str(weights)).suffix or name}'")
 
 
-def one_checkpoint(weights) -> Path:
+def one_checkpoint(weights, embedded: Path = EMBEDDED_WEIGHTS) -> Path:
     """Return the only file of --weights, or the default one; ValueError unless it is one .pt file."""
-    files = chosen_weights(weights)
+    files = chosen_weights(weights, embedded=embedded)
     if len(files) != 1:
         raise ValueError(f"--weights: expected one checkpoint, found {len(files)}: give them one by one")
     if (found := format_of(files[0])).exports:

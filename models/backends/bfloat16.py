@@ -10,6 +10,7 @@ from utils.general import ROOT
 from utils.logger import LOGGER
 
 PICTURES = ROOT / "data" / "images"
+MOST_PICTURES = 4
 ROWS = 100  # so many of the best predictions are compared
 MAX_SCORE = 0.05  # largest difference of a score, and of a box in shares of its longer side, that is accepted
 MAX_SHARE = 0.1
@@ -33,7 +34,7 @@ def sample_pictures(backend: Backend) -> np.ndarray:
     """Return the pictures of data/images, uint8 RGB [B, H, W, 3], in the size that the model takes."""
     size = backend.fixed_hw or backend.imgsz or 640
     height, width = (size, size) if isinstance(size, int) else size
-    files = sorted(PICTURES.glob("*.jpg"))
+    files = sorted(PICTURES.glob("*.jpg"))[:MOST_PICTURES]
     images = [cv2.resize(cv2.imread(str(file)), (width, height))[..., ::-1] for file in files]
     noise = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), dtype=np.uint8)
     return np.ascontiguousarray(np.concatenate([np.stack(images), noise]) if images else noise)

@@ -8,7 +8,8 @@ from tests.conftest import ROOT
 
 WEIGHTS = ROOT / "weights" / "edgevit_xxs_shapes.pt"
 SIZE = (128, 128)
-PICTURES = {name: ROOT / "data" / "images" / f"shapes{i}.jpg" for i, name in ((1, "square"), (3, "wide"), (4, "tall"))}
+SHAPES = ROOT / "data" / "images" / "shapes"
+PICTURES = {name: SHAPES / f"shapes{i}.jpg" for i, name in ((1, "square"), (3, "wide"), (4, "tall"))}
 
 
 def export_onnx(file: Path, **flags) -> Path:

@@ -165,7 +165,7 @@ def test_image_size_of_a_file_that_takes_one_alone():
 
 
 def test_defaults_are_printed(tmp_path, weights, pictures, monkeypatch, caplog):
-    monkeypatch.setattr(utils.general, "default_weights", lambda project: weights)
+    monkeypatch.setattr(utils.general, "default_weights", lambda project, embedded: weights)
     caplog.set_level("INFO")
     detect(tmp_path, source=pictures / "0.png")
     assert f"weights {weights} (--weights is not given)" in caplog.text

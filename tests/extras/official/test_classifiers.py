@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from utils.checkpoint import Checkpoint, load_checkpoint
 from utils.files.pickles import UnsafeCheckpointError
 
-IMAGE = ROOT / "data" / "images" / "shapes1.jpg"
+IMAGE = ROOT / "data" / "images" / "shapes" / "shapes1.jpg"
 
 
 class CenterCrop:

@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="drives the browser through a shell"),
 ]
 
-PICTURE = ROOT / "data" / "images" / "shapes1.jpg"
+PICTURE = ROOT / "data" / "images" / "shapes" / "shapes1.jpg"
 TEXTS = "[...document.querySelectorAll('#rows tr')].map(row => row.innerText)"
 
 

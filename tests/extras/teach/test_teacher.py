@@ -12,7 +12,7 @@ from extras.teach.teacher import Pixels, Together, open_teacher
 from models.experimental import attempt_load
 from tests.tiny_detector import write_tiny_weights
 from utils.checkpoint import Checkpoint, save_checkpoint, state_sha256
-from utils.general import EMBEDDED_WEIGHTS
+from utils.general import SHAPES_WEIGHTS
 
 
 def backbone_maps(weights, images, places) -> list:
@@ -30,7 +30,7 @@ def backbone_maps(weights, images, places) -> list:
     [
         ("tiny", [4, 8], [16, 24], [1, 3]),  # row 2 has the same stride, but is not the last one
         (
-            EMBEDDED_WEIGHTS,
+            SHAPES_WEIGHTS,
             [4, 8, 16, 32],
             [36, 72, 144, 288],
             [(0, 0), (0, 1), (0, 2), 1],

@@ -254,6 +254,6 @@ def test_edgevit(tmp_path, cfg, half):
     model = exportable(DetectionModel(cfg))
     spec = ExportSpec((256, 256), half=half)
     coreml.export(model, tmp_path / "e.mlpackage", spec, metadata_for(spec, {}, [8, 16, 32]))
-    images = photographs(ROOT / "data" / "images", 256)
+    images = photographs(ROOT / "data" / "images" / "shapes", 256)
     box_px, score = compare(model, tmp_path / "e.mlpackage", images, 256)
     assert box_px < (1 if half else 0.01) and score < (0.01 if half else 1e-4)
