@@ -50,25 +50,45 @@ SCENARIOS = [
 ]
 SAME = {name: name.removesuffix("-killed") for name, _, _ in SCENARIOS if name.endswith("-killed")}  # others: "whole"
 KILLED = [name for name, moments, _ in SCENARIOS if moments]
+QUICK = ["whole", "again", "augmented", "early-stop", "warm-up", "saving-last", "three-times", "augmented-killed"]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What the driver's trainings gave: one process, so that torch is imported once."""
+    return driven(tmp_path_factory, [scenario for scenario in SCENARIOS if scenario[0] in QUICK])
+
+
+@pytest.fixture(scope="module")
+def all_results(tmp_path_factory):
+    return driven(tmp_path_factory, SCENARIOS)
+
+
+def driven(tmp_path_factory, scenarios) -> dict:
+    """Return what the driver's trainings gave: one process, so that torch is imported once."""
     folder = tmp_path_factory.mktemp("kills")
     data = write_tiny_dataset(folder / "tiny")
     write_tiny_dataset(data.parent / "segment", polygons=True)
     write_tiny_classes(data.parent / "classify")
     command = [sys.executable, str(ROOT / "tests" / "kill_driver.py"), str(data), str(folder / "runs")]
     done = subprocess.run(
-        [*command, json.dumps(SCENARIOS)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+        [*command, json.dumps(scenarios)], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("name", KILLED)
+@pytest.mark.parametrize("name", [name for name in KILLED if name in QUICK])
 def test_a_killed_and_resumed_run_gives_the_same_weights(results, name):
+    assert_same_as_whole(results, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in KILLED if name not in QUICK])
+def test_so_it_does_at_any_other_moment_and_for_any_task(all_results, name):
+    assert_same_as_whole(all_results, name)
+
+
+def assert_same_as_whole(results: dict, name: str) -> None:
     run, whole = results[name], results[SAME.get(name, "whole")]
     moments = next(moments for other, moments, _ in SCENARIOS if other == name)
     assert run["statuses"] == [-signal.SIGKILL] * len(moments) + [0]
