@@ -257,11 +257,11 @@ def _profile_one(op, x: torch.Tensor, n: int) -> dict:
     for _ in range(n):
         with forward:
             y = op(x)
-        tensors = [t for t in _tensors(y) if t.requires_grad]
+        tensors = [t for t in nested_tensors(y) if t.requires_grad]
         if tensors:
             with backward:
                 sum(t.sum() for t in tensors).backward()
-    shapes = [tuple(t.shape) for t in _tensors(y)]
+    shapes = [tuple(t.shape) for t in nested_tensors(y)]
     return {
         "parameters": sum(p.numel() for p in op.parameters()) if isinstance(op, nn.Module) else 0,
         "flops": counter.get_total_flops(),
@@ -272,11 +272,11 @@ def _profile_one(op, x: torch.Tensor, n: int) -> dict:
     }
 
 
-def _tensors(value) -> list:
+def nested_tensors(value) -> list:
     """Return all tensors in nested lists and tuples."""
     if isinstance(value, torch.Tensor):
         return [value]
-    return [t for item in value for t in _tensors(item)] if isinstance(value, (list, tuple)) else []
+    return [t for item in value for t in nested_tensors(item)] if isinstance(value, (list, tuple)) else []
 
 
 def multiplies_bfloat16() -> bool:

@@ -27,6 +27,7 @@ from engine.train.setup import Options, Training, follow_plan
 from engine.train.state import TrainState
 from utils import dist
 from utils.logger import LOGGER
+from utils.torch_utils import nested_tensors
 
 TARGET = 0.98  # share of the budget: late is worse than early
 LEAST_EPOCHS = 20  # where fewer passes over the data fit, an epoch takes fewer images, so that the end can be met
@@ -214,7 +215,7 @@ def seconds_per_batch(model: nn.Module, loader, precision: Precision, at_least: 
         inputs = to_input(images, device, memory_format)
         with torch.autocast(device.type, dtype=amp, enabled=amp is not None):
             outputs = model(inputs)
-        sum(tensor.float().mean() for tensor in _tensors(outputs)).backward()
+        sum(tensor.float().mean() for tensor in nested_tensors(outputs)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()  # which waits for a GPU
         ends.append(time.perf_counter())
         seconds, least = ends[-1] - ends[0], LEAST_MEASURED if ends[-1] - ends[0] < LONGEST_MEASURED * at_least else 1
@@ -224,10 +225,3 @@ def seconds_per_batch(model: nn.Module, loader, precision: Precision, at_least: 
     for name, buffer in model.named_buffers():
         buffer.copy_(buffers[name])
     return statistics.median(after - before for before, after in pairwise(ends))
-
-
-def _tensors(outputs) -> list:
-    """Return the tensors of nested lists and tuples."""
-    if isinstance(outputs, torch.Tensor):
-        return [outputs]
-    return [tensor for part in outputs for tensor in _tensors(part)]

@@ -12,6 +12,7 @@ from extras.latency.model import describe, random_model
 from extras.latency.runtimes import Runtime
 from models.backends.base import ExportSpec, require
 from models.exportable import example_images, exportable
+from utils.torch_utils import nested_tensors
 
 ROW_OF_TENSOR = re.compile(r"_wrapped/[\w.]*?(\w+)_(\d+)[/;]")  # in litert_torch's names of tensors: kind and index
 
@@ -32,14 +33,7 @@ class RowModel(nn.Module):
     def forward(self, images):
         shift = images.mean()
         inputs = [getattr(self, f"input{i}") + shift for i in range(self.count)]
-        return tuple(tensors_of(self.row(inputs if self.is_list else inputs[0])))
-
-
-def tensors_of(value) -> list[torch.Tensor]:
-    """Return the tensors of nested lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        return [value]
-    return [tensor for part in value or () for tensor in tensors_of(part)]
+        return tuple(nested_tensors(self.row(inputs if self.is_list else inputs[0])))
 
 
 def refused_rows(cfg, nc: int, size_px: int, runtime: Runtime) -> list[str]:
@@ -63,7 +57,7 @@ def rows_with_inputs(model: nn.Module, size_px: int) -> list[tuple[nn.Module, li
     """Return each row of an exportable model with the maps that it gets for an image of noise."""
     found = []
     hooks = [
-        row.register_forward_pre_hook(lambda row, args: found.append((row, [t.clone() for t in tensors_of(args)])))
+        row.register_forward_pre_hook(lambda row, args: found.append((row, [t.clone() for t in nested_tensors(args)])))
         for row in model.model
     ]
     model(example_images(1, (size_px, size_px)))
