@@ -6,17 +6,16 @@ for it alone, and a crash, or a runtime that never returns, costs a row and not 
 
 import json
 import shutil
-import signal
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.backends import FORMATS, Format, find_format, one_checkpoint
+from utils.console.processes import run_process
 from utils.console.text import aligned, counted
 from utils.files import write_table
-from utils.general import ROOT, SHAPES_WEIGHTS, check_yaml, file_size, increment_path
+from utils.general import SHAPES_WEIGHTS, check_yaml, file_size, increment_path
 from utils.logger import LOGGER, colorize
 
 TIMEOUT_S = 3 * 3600  # for one export or one measurement; int8 validates many candidates
@@ -161,36 +160,7 @@ class Benchmark:
         job |= {"task": task, "format": format.key, "imgsz": self.imgsz, "device": opt.device or "cpu"}
         job |= {"file": str(file or self.copy), "data": str(self.data)}
         command = [sys.executable, "-m", "extras.benchmark.worker", json.dumps(job)]
-        return run_process(command, self.folder / f"{format.key}-{task}.log")
-
-
-def run_process(command: list, log: Path, timeout_s: float | None = None) -> dict:
-    """Return the JSON object that `command` writes into the file of its last argument, else {"error": why}.
-
-    What it prints goes into the file `log`. It runs in the project's root, and no longer than TIMEOUT_S.
-    """
-    answer = log.with_suffix(".json")
-    answer.unlink(missing_ok=True)
-    timeout_s = timeout_s or TIMEOUT_S
-    try:
-        with log.open("wb") as output:
-            same = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT, "timeout": timeout_s}
-            code = subprocess.run([*command, str(answer)], cwd=ROOT, **same).returncode
-        if answer.is_file():  # a process that dies while it clears up has done its work
-            return json.loads(answer.read_text(encoding="utf-8"))
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done after {timeout_s:g} s, see {log}"}
-    finally:
-        answer.unlink(missing_ok=True)
-    return {"error": f"the process {how_it_ended(code)}, see {log}"}
-
-
-def how_it_ended(code: int) -> str:
-    """In words, for the exit code of a process that did not end well."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    names = {number.value: number.name for number in signal.Signals}
-    return f"was ended by {names.get(-code, f'signal {-code}')}"
+        return run_process(command, self.folder / f"{format.key}-{task}.log", TIMEOUT_S)
 
 
 def summary(row: Row) -> str:

@@ -3,15 +3,11 @@
 JOB is a JSON object made by extras/benchmark/run.py; the result is written as JSON into the file ANSWER.
 """
 
-import json
 import sys
-import traceback
-from pathlib import Path
 
 import numpy as np
 
-from utils.files import write_atomic
-from utils.logger import setup_logging
+from utils.console.processes import answer_job, peak_memory_mb
 from utils.timing import Profile
 
 TIMED_IMAGES = 50
@@ -72,21 +68,6 @@ def milliseconds(model, batches: list) -> float:
     return float(np.median(seconds)) * 1e3
 
 
-def peak_memory_mb():
-    """Return the most memory (resident, 2**20 bytes) that this process ever held; None if nobody knows."""
-    status = Path("/proc/self/status")
-    if status.is_file():  # Linux; getrusage() there begins with what the parent process held
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 2**10
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 def validate(model, job: dict, imgsz: int):
     """Return the EvalResult on the val split, images padded to squares, for files of one size."""
     import torch
@@ -108,22 +89,5 @@ def validate(model, job: dict, imgsz: int):
 TASKS = {"export": export, "measure": measure}
 
 
-def main(job: dict, answer: Path) -> None:
-    setup_logging()
-    try:
-        result = TASKS[job["task"]](job)
-    except Exception as error:  # Any runtime's; it is the row's note, and here in full.
-        traceback.print_exc()
-        result = {"error": reason(error)}
-    write_atomic(answer, json.dumps(result).encode())
-
-
-def reason(error: Exception) -> str:
-    """Return the first line of an error's message, with its kind where it is not one of ours."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    is_ours = isinstance(error, (ValueError, ImportError, OSError))
-    return first if is_ours and first else f"{type(error).__name__}: {first}"
-
-
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    answer_job(TASKS, sys.argv)

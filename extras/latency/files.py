@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from extras.latency.runtimes import Runtime
-from utils.extras import load_extra
+from utils.console.processes import run_process
 from utils.general import ROOT, check_yaml
 
 EXPORT_S, MEMORY_S = 1800, 300  # most seconds of a process
@@ -57,11 +57,10 @@ def memory_mb(file: Path, size_px: int, runtime: Runtime) -> float | None:
 
 def run_worker(job: dict, most_s: float) -> dict:
     """Do the job in a process of its own, as a crash must cost one file only. RuntimeError if it fails."""
-    benchmark = load_extra("benchmark.run")
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log.txt"
         command = [sys.executable, "-m", "extras.latency.worker", json.dumps(job)]
-        answer = benchmark.run_process(command, log, most_s)
+        answer = run_process(command, log, most_s)
         if error := answer.get("error"):
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
             last = lines[-1].strip() if lines and "see " in error else ""

@@ -3,18 +3,14 @@
 JOB is a JSON object made by extras/latency/files.py; the result is written as JSON into the file ANSWER.
 """
 
-import json
 import sys
-import traceback
 from pathlib import Path
 
 import numpy as np
 
-from extras.benchmark.worker import peak_memory_mb, reason
 from extras.latency.files import write_file
 from extras.latency.runtimes import find_runtime, open_call
-from utils.files import write_atomic
-from utils.logger import setup_logging
+from utils.console.processes import answer_job, peak_memory_mb
 
 
 def write(job: dict) -> dict:
@@ -45,15 +41,5 @@ def fallbacks(job: dict) -> dict:
 TASKS = {"write": write, "memory": memory, "refused": refused, "fallbacks": fallbacks}
 
 
-def main(job: dict, answer: Path) -> None:
-    setup_logging()
-    try:
-        result = TASKS[job["task"]](job)
-    except Exception as error:  # Any runtime's; it is the figure's note.
-        traceback.print_exc()
-        result = {"error": reason(error)}
-    write_atomic(answer, json.dumps(result).encode())
-
-
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]), Path(sys.argv[2]))
+    answer_job(TASKS, sys.argv)
