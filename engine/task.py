@@ -7,7 +7,7 @@ import numpy as np
 
 from engine.hyperparameters import load_hyp
 from engine.options import apply_data_defaults
-from engine.train import build
+from engine.train import start as starts
 from engine.train.recipe import AUTO
 from engine.train.schedule import scaled_loss_gains
 from engine.val.detection import DetectionEvaluator, evaluate
@@ -131,10 +131,10 @@ class Detection(Task):
         return hyp
 
     def load_start(self, opt):
-        return build.load_start(opt)
+        return starts.load_start(opt)
 
     def build_model(self, opt, hyp, data, start=None, resumed=None):
-        model = build.build_model(opt, hyp, data["nc"], self, start, resumed)
+        model = starts.build_model(opt, hyp, data["names"], self, start, resumed)
         if opt.noautoanchor and resumed is None and are_placeholders(model.model[-1]):
             raise ValueError(
                 "--noautoanchor: the model file (or --hyp) has the number of anchors alone, whose sizes come from the "
@@ -143,7 +143,7 @@ class Detection(Task):
         return model
 
     def start_kind(self, opt, start, model):
-        return build.start_kind(opt, start, model)
+        return starts.start_kind(opt, start, model)
 
     def loader_options(self, opt) -> dict:
         """Further keywords for create_dataloader."""

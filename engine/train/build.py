@@ -1,82 +1,15 @@
-"""The model of a training and its optimizer: starting weights, frozen layers, stochastic depth."""
+"""The model of a training and its optimizer: frozen layers, groups of parameters, stochastic depth."""
 
 import argparse
-from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from engine.train.schedule import scaled_weight_decay
-from models.backbone.pretrained import backbones, load_backbone_weights, shipped_weights
+from models.backbone.pretrained import backbones
 from utils import dist
-from utils.checkpoint import Checkpoint, intersect_dicts, load_checkpoint
 from utils.console.text import did_you_mean
-from utils.files import naming
-from utils.general import check_yaml
-from utils.logger import LOGGER
 from utils.optimizers import smart_optimizer
-
-NOTHING = "none"  # The value of --weights that starts from random numbers.
-
-
-def load_start(opt: argparse.Namespace) -> Checkpoint | None:
-    """Return the checkpoint of --weights, None without.
-
-    ValueError or FileNotFoundError if it, or --cfg, cannot be used.
-    """
-    given = opt.weights if opt.weights != NOTHING else ""
-    if not given and not opt.cfg:
-        raise ValueError("nothing to train: give --cfg (a model file) or --weights (a checkpoint)")
-    if isinstance(opt.cfg, str) and opt.cfg:
-        check_yaml(opt.cfg)
-    return load_checkpoint(given) if given else None
-
-
-def backbone_file(opt: argparse.Namespace, model: nn.Module) -> str:
-    """Return --backbone-weights, else the shipped file for the backbone if no weights are given, else ''."""
-    if opt.backbone_weights or opt.weights:
-        return opt.backbone_weights
-    return str(shipped_weights(model.yaml["backbone"]) or "")
-
-
-def start_kind(opt: argparse.Namespace, start: Checkpoint | None, model: nn.Module) -> str:
-    """Return what a training starts from, a key of engine.train.recipe.STARTS."""
-    if start is not None:
-        return "detector"
-    return "backbone" if backbone_file(opt, model) else "nothing"
-
-
-def build_model(
-    opt: argparse.Namespace, hyp: dict, nc: int, task, start: Checkpoint | None, resumed: Checkpoint | None
-):
-    """Return the model of --cfg or of a checkpoint for `nc` classes, on the CPU.
-
-    From `start` it takes the tensors that fit by name and shape, then the backbone those of backbone_file(). With
-    --cfg a detector can start a segmentation model, and the other way round.
-    `resumed`, the checkpoint of an interrupted run, gives the model file only: its tensors are loaded later.
-    """
-    source = resumed or start
-    other_layers = start is not None and opt.cfg and "classify" not in (start.task, task.name)
-    if source is not None and source.task != task.name and not other_layers:
-        hint = "; with --cfg its tensors can start another model" if start and start.task != "classify" else ""
-        raise ValueError(f"{opt.weights}: expected a model for '{task.name}', found one for '{source.task}'{hint}")
-    cfg = source.yaml if resumed or not opt.cfg else opt.cfg
-    # only --cfg may name a backbone file: what a checkpoint's row names is in its own tensors
-    load_backbones = bool(opt.cfg) and resumed is None
-    with naming(opt.weights) if start is not None and not opt.cfg else nullcontext():
-        model = task.model_class(cfg, nc=nc, anchors=hyp["anchors"] or None, load_backbones=load_backbones)
-    if resumed is not None:
-        return model
-    if start is not None:
-        # anchors belong to --cfg or to the hyperparameters where one of them names some
-        exclude = ("anchor",) if opt.cfg or hyp["anchors"] else ()
-        fitting = intersect_dicts(start.state_dict, model.state_dict(), exclude=exclude)
-        model.load_state_dict(fitting, strict=False)
-        LOGGER.info(f"Transferred {len(fitting)}/{len(model.state_dict())} items from {opt.weights}")
-    file = backbone_file(opt, model)
-    if file:
-        load_backbone_weights(model, file)
-    return model
 
 
 def freeze_layers(model: nn.Module, specs: list) -> list[str]:

@@ -40,6 +40,7 @@ class Start:
 STARTS = {
     "nothing": Start("Muon", 0.004, 1.0, True, "from scratch"),
     "backbone": Start("Muon", 0.004, 0.3, False, "the backbone has learned already, neck and head have not"),
+    "start": Start("Muon", 0.004, 0.5, False, "a detector of other things has learned already"),
     "detector": Start("AdamW", 0.001, 1.0, False, "pretrained weights are to be kept"),
 }
 

@@ -13,9 +13,10 @@ from utils.general import ROOT, find_file
 from utils.logger import LOGGER
 from utils.torch_utils import is_backbone
 
-# Backbones that this project has trained, by the name of their row in a model file: docs/weights.md.
+# What this project has trained, by the name of the backbone's row in a model file: docs/weights.md.
 SHIPPED = {"edgevit_xxs": ROOT / "weights" / "edgevit_xxs_start.safetensors"}
 LEAST_MATCH = 0.9  # share of the tensors that a file must hold
+MOST_NAMED = 20  # tensors in a line of the log
 WRAPPERS = re.compile(r"^((module|model|backbone|\d+)\.)+")  # prefixes of classifiers, detectors and DDP
 
 
@@ -51,7 +52,7 @@ def load_matching_weights(network: nn.Module, path, what: str) -> int:
     return copy_matching(network, load_state_dict_file(find_file(path)), path, what)
 
 
-def copy_matching(network: nn.Module, tensors: dict[str, torch.Tensor], path, what: str) -> int:
+def copy_matching(network: nn.Module, tensors: dict[str, torch.Tensor], path, what: str = "backbone") -> int:
     """Do the same for tensors that are read already."""
     own = network.state_dict()
     names = {_plain(name): name for name in own}
@@ -82,5 +83,6 @@ def _plain(name: str) -> str:
     return WRAPPERS.sub("", name).replace(".", "_")
 
 
-def _listed(names) -> str:
-    return ", ".join(names) or "none"
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more or "none"

@@ -6,7 +6,7 @@ import torch
 from engine.hyperparameters import default_hyp
 from engine.options import from_kwargs
 from engine.task import DETECT
-from engine.train.build import build_model, start_kind
+from engine.train.start import build_model, start_kind
 from models.backbone import backbones, load_backbone_weights
 from models.backbone.timm import timm_backbone
 
@@ -45,7 +45,7 @@ def test_the_first_convolution_normalizes(network):
 def test_a_detector_starts_from_the_package(network, caplog):
     opt = from_kwargs("train", {"cfg": "yolov5_lite0.yaml", "backbone_weights": "efficientnet_lite0"})
     with caplog.at_level("INFO"):
-        model = build_model(opt, default_hyp(), 2, DETECT, None, None)
+        model = build_model(opt, default_hyp(), {0: "cat", 1: "dog"}, DETECT, None, None)
     assert start_kind(opt, None, model) == "backbone"
     (backbone,) = backbones(model)
     assert torch.equal(backbone.model.conv_stem.weight, network.conv_stem.weight * 2)

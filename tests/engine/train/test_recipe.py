@@ -18,7 +18,9 @@ def filled(epochs=50, images=205, batches=13, start="nothing", given=False, **op
     return opt, fill(opt, default_hyp(), images, batches, start, given)
 
 
-@pytest.mark.parametrize("start, optimizer", [("nothing", "Muon"), ("backbone", "Muon"), ("detector", "AdamW")])
+@pytest.mark.parametrize(
+    "start, optimizer", [("nothing", "Muon"), ("backbone", "Muon"), ("start", "Muon"), ("detector", "AdamW")]
+)
 def test_a_short_training_gets_quick_steps_one_for_each_batch(start, optimizer):
     opt, hyp = filled(start=start)
     assert (opt.optimizer, opt.cos_lr) == (optimizer, True)
@@ -140,6 +142,7 @@ def test_drop_path_needs_a_backbone_that_has_it():
         build.set_drop_path(DetectionModel("yolov5n.yaml"), 0.1)
 
 
-def test_a_backbone_that_has_learned_is_not_forgotten():
-    _, hyp = filled(start="backbone")
+@pytest.mark.parametrize("start", ["backbone", "start"])
+def test_what_has_learned_is_not_forgotten(start):
+    _, hyp = filled(start=start)
     assert hyp["lr_backbone"] < 1 and hyp["weight_decay"] == default_hyp()["weight_decay"]

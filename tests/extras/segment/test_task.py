@@ -15,7 +15,7 @@ import segment.train
 import segment.val
 from engine.hyperparameters import default_hyp
 from engine.options import from_kwargs
-from engine.train.build import build_model
+from engine.train.start import build_model
 from engine.val.detection import evaluate
 from extras.segment.task import SEGMENT, SegmentEvaluator
 from models.yolo import DetectionModel
@@ -153,11 +153,11 @@ def test_a_detector_starts_a_segmentation_model(tiny_model_cfg):
     detector = DetectionModel(tiny_model_cfg)
     start = Checkpoint(detector.yaml, detector.names, 2, [8.0, 16.0], detector.state_dict())
     opt = from_kwargs("segment/train", {"cfg": with_masks(tiny_model_cfg), "weights": "detector.pt"})
-    model = build_model(opt, default_hyp(), 2, SEGMENT, start, None)
+    model = build_model(opt, default_hyp(), detector.names, SEGMENT, start, None)
     own, given = model.state_dict(), detector.state_dict()
     taken = [name for name in given if torch.equal(own.get(name, torch.zeros(())), given[name])]
     head = f"model.{detector.head.i}."
     assert {name for name in given if not name.startswith(head)} <= set(taken)
     opt.cfg = ""
     with pytest.raises(ValueError, match="expected a model for 'segment', found one for 'detect'; with --cfg"):
-        build_model(opt, default_hyp(), 2, SEGMENT, start, None)
+        build_model(opt, default_hyp(), detector.names, SEGMENT, start, None)
