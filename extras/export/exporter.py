@@ -214,10 +214,9 @@ class Job:
         if self.spec.int8 and row.key in QUANTIZERS:
             self._quantize(row, row.module, file, metadata)
             return file
-        if self.spec.int8:
-            steps = " and ".join(QUANTIZERS)
-            LOGGER.info(f"{row.title}: --max-drop is for {steps} alone; val.py tells what int8 loses here")
         row.module.export(self.exported_model(), file, self.spec, metadata)
+        if self.spec.int8:
+            self._hold_budget(row, file)
         return file
 
     def exported_model(self):
@@ -245,12 +244,26 @@ class Job:
     def _quantize(self, row: Format, module, file: Path, metadata: Metadata) -> None:
         """Write `file` in int8. AP is measured on raw predictions, and pixels need more bits: NMS comes after."""
         fp32 = file.with_name(f"fp32{row.suffixes[0]}")
-        raw = changed(self.spec, nms=False, embed=False, dynamic=metadata.dynamic)
+        raw = changed(self.spec, int8=False, nms=False, embed=False, dynamic=metadata.dynamic)
         module.export(exportable(self.reference.model), fp32, raw, changed(metadata, precision="fp32", output="raw"))
         table = self.target(row).with_name(f"{self.target(row).stem}.csv")
         budget = {"max_drop": self.opt.max_drop, "table": table}
         quantize_within_budget(fp32, file, row.key, self.calibration, self.measure, **budget)
         module.complete(file, self.spec, metadata)
+
+    def _hold_budget(self, row: Format, file: Path) -> None:
+        """Raise ValueError if an int8 file loses more than --max-drop of the checkpoint's AP: it has no search."""
+        if not can_run(row):
+            LOGGER.info(f"{row.title}: does not run here, so --max-drop is not held; val.py tells what int8 loses")
+            return
+        (before, _), (after, ms) = self.measure(self.weights), self.measure(file)
+        drop = (before - after) * 100
+        LOGGER.info(f"{row.title}: mAP50-95 {after:.4f} in int8, {drop:.2f} points lost, {ms:.1f} ms an image")
+        if not drop <= self.opt.max_drop:
+            raise ValueError(
+                f"int8 loses {drop:.2f} points of mAP50-95 and --max-drop allows {self.opt.max_drop:g}: allow more, or "
+                "export with --half"
+            )
 
     def calibration(self):
         """Yield float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from extras.export.litert_quantizer import LiteRtQuantizer
 from extras.export.node_groups import group_nodes
 from extras.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
 from models.backends import DetectMultiBackend
@@ -22,7 +23,7 @@ from utils.files import write_table
 from utils.general import file_size
 from utils.logger import LOGGER
 
-QUANTIZERS = {"onnx": OnnxQuantizer, "openvino": OpenVinoQuantizer}
+QUANTIZERS = {"onnx": OnnxQuantizer, "openvino": OpenVinoQuantizer, "litert": LiteRtQuantizer}
 DAMAGE_IMAGES = 16
 MOST_FLOAT_LAYERS = 0.5  # a file with more of its layers in float is not worth the name
 COLUMNS = ("step", "float_nodes", "mAP50-95", "drop_points", "MB", "ms", "kept_in_float")

@@ -4,6 +4,7 @@ The image goes in as [B, H, W, 3], as cameras and image classes have it. The met
 see metadata.py.
 """
 
+import re
 import threading
 from pathlib import Path
 
@@ -45,6 +46,11 @@ def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
     write_appended(file, metadata)
 
 
+def complete(file: Path, spec: ExportSpec, metadata: Metadata) -> None:
+    """Give a written int8 file its metadata."""
+    write_appended(file, metadata)
+
+
 def convert(model, spec: ExportSpec) -> bytes:
     """Return the model as a float32 .tflite file's content; images [B, H, W, 3] go in."""
     import litert_torch
@@ -77,25 +83,41 @@ def to_int8(content: bytes, spec: ExportSpec) -> bytes:
 
     The head, layer norms, attention and GELU compute in float32.
     """
-    with quiet(spec.verbose):
-        from ai_edge_quantizer.algorithm_manager import AlgorithmName
-        from ai_edge_quantizer.calibrator import Calibrator
-        from ai_edge_quantizer.qtyping import TFLOperationName
-        from ai_edge_quantizer.recipe_manager import RecipeManager
+    batches = (np.repeat(image, spec.batch, 0) for image in spec.calibration())
+    return with_int8(content, find_ranges(content, batches, spec.verbose), verbose=spec.verbose)
 
-        recipe = RecipeManager()
-        for name in (*CONVOLUTIONS, *INT8_OPERATORS):
-            recipe.add_static_config(".*", TFLOperationName[name], activation_num_bits=8, weight_num_bits=8)
-        recipe.add_quantization_config(
-            FLOAT_RESULTS, TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE
-        )
-        calibrator = Calibrator(content, num_threads=physical_cores())
-    for image in spec.calibration():
-        batch = np.repeat(image.transpose(0, 2, 3, 1), spec.batch, 0)
-        with quiet(spec.verbose):
-            calibrator.calibrate({SIGNATURE: [{IMAGES: batch}]}, recipe)
-    with quiet(spec.verbose):
-        return rewritten(content, recipe, calibrator.get_model_qsvs())
+
+def find_ranges(content: bytes, images, verbose: bool = False) -> dict:
+    """Return the ranges of a float32 file's tensors, as ai_edge_quantizer has them, over RGB images [B, 3, H, W]."""
+    with quiet(verbose):
+        from ai_edge_quantizer.calibrator import Calibrator
+
+        recipe, calibrator = int8_recipe(), Calibrator(content, num_threads=physical_cores())
+    for batch in images:
+        with quiet(verbose):
+            calibrator.calibrate({SIGNATURE: [{IMAGES: batch.transpose(0, 2, 3, 1)}]}, recipe)
+    return calibrator.get_model_qsvs()
+
+
+def with_int8(content: bytes, ranges: dict, in_float=(), verbose: bool = False) -> bytes:
+    """Return a float32 file's content in int8, but for the operators whose results have the names `in_float`."""
+    with quiet(verbose):
+        return rewritten(content, int8_recipe(in_float), ranges)
+
+
+def int8_recipe(in_float=()):
+    """Return ai_edge_quantizer's recipe; a result's name ends with a semicolon there."""
+    from ai_edge_quantizer.algorithm_manager import AlgorithmName
+    from ai_edge_quantizer.qtyping import TFLOperationName
+    from ai_edge_quantizer.recipe_manager import RecipeManager
+
+    recipe = RecipeManager()
+    for name in (*CONVOLUTIONS, *INT8_OPERATORS):
+        recipe.add_static_config(".*", TFLOperationName[name], activation_num_bits=8, weight_num_bits=8)
+    names = [f"(^|;){re.escape(name)};" for name in sorted(in_float)]
+    for pattern in (FLOAT_RESULTS, *(["|".join(names)] if names else [])):
+        recipe.add_quantization_config(pattern, TFLOperationName.ALL_SUPPORTED, algorithm_key=AlgorithmName.NO_QUANTIZE)
+    return recipe
 
 
 def rewritten(content: bytes, recipe, ranges=None) -> bytes:
