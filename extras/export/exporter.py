@@ -281,7 +281,8 @@ class Job:
         from engine import options
         from engine.val import run as validation
 
-        opt = options.from_kwargs("val", {"workers": self.opt.workers, "imgsz": max(self.imgsz), "square": True})
+        workers = 0 if "jax" in sys.modules else self.opt.workers  # LiteRT's JAX has threads, and must not be forked.
+        opt = options.from_kwargs("val", {"workers": workers, "imgsz": max(self.imgsz), "square": True})
         opt.split, opt.device = "val", "cpu"
         model = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
         result = validation.measure(opt, model, self.data)
