@@ -50,14 +50,15 @@ class TxtSink:
 
 
 def label_rows(result, voc: bool = False, with_conf: bool = False) -> list[str]:
-    """Return a line for each object of a result, as TxtSink describes them."""
+    """Return a line for each object with an area, as TxtSink describes them: label files cannot have others."""
     h, w = result.shape
     corners = result.boxes[:, :4]
     shapes = list(corners if voc else xyxy2xywhn(corners.copy(), w, h))
     if result.masks is not None and not voc:
         polygons = [mask.polygon() / np.array([w, h], np.float32) for mask in result.masks]
         shapes = [polygon.ravel() if len(polygon) else box for polygon, box in zip(polygons, shapes)]
-    rows = [[cls, *shape, *([conf] * with_conf)] for shape, (conf, cls) in zip(shapes, result.boxes[:, 4:])]
+    objects = zip(shapes, result.boxes[:, 4:], (corners[:, 2:] > corners[:, :2]).all(1))
+    rows = [[cls, *shape, *([conf] * with_conf)] for shape, (conf, cls), has_area in objects if has_area]
     return [" ".join(f"{value:g}" for value in row) for row in rows]
 
 

@@ -51,6 +51,16 @@ def test_txt(tmp_path, voc, with_conf, rows):
     assert written(tmp_path) == ["labels/clip_17.txt", "labels/pic.txt"] and sink.files == 2
 
 
+@pytest.mark.parametrize("flat", [[5, 8, 5, 9, 0.9, 0], [5, 8, 9, 8, 0.9, 0], [0, 0, 0, 0, 0.9, 1]])
+def test_no_label_without_an_area(tmp_path, flat):
+    """Training refuses such a row, and the image with it."""
+    sink = TxtSink(tmp_path, True)
+    sink.write(result(np.float32([flat, *BOXES])))
+    assert (tmp_path / "labels" / "pic.txt").read_text().splitlines() == ["0 10 20 30 60", "1 0 0 50 50"]
+    sink.write(result(np.float32([flat]), stem="nothing"))
+    assert written(tmp_path) == ["labels/pic.txt"] and sink.files == 1
+
+
 def test_names_that_are_no_utf_8_are_written(tmp_path):
     odd = os.fsdecode(b"caf\xe9")
     for sink in (CsvSink(tmp_path), JsonSink(tmp_path)):
