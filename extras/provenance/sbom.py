@@ -27,8 +27,10 @@ def write_sbom(weights: Path, results: list) -> Path:
     from cyclonedx.model.bom import Bom
     from cyclonedx.output.json import JsonV1Dot6
 
-    bom = Bom(components=[*_packages(), *_files(weights, results)])
-    bom.metadata.component = _model(weights)
+    parts, model = [*_packages(), *_files(weights, results)], _model(weights)
+    bom = Bom(components=parts)
+    bom.metadata.component = model
+    bom.register_dependency(model, parts)
     path = weights.with_name(f"{weights.stem}-sbom.json")
     write_whole(path, JsonV1Dot6(bom).output_as_string(indent=2) + "\n")
     return path

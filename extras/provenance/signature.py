@@ -5,11 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+# model-signing imports OpenSSL, but does not ask for it.
+PACKAGES = {"model-signing": "model_signing", "pyopenssl": "OpenSSL"}
+
 
 def check(key: str) -> None:
     """Raise ImportError or FileNotFoundError where nothing can be signed with this key."""
-    if find_spec("model_signing") is None:
-        raise ImportError("--sign needs model-signing: pip install model-signing")
+    missing = [package for package, module in PACKAGES.items() if find_spec(module) is None]
+    if missing:
+        raise ImportError(f"--sign needs {' and '.join(missing)}: pip install {' '.join(missing)}")
     if not Path(key).is_file():
         raise FileNotFoundError(f"--sign {key}: no such file; expected a private key of an elliptic curve (.pem)")
 

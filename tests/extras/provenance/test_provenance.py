@@ -56,11 +56,14 @@ def test_bill_of_materials(weights):
     parts = {part["name"]: part for part in bom["components"]}
     digest = hashlib.sha256(result.file.read_bytes()).hexdigest()
     assert parts[result.file.name]["hashes"] == [{"alg": "SHA-256", "content": digest}]
+    whole = next(part for part in bom["dependencies"] if part["ref"] == bom["metadata"]["component"]["bom-ref"])
+    assert set(whole["dependsOn"]) == {part["bom-ref"] for part in bom["components"]}
     assert parts["torch"]["purl"].startswith("pkg:pypi/torch@") and str(weights.parent) not in json.dumps(bom)
 
 
 def test_a_signature_holds_until_a_byte_changes(weights, key):
     pytest.importorskip("model_signing")
+    pytest.importorskip("OpenSSL")
     from model_signing.verifying import Config
 
     (result,) = export.run(weights=weights, include=["torchscript"], imgsz=64, sign=str(key))
@@ -77,6 +80,7 @@ def test_a_signature_holds_until_a_byte_changes(weights, key):
 @pytest.mark.parametrize(("content", "words"), [(None, "no such file"), ("text", "not a private key")])
 def test_what_is_no_key_is_said(weights, tmp_path, capsys, content, words):
     pytest.importorskip("model_signing")
+    pytest.importorskip("OpenSSL")
     if content:
         (tmp_path / "wrong.pem").write_text(content)
     options = {"weights": weights, "include": ["torchscript"], "imgsz": 64, "sign": str(tmp_path / "wrong.pem")}
@@ -84,7 +88,9 @@ def test_what_is_no_key_is_said(weights, tmp_path, capsys, content, words):
     assert words in capsys.readouterr().err.splitlines()[-1]
 
 
-@pytest.mark.parametrize(("option", "package"), [("sbom", "cyclonedx"), ("sign", "model_signing")])
+@pytest.mark.parametrize(
+    ("option", "package"), [("sbom", "cyclonedx"), ("sign", "model_signing"), ("sign", "pyopenssl")]
+)
 def test_a_missing_package_is_named_before_anything_is_written(weights, monkeypatch, capsys, option, package):
     modules = {"sbom": "sbom", "sign": "signature"}
     monkeypatch.setattr(f"extras.provenance.{modules[option]}.find_spec", lambda name: None)
