@@ -14,7 +14,7 @@ from utils.logger import LOGGER
 from utils.torch_utils import is_backbone
 
 # What this project has trained, by the name of the backbone's row in a model file: docs/weights.md.
-SHIPPED = {"edgevit_xxs": ROOT / "weights" / "edgevit_xxs_start.safetensors"}
+SHIPPED = {name: ROOT / "weights" / f"{name}_start.safetensors" for name in ("edgevit_n", "edgevit_xxs")}
 LEAST_MATCH = 0.9  # share of the tensors that a file must hold
 MOST_NAMED = 20  # tensors in a line of the log
 WRAPPERS = re.compile(r"^((module|model|backbone|\d+)\.)+")  # prefixes of classifiers, detectors and DDP

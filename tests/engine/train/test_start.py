@@ -10,6 +10,7 @@ from engine.hyperparameters import default_hyp
 from engine.options import from_kwargs
 from engine.task import DETECT
 from engine.train.start import build_model, load_start, rows_by_class, start_kind
+from extras.segment.task import SEGMENT
 from models.backbone import backbones, edgevit_xxs, shipped_weights
 from models.backbone.pretrained import SHIPPED
 from models.heads import Detect, Segment
@@ -21,17 +22,17 @@ NAMES = {0: "cat", 1: "dog"}
 ANCHORS = [[8, 10, 16, 20], [24, 30, 40, 50]]  # two maps, two anchors each, px
 
 
-def started(**options):
+def started(task=DETECT, **options):
     """Return the model that a training with these options starts with, and the kind of its start."""
     opt = from_kwargs("train", {"cfg": XXS, **options})
     start = load_start(opt)
-    model = build_model(opt, default_hyp(), NAMES, DETECT, start, None)
+    model = build_model(opt, default_hyp(), NAMES, task, start, None)
     model.names = NAMES
     return model, start_kind(opt, start, model)
 
 
-def is_shipped(model) -> bool:
-    tensors, (backbone,) = load_file(SHIPPED["edgevit_xxs"]), backbones(model)
+def is_shipped(model, name="edgevit_xxs") -> bool:
+    tensors, (backbone,) = load_file(SHIPPED[name]), backbones(model)
     return all(torch.equal(own.half(), tensors[f"model.0.{name}"]) for name, own in backbone.named_parameters())
 
 
@@ -42,16 +43,26 @@ def other_backbone(tmp_path_factory):
     return str(path)
 
 
-def test_the_shipped_detector_is_used_by_itself_and_said_in_one_line(caplog):
+@pytest.mark.parametrize(
+    ("name", "cfg", "items"),
+    [
+        ("edgevit_xxs", XXS, "400/407"),
+        ("edgevit_xxs", "yolov5_edgevit-seg.yaml", "400/425"),
+        ("edgevit_n", "yolov5_edgevit_n.yaml", "310/317"),
+    ],
+)
+def test_the_shipped_detector_is_used_by_itself_and_said_in_one_line(caplog, name, cfg, items):
+    task = SEGMENT if "seg" in cfg else DETECT
     with caplog.at_level("INFO"):
-        model, kind = started()
-    assert kind == "start" and is_shipped(model)
-    (line,) = (m for m in caplog.messages if "edgevit_xxs_start.safetensors" in m)
-    assert line.startswith("Transferred 400/407 items from ")
+        model, kind = started(task, cfg=cfg)
+    assert kind == "start" and is_shipped(model, name)
+    (line,) = (m for m in caplog.messages if f"{name}_start.safetensors" in m)
+    assert line.startswith(f"Transferred {items} items from ")
     assert line.endswith("; of 6 more the outputs for boxes, objectness and 0 classes")
-    file = load_file(SHIPPED["edgevit_xxs"])
-    assert torch.equal(model.state_dict()["model.19.cv3.conv.weight"].half(), file["model.19.cv3.conv.weight"])
-    bias = model.state_dict()["model.20.m.0.bias"].view(3, 7)
+    file, own = load_file(SHIPPED[name]), model.state_dict()
+    for key in ("model.19.cv3.conv.weight", "model.5.cv1.bn.running_var"):
+        assert torch.equal(own[key].to(file[key].dtype), file[key])
+    bias = own["model.20.m.0.bias"].view(3, -1)
     assert torch.equal(bias[:, :5].half(), file["model.20.m.0.bias"].view(3, 5))
 
 
