@@ -75,13 +75,20 @@ def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonalize(matrices.mT).mT
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) * 1.01 + 1e-7)
-    gram, product = x @ x.mT, torch.eye(x.shape[1], device=x.device, dtype=x.dtype)
-    for a, b, c in NEWTON_SCHULZ:
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal(dim1=1, dim2=2).add_(a)
-        product = factor @ product
+    gram = x @ x.mT
+    product = factor = polynomial(gram, *NEWTON_SCHULZ[0])
+    for coefficients in NEWTON_SCHULZ[1:]:
         gram = factor @ gram @ factor
+        factor = polynomial(gram, *coefficients)
+        product = factor @ product
     return product @ x
+
+
+def polynomial(gram: torch.Tensor, a: float, b: float, c: float) -> torch.Tensor:
+    """Return a + b gram + c gram^2, for symmetric matrices [b, n, n]."""
+    result = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    result.diagonal(dim1=1, dim2=2).add_(a)
+    return result
 
 
 def block_rows(rows: int) -> int:
