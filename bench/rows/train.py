@@ -63,7 +63,7 @@ def product_trainer(cfg, data, settings, size_px: int = SIZE_PX, batch: int = BA
     """Set up a Training just before its first epoch."""
     kwargs = {"cfg": cfg, "data": str(data), "imgsz": size_px, "batch_size": batch, "epochs": EPOCHS, "device": "cpu"}
     kwargs |= {"workers": min(WORKERS, settings.threads), "noplots": True, "nosave": True, "noautoanchor": True}
-    kwargs |= {"project": settings.folder, "hyp": "hyp.scratch-low.yaml", "optimizer": "SGD"}
+    kwargs |= {"project": settings.folder, "hyp": "hyp.scratch-low.yaml", "optimizer": "SGD", "weights": "none"}
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
         return set_up(options.from_kwargs("train", kwargs))
 
