@@ -5,12 +5,17 @@ from tests.conftest import ROOT
 from utils.general import EMBEDDED_WEIGHTS
 
 FOUND = {  # picture -> {class: number of boxes, at least}
+    "apple.jpg": {"apple": 1},
+    "board.jpg": {"board defect": 3},
+    "car.jpg": {"car": 1},
     "card1.jpg": {"card ace": 1},
     "card2.jpg": {"card nine": 1},
     "cells.jpg": {"red blood cell": 8, "white blood cell": 1},
     "cones1.jpg": {"cube": 1},
     "cones2.jpg": {"cone": 2, "cube": 1},
+    "dish.jpg": {"dish": 1},
     "eggs.jpg": {"egg": 3},
+    "kuih.jpg": {"kuih": 2},
     "qr.jpg": {"QR code": 1},
 }
 
