@@ -37,6 +37,7 @@ class Start:
     why: str
 
 
+# "start": a detector of other things, the shipped one or a given EdgeViT; "detector": any other one.
 STARTS = {
     "nothing": Start("Muon", 0.004, 1.0, True, "from scratch"),
     "backbone": Start("Muon", 0.004, 0.3, False, "the backbone has learned already, neck and head have not"),

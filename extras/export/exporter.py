@@ -16,7 +16,7 @@ import numpy as np
 from engine.options.flags import CONF_THRES
 from engine.predict.run import inference_size_hw
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
-from extras.export.quantization import QUANTIZERS, quantize_within_budget
+from extras.export.quantization import QUANTIZERS, beyond_budget, quantize_within_budget
 from extras.export.second_opinion import problem as judged
 from models.backends import DetectMultiBackend, Format, find_format, one_checkpoint
 from models.backends.base import ExportSpec
@@ -260,10 +260,7 @@ class Job:
         drop = (before - after) * 100
         LOGGER.info(f"{row.title}: mAP50-95 {after:.4f} in int8, {drop:.2f} points lost, {ms:.1f} ms an image")
         if not drop <= self.opt.max_drop:
-            raise ValueError(
-                f"int8 loses {drop:.2f} points of mAP50-95 and --max-drop allows {self.opt.max_drop:g}: allow more, or "
-                "export with --half"
-            )
+            raise beyond_budget(drop, self.opt.max_drop)
 
     def calibration(self):
         """Yield float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""

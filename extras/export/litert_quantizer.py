@@ -29,13 +29,13 @@ class LiteRtQuantizer:
     def __init__(self, file: Path, calibration: Callable):
         require("ai_edge_quantizer", "litert", "int8 LiteRT")
         self.content, self.metadata = Path(file).read_bytes(), read_appended(file)
+        self.metadata.precision = "int8"
         self.nodes, self.quantizable = litert_nodes(self.content)
         self.ranges = find_ranges(self.content, calibration())
 
     def write(self, file: Path, float_nodes, draft: bool = False) -> None:
         """Write `file` with everything in int8 that pays, but for the nodes of these names; draft changes nothing."""
         file.write_bytes(with_int8(self.content, self.ranges, float_nodes))
-        self.metadata.precision = "int8"
         write_appended(file, self.metadata)
 
     def quantizable_nodes(self, file: Path) -> set:

@@ -19,8 +19,7 @@ from utils.logger import setup_logging
 def run_process(command: list, log: Path, timeout_s: float) -> dict:
     """Return the JSON object that `command` writes into the file of its last argument, else {"error": why}.
 
-    What it prints goes into the file `log`. It runs in the project's root, and no longer than
-    `timeout_s`.
+    What it prints goes into the file `log`. It runs in the project's root, and no longer than `timeout_s` seconds.
     """
     answer = log.with_suffix(".json")
     answer.unlink(missing_ok=True)
@@ -38,7 +37,7 @@ def run_process(command: list, log: Path, timeout_s: float) -> dict:
 
 
 def how_it_ended(code: int) -> str:
-    """In words, for the exit code of a process that did not end well."""
+    """Say in words what the exit code of a process means that did not end well."""
     if code >= 0:
         return f"ended with exit code {code}"
     names = {number.value: number.name for number in signal.Signals}
@@ -67,7 +66,7 @@ def reason(error: Exception) -> str:
     return first if is_ours and first else f"{type(error).__name__}: {first}"
 
 
-def peak_memory_mb():
+def peak_memory_mb() -> float | None:
     """Return the most memory (resident, 2**20 bytes) that this process ever held; None if nobody knows."""
     status = Path("/proc/self/status")
     if status.is_file():  # Linux; getrusage() there begins with what the parent process held

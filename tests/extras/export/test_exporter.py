@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -145,6 +146,17 @@ def test_final_boxes_come_out_of_an_int8_file(weights, tiny_dataset, key, flag, 
     hw = (50, 70) if flag == "embed" else (64, 64)
     pictures = np.random.default_rng(0).integers(0, 256, (1, *hw, 3), dtype=np.uint8)
     assert model.predict(pictures).shape == (1, 20, 6)
+
+
+@pytest.mark.parametrize(("max_drop", "is_kept"), [(0, True), (-0.5, False)])
+def test_an_int8_file_without_a_search_keeps_the_budget_or_is_refused(weights, tiny_dataset, max_drop, is_kept):
+    """The formats that need it run elsewhere: a float32 file, which loses nothing, stands in for theirs."""
+    flags = {"weights": weights, "data": str(tiny_dataset), "imgsz": [64]}
+    (result,) = export(**flags)
+    job = extras.export.exporter.Job(options.from_kwargs("export", flags))
+    job.opt.max_drop, job.opt.workers = max_drop, 0
+    with nullcontext() if is_kept else pytest.raises(ValueError, match=r"loses at least .* and --max-drop allows -0.5"):
+        job._hold_budget(result.format, result.file)
 
 
 def test_a_segmentation_model(tmp_path, tiny_dataset, caplog):
