@@ -22,7 +22,7 @@ def export(job: dict) -> dict:
     same = ("imgsz", "batch_size", "half", "int8", "data", "device", "threads", "workers")
     kwargs = {"weights": job["file"], "include": [job["format"]], **{key: job[key] for key in same}}
     (result,) = export_formats(options.from_kwargs("export", kwargs))
-    runs_here = not result.format.runs_on or can_run(result.format)
+    runs_here = can_run(result.format)
     return {"file": str(result.file), "parity": result.parity, "runs_here": runs_here, "error": result.error}
 
 

@@ -195,7 +195,7 @@ class Job:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
             file = self.write_model(row, Path(folder), metadata)
             problem = ""
-            if not row.runs_on or can_run(row):
+            if can_run(row):
                 gate = self.gate(row, file, metadata)
                 parity = gate.run(self.images)
                 problem, metadata.parity = judged(gate, self.images, parity, self.tolerance()), parity.to_dict()
@@ -298,7 +298,9 @@ def evenly(items: list, most: int) -> list:
 
 
 def can_run(row: Format) -> bool:
-    """Tell whether files of a format that needs another machine run on this one."""
+    """Tell whether files of a format run on this machine; some need another one."""
+    if not row.runs_on:
+        return True
     if row.key == "coreml":
         return sys.platform == "darwin"
     import torch
