@@ -33,7 +33,7 @@ def export_parser() -> Parser:
     add("--device", default="cpu", help="cpu, or a GPU index such as 0 (TensorRT)")
     add("--half", action="store_true", help="half precision (fp16); input and output stay float32")
     add("--int8", action="store_true", help="8-bit integers, calibrated on --data")
-    add("--max-drop", type=float, default=0.5, help="int8: most points of mAP50-95 (0 to 100) that may be lost on val")
+    add("--max-drop", type=float, default=0.5, help="int8: most points of mAP50-95 (0 to 100) that may be lost")
     add("--dynamic", action="store_true", help="any batch, height and width")
     add("--simplify", action="store_true", help="simplify the ONNX graph with onnxslim")
     add("--opset", type=int, default=None, help="ONNX operator set (default: see models/backends/onnx.py)")

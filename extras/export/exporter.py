@@ -15,6 +15,7 @@ import numpy as np
 
 from engine.options.flags import CONF_THRES
 from engine.predict.run import inference_size_hw
+from extras.export.budget import ImageCollector, Measured, loss
 from extras.export.parity import TOLERANCES, Gate, Parity, Tolerance
 from extras.export.quantization import QUANTIZERS, beyond_budget, quantize_within_budget
 from extras.export.second_opinion import problem as judged
@@ -256,11 +257,12 @@ class Job:
         if not can_run(row):
             LOGGER.info(f"{row.title}: does not run here, so --max-drop is not held; val.py tells what int8 loses")
             return
-        (before, _), (after, ms) = self.measure(self.weights), self.measure(file)
-        drop = (before - after) * 100
-        LOGGER.info(f"{row.title}: mAP50-95 {after:.4f} in int8, {drop:.2f} points lost, {ms:.1f} ms an image")
-        if not drop <= self.opt.max_drop:
-            raise beyond_budget(drop, self.opt.max_drop)
+        found = self.measure(file)
+        lost = loss(self.measure(self.weights), found)
+        figures = f"mAP50-95 {found.ap:.4f} in int8, {lost.points:.2f} points lost, at most {lost.at_most:.2f}"
+        LOGGER.info(f"{row.title}: {figures}, {found.ms:.1f} ms an image")
+        if not lost.at_most <= self.opt.max_drop:
+            raise beyond_budget(lost, self.opt.max_drop)
 
     def calibration(self):
         """Yield float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""
@@ -273,8 +275,8 @@ class Job:
 
         return letterboxed_rgb(image, self.imgsz)[0][None]
 
-    def measure(self, file: Path):
-        """Return (mAP50-95 on the val split, median milliseconds for an image) of a written file."""
+    def measure(self, file: Path) -> Measured:
+        """Return the figures of a written file on the val split; milliseconds are the median."""
         from engine import options
         from engine.val import run as validation
 
@@ -282,13 +284,14 @@ class Job:
         opt = options.from_kwargs("val", {"workers": workers, "imgsz": max(self.imgsz), "square": True})
         opt.split, opt.device = "val", "cpu"
         model = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
-        result = validation.measure(opt, model, self.data)
+        collector = ImageCollector(opt, model.names)
+        result = validation.measure(opt, model, self.data, hooks=(collector,))
         seconds = []
         for image in self.images[:TIMED_IMAGES]:
             picture, start = self.letterboxed(image), time.perf_counter()
             model.predict(picture)
             seconds.append(time.perf_counter() - start)
-        return result.map, float(np.median(seconds)) * 1e3
+        return Measured(result.map, float(np.median(seconds)) * 1e3, collector.images)
 
 
 def evenly(items: list, most: int) -> list:

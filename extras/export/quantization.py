@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from extras.export.budget import Loss, Measured, loss
 from extras.export.litert_quantizer import LiteRtQuantizer
 from extras.export.node_groups import group_nodes
 from extras.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
@@ -26,7 +27,7 @@ from utils.logger import LOGGER
 QUANTIZERS = {"onnx": OnnxQuantizer, "openvino": OpenVinoQuantizer, "litert": LiteRtQuantizer}
 DAMAGE_IMAGES = 16
 MOST_FLOAT_LAYERS = 0.5  # a file with more of its layers in float is not worth the name
-COLUMNS = ("step", "float_nodes", "mAP50-95", "drop_points", "MB", "ms", "kept_in_float")
+COLUMNS = ("step", "float_nodes", "mAP50-95", "drop_points", "at_most", "MB", "ms", "kept_in_float")
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,20 @@ class Step:
     title: str
     float_nodes: int  # among those that the runtime could quantise
     ap: float  # mAP50-95, 0 to 1
-    drop: float  # against float32, in points (0 to 100)
+    loss: Loss  # against float32
     size_mb: float
     ms: float  # for an image
     kept: tuple = ()  # groups in float
 
+    @property
+    def drop(self) -> float:
+        """Points (0 to 100) lost on the val split."""
+        return self.loss.points
+
     def row(self) -> tuple:
         kept = "; ".join(self.kept) or "-"
-        figures = f"{self.ap:.4f}", f"{self.drop:.2f}", f"{self.size_mb:.2f}", f"{self.ms:.1f}"
-        return (self.title, str(self.float_nodes), *figures, kept)
+        lost = (f"{points:.2f}" for points in self.loss)
+        return self.title, str(self.float_nodes), f"{self.ap:.4f}", *lost, f"{self.size_mb:.2f}", f"{self.ms:.1f}", kept
 
 
 @dataclass
@@ -73,9 +79,9 @@ def quantize_within_budget(
 ) -> Steps:
     """Write `file` in int8 from the float32 `fp32_file` of the same format, which gives raw predictions.
 
-    calibration() iterates over float32 RGB images [1, 3, H, W], 0 to 1, measure(file) gives mAP50-95 (0 to 1) and
-    milliseconds for an image, max_drop is in points of mAP50-95 (0 to 100). The steps are printed, and saved as the CSV
-    file `table`. ValueError, and no file, if nothing loses so little.
+    calibration() iterates over float32 RGB images [1, 3, H, W], 0 to 1, measure(file) gives the fields of a Measured,
+    max_drop is the most that pictures like those of the val split may lose, in points of mAP50-95 (0 to 100). The steps
+    are printed, and saved as the CSV file `table`. ValueError, and no file, if nothing loses so little.
     """
     batch = DetectMultiBackend(fp32_file, "cpu").backend.batch or 1
     quantizer = QUANTIZERS[format_key](Path(fp32_file), lambda: in_batches(calibration(), batch))
@@ -87,16 +93,17 @@ def quantize_within_budget(
         if table:
             steps.save(table)
         if found is None:
-            raise beyond_budget(min(step.drop for step in steps.rows[1:]), max_drop)
+            raise beyond_budget(min((step.loss for step in steps.rows[1:]), key=lambda lost: lost.at_most), max_drop)
         shutil.move(found, file)
     return steps
 
 
-def beyond_budget(drop: float, max_drop: float) -> ValueError:
-    """Return the error for the least that int8 loses, in points of mAP50-95 (0 to 100)."""
+def beyond_budget(least: Loss, max_drop: float) -> ValueError:
+    """Return the error for the least that int8 loses."""
+    others = f", on other pictures up to {least.at_most:.3f}," if least.at_most > least.points else ""
     return ValueError(
-        f"int8 loses at least {drop:.3f} points of mAP50-95 and --max-drop allows {max_drop:g}: allow more, or export "
-        "with --half"
+        f"int8 loses at least {least.points:.3f} points of mAP50-95{others} and --max-drop allows {max_drop:g}: allow "
+        "more, or export with --half"
     )
 
 
@@ -113,7 +120,7 @@ class Search:
     def __init__(self, quantizer, fp32_file, name: str, folder: Path, calibration, measure, max_drop: float):
         self.quantizer, self.fp32_file, self.name, self.folder = quantizer, fp32_file, name, folder
         self.calibration, self.measure, self.steps = calibration, measure, Steps(max_drop)
-        self.groups = {}
+        self.groups, self.fp32 = {}, None
 
     def run(self) -> Path | None:
         """Return the file within the budget with the fewest groups in float, or None."""
@@ -126,25 +133,29 @@ class Search:
         return file
 
     def _measure_float(self) -> None:
-        ap, ms = self.measure(self.fp32_file)
+        self.fp32 = Measured(*self.measure(self.fp32_file))
+        ap = self.fp32.ap
         if ap != ap:
             raise ValueError("the val split has no labels: what int8 loses cannot be measured")
         if ap == 0:
             LOGGER.warning("the float32 model finds nothing in the val split, so int8 has nothing to lose")
         nodes = len(self._nodes_of(self.groups))
-        self.steps.rows.append(Step("fp32", nodes, ap, 0.0, file_size(self.fp32_file), ms))
+        self.steps.rows.append(Step("fp32", nodes, ap, Loss(0.0, 0.0), file_size(self.fp32_file), self.fp32.ms))
 
     def _nodes_of(self, groups) -> set:
         return {name for group in groups for name in self.groups[group]}
 
     def _is_within_budget(self, file: Path, title: str, kept: tuple) -> bool:
         """Measure a file that has these groups in float."""
-        ap, ms = self.measure(file)
-        drop = (self.steps.rows[0].ap - ap) * 100
-        step = Step(title, len(self._nodes_of(kept)), ap, drop, file_size(file), ms, kept)
+        found = Measured(*self.measure(file))
+        lost = loss(self.fp32, found)
+        step = Step(title, len(self._nodes_of(kept)), found.ap, lost, file_size(file), found.ms, kept)
         self.steps.rows.append(step)
-        LOGGER.info(f"int8 with {len(kept)} of {len(self.groups)} groups in float: mAP50-95 {ap:.4f}, {drop:.2f} lost")
-        if drop > self.steps.max_drop:
+        in_float = f"{len(kept)} of {len(self.groups)} groups in float"
+        LOGGER.info(
+            f"int8 with {in_float}: mAP50-95 {found.ap:.4f}, {lost.points:.2f} lost, at most {lost.at_most:.2f}"
+        )
+        if lost.at_most > self.steps.max_drop:
             return False
         self.steps.chosen = step
         return True

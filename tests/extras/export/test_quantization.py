@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from extras.export import quantization
+from extras.export.budget import Loss, loss
 from extras.export.node_groups import CONSTANT, IMAGE, Node
 from extras.export.quantization import Search, damage, in_batches, quantize_within_budget
 from models.backends import DetectMultiBackend
@@ -88,12 +89,21 @@ def test_the_fewest_groups_that_keep_the_budget(fake, tmp_path, max_drop, groups
     assert not list(tmp_path.glob(".int8-*"))
 
 
+def test_the_budget_holds_for_other_pictures_too(fake, monkeypatch):
+    monkeypatch.setattr(quantization, "loss", lambda *pair: Loss(loss(*pair).points, loss(*pair).points * 1.5))
+    steps = fake[0](2.5)
+    assert len(steps.chosen.kept) == 3 and steps.chosen.loss.at_most <= 2.5  # 2 groups would do on the val split
+    with pytest.raises(ValueError, match=r"at least 0.0\d+ points of mAP50-95, on other pictures up to 0.\d+, and"):
+        fake[0](0.001)
+
+
 def test_table(fake, tmp_path, caplog):
     caplog.set_level("INFO")
     steps = fake[0](5)
     rows = list(csv.DictReader((tmp_path / "m-int8.csv").open()))
     assert len(rows) == len(steps.rows) and rows[0]["step"] == "fp32" and rows[0]["mAP50-95"] == "0.5000"
-    assert rows[1]["drop_points"] == "34.10" and rows[1]["ms"] == "7.0" and rows[1]["kept_in_float"] == "-"
+    assert rows[1]["drop_points"] == rows[1]["at_most"] == "34.10"
+    assert rows[1]["ms"] == "7.0" and rows[1]["kept_in_float"] == "-"
     assert "decoding of boxes" in rows[-1]["kept_in_float"]
     assert str(steps) in caplog.text and "30.0000  decoding of boxes (1)" in caplog.text
 
