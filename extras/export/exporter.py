@@ -261,8 +261,8 @@ class Job:
         lost = loss(self.measure(self.weights), found)
         figures = f"mAP50-95 {found.ap:.4f} in int8, {lost.points:.2f} points lost, at most {lost.at_most:.2f}"
         LOGGER.info(f"{row.title}: {figures}, {found.ms:.1f} ms an image")
-        if not lost.at_most <= self.opt.max_drop:
-            raise beyond_budget(lost, self.opt.max_drop)
+        if not lost.points <= self.opt.max_drop:
+            raise beyond_budget(lost.points, self.opt.max_drop)
 
     def calibration(self):
         """Yield float32 RGB images [1, 3, H, W], 0 to 1, letterboxed as in use, of the train split."""
