@@ -3,10 +3,10 @@
     python -m bench transfer --sets a.yaml b.yaml                               25, 50 and all pictures, 2 and 8 minutes
     python -m bench transfer --sets a.yaml --starts nothing detector yolov5n --pictures 25 --budgets 2m --seeds 0
 
-A start is a name (nothing, backbone, detector, lite0, yolov5n), a checkpoint, or a model file that starts from random
-numbers; {set} in it becomes the data file's name without suffix, for starts that each leave one set out. Every training
-becomes a row of FOLDER/transfer.csv when it ends, and the same command goes on where it was interrupted; then
-transfer.md and transfer.png are written anew. The scores are those of the best epoch on the val split.
+A start is a name (nothing, backbone, detector, detector-n, lite0, yolov5n), a checkpoint, or a model file that starts
+from random numbers; {set} in it becomes the data file's name without suffix, for starts that each leave one set out.
+Every training becomes a row of FOLDER/transfer.csv when it ends, and the same command goes on where it was interrupted;
+then transfer.md and transfer.png are written anew. The scores are those of the best epoch on the val split.
 """
 
 import argparse
@@ -34,6 +34,7 @@ STARTS = {
         *("--backbone-weights", "weights/edgevit_xxs_start.safetensors"),
     ],
     "detector": ["--cfg", "models/yolov5_edgevit.yaml"],
+    "detector-n": ["--cfg", "models/yolov5_edgevit_n.yaml"],
     "lite0": ["--cfg", "models/hub/yolov5_lite0.yaml", "--backbone-weights", "efficientnet_lite0"],
     "yolov5n": ["--weights", "yolov5n.pt"],
 }
