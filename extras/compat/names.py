@@ -97,7 +97,11 @@ TABLE = {
         HERE + "activations": "SiLU Hardswish Mish MemoryEfficientMish=Mish MemoryEfficientSwish=SiLU Swish=SiLU FReLU "
         "AconC MetaAconC"
     },
-    "utils.loggers": {"utils.logger": "LOGGER", HERE + "general": "LOGGERS"},
+    "utils.loggers": {
+        "utils.logger": "LOGGER",
+        HERE + "general": "LOGGERS",
+        HERE + "torch_tools": "log_tensorboard_graph",
+    },
     "utils.loggers.wandb.wandb_utils": {},
     "utils.triton": {},
     "utils.segment.general": {HERE + "masks": "process_mask_upsample scale_image masks_iou masks2segments"},
@@ -131,7 +135,7 @@ OF_EVOLUTION = "train.py --evolve searches, and writes evolve.csv and evolve.png
 OF_RESULTS = "plot_results() of utils.plots draws a results.csv"
 OF_EXPORT = "use export.run(weights='best.pt', include=['onnx']); find_format() of models.backends knows the formats"
 OF_TENSORFLOW = "there are no TensorFlow layers here: export.py --include litert writes .tflite, onnx writes .onnx"
-OF_TRACKERS = "no tracking service is called: results.csv has all figures, and --logger tensorboard their curves"
+OF_TRACKERS = "--logger wandb (mlflow, clearml, comet, tensorboard) follows a training; results.csv is always written"
 OF_TRAINING = "use train.run(data='my.yaml', epochs=10), which takes the options of the script as keywords"
 # name -> what to use instead; these can be imported, and say so when they are called
 REFUSED = {

@@ -1,6 +1,6 @@
 """Names of YOLOv5's utils.torch_utils and utils.autobatch that this project does not need itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,7 @@ from utils import dist
 from utils.autobatch import check_train_batch_size
 from utils.general import init_seeds
 from utils.logger import LOGGER
+from utils.torch_utils import de_parallel
 
 
 def smartCrossEntropyLoss(label_smoothing: float = 0.0) -> nn.CrossEntropyLoss:
@@ -84,3 +85,10 @@ def autobatch(model: nn.Module, imgsz: int = 640, fraction: float = 0.8, batch_s
         LOGGER.info(f"autobatch: memory cannot be measured here, using batch size {batch_size}")
         return batch_size
     return check_train_batch_size(model, imgsz)
+
+
+def log_tensorboard_graph(tb, model: nn.Module, imgsz: int | Sequence[int] = (640, 640)) -> None:
+    """Add the model's graph to a torch.utils.tensorboard.SummaryWriter, traced on an empty picture of imgsz px."""
+    height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    images = next(model.parameters()).new_zeros(1, 3, height, width)
+    tb.add_graph(torch.jit.trace(de_parallel(model), images, strict=False), [])

@@ -6,6 +6,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -173,6 +174,13 @@ def listed(call):
     return found[0]["image_id"] == 7 and found[0]["category_id"] == 6 and found[0]["bbox"] == [10, 20, 20, 40]
 
 
+def traced(log_tensorboard_graph):
+    graphs = []
+    writer = SimpleNamespace(add_graph=lambda graph, images: graphs.append(graph))
+    log_tensorboard_graph(writer, TINY, imgsz=(8, 8))
+    return graphs[0](torch.zeros(1, 3, 8, 8)).shape == TINY(torch.zeros(1, 3, 8, 8)).shape
+
+
 def pruned(prune):
     model = nn.Conv2d(3, 4, 3)
     prune(model, 0.5)
@@ -299,6 +307,7 @@ CALLS = {
     "smartCrossEntropyLoss": lambda f, d: f(0.1)(torch.zeros(1, 2), torch.tensor([0])) > 0.6,
     "smart_DDP": lambda f, d: raises((ValueError, RuntimeError), f, TINY),  # no process group here
     "torch_distributed_zero_first": lambda f, d: f(-1).__enter__() is None,
+    "log_tensorboard_graph": lambda f, d: traced(f),
     "device_count": lambda f, d: f() == torch.cuda.device_count(),
     "is_parallel": lambda f, d: f(TINY) is False and f(nn.DataParallel(TINY)),
     "find_modules": lambda f, d: f(TINY) == [1],
