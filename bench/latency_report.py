@@ -79,7 +79,7 @@ def plot(figures: list[Figure], file: Path, title: str) -> None:
             span = [[f.median_ms - f.low_ms for f in own], [f.high_ms - f.median_ms for f in own]]
             x = [runtimes.index(f.title) + (i - (len(models) - 1) / 2) * width for f in own]
             axis.bar(x, heights, width, yerr=span, capsize=2, color=unit_rgb(colors(i)), label=plain_text(model))
-        axis.set_xticks(range(len(runtimes)), runtimes)
+        axis.set_xticks(range(len(runtimes)), ["\n".join(title.rsplit(" ", 1)) for title in runtimes])
         axis.set(ylabel="ms", title=f"{size} px, {threads} thread{'s' * (threads != 1)}")
         axis.grid(axis="y", alpha=0.3)
     handles, labels = axes[0][0].get_legend_handles_labels()
