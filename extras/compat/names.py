@@ -135,7 +135,7 @@ OF_EVOLUTION = "train.py --evolve searches, and writes evolve.csv and evolve.png
 OF_RESULTS = "plot_results() of utils.plots draws a results.csv"
 OF_EXPORT = "use export.run(weights='best.pt', include=['onnx']); find_format() of models.backends knows the formats"
 OF_TENSORFLOW = "there are no TensorFlow layers here: export.py --include litert writes .tflite, onnx writes .onnx"
-OF_TRACKERS = "use --logger wandb (mlflow, clearml, comet, tensorboard) follows a training; results.csv is always written"
+OF_TRACKERS = "use --logger wandb (mlflow, clearml, comet, tensorboard); results.csv is written in any case"
 OF_TRAINING = "use train.run(data='my.yaml', epochs=10), which takes the options of the script as keywords"
 # name -> what to use instead; these can be imported, and say so when they are called
 REFUSED = {
