@@ -17,7 +17,7 @@ from engine.train.schedule import epoch_seed
 from models.yolo import DetectionModel
 from utils.callbacks import HOOKS, Callbacks
 from utils.checkpoint import load_checkpoint
-from utils.general import load_yaml
+from utils.general import load_yaml, usable_cores
 
 COLUMNS = (
     "epoch train/box_loss train/obj_loss train/cls_loss "
@@ -158,7 +158,7 @@ def test_gradients_left_at_the_end_of_an_epoch_are_stepped(train):
         ({"quad": True}, lambda t: len(rows(t)) == 2),
         ({"multi_scale": True, "image_weights": True}, lambda t: len(rows(t)) == 2),
         ({"amp": "bf16"}, lambda t: t.learner.amp is torch.bfloat16),
-        ({"cache": "ram", "workers": 2}, lambda t: t.loader.num_workers == 2),
+        ({"cache": "ram", "workers": 2}, lambda t: t.loader.num_workers == min(2, usable_cores())),
         ({"close_mosaic": 1}, lambda t: t.loader.dataset.mosaic_until == 1),
         ({"patience": 1, "epochs": 9, "hyp": {"lr0": 1e-9}}, lambda t: len(rows(t)) < 9),
         ({"imgsz": 70}, lambda t: t.opt.imgsz == 96),  # the next multiple of 32

@@ -14,7 +14,7 @@ from extras.segment.targets import polygons_to_masks
 from tests.conftest import SHARED, needs_shared
 from utils.boxes import xywhn2xyxy
 from utils.data.polygons import Polygons
-from utils.dataloaders import create_dataloader
+from utils.dataloaders import create_dataloader, is_enlarged
 
 PLAIN = dict.fromkeys(
     ("hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "mosaic",
@@ -141,17 +141,16 @@ def test_mixup_keeps_the_masks_of_both(white_stars):
 @pytest.mark.parametrize("overlap", [True, False])
 def test_quad(white_stars, overlap):
     dataset = LoadImagesAndMasks(white_stars, 160, augment=True, hyp=PLAIN, mask_ratio=1, overlap=overlap)
-    kinds = set()
     for first in range(6):
         group = [dataset[(first + k) % 6] for k in range(4)]
+        enlarged = is_enlarged([item[2] for item in group])  # by the paths, which differ from run to run
         images, targets, paths, _ = dataset.collate_fn4([*group, dataset[first]])
         assert images.shape == (2, 3, 320, 320) and len(paths) == 2
         assert targets.masks.shape == ((2 if overlap else len(targets)), 320, 320)
         assert targets.has_mask.tolist() == [True] * len(targets)
         for i in range(2):
             assert iou(images[i, 0] > 127, targets.image_masks(i).any(0)) >= 0.9
-        kinds.add(len(targets))
-    assert kinds == {2, 3, 5} or kinds == {2, 5}
+        assert len(targets) in ({2} if enlarged else {3, 5})
 
 
 EVERYTHING = [

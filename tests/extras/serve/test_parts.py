@@ -4,8 +4,10 @@ import asyncio
 import json
 import shutil
 import subprocess
+import time
 import venv
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 
 import cv2
@@ -21,6 +23,7 @@ from engine import options
 from engine.predict.run import build_detector
 from extras.serve.app import build_app
 from extras.serve.batcher import Batcher
+from extras.serve.gate import finished_within
 from extras.serve.intake import is_below, prefix_parts
 from extras.serve.metrics import Metrics, ModelMetrics
 from extras.serve.pictures import Memory, prepare
@@ -205,6 +208,23 @@ def test_openvino_serves_the_same_boxes(folder, checkpoint, pictures):
         ours, others = ask(), ask(model="other")
         assert [box["class"] for box in ours] == [box["class"] for box in others]
         assert [box["xmin"] for box in ours] == pytest.approx([box["xmin"] for box in others], abs=1)
+
+
+def test_a_cancellation_that_is_swallowed_is_repeated():
+    async def stubborn():
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+        await asyncio.sleep(60)
+
+    async def broken():
+        raise KeyError("a bug")
+
+    start = time.perf_counter()
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(finished_within(0.05, stubborn()))
+    assert time.perf_counter() - start < 30
+    with pytest.raises(KeyError, match="a bug"):
+        asyncio.run(finished_within(30, broken()))
 
 
 def test_an_answer_that_is_late_and_a_bug_inside(checkpoint, pictures, caplog):
