@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from engine.predict.detector import Detector, Prepared, Result
+from extras.serve.deadline import within
 from extras.serve.metrics import ModelMetrics
 
 
@@ -85,7 +86,7 @@ class Batcher:
             self.changed.clear()
             try:
                 rest_s = None if end_s is None else max(end_s - time.perf_counter(), 0)
-                await asyncio.wait_for(self.changed.wait(), rest_s)
+                await within(rest_s, self.changed.wait())
             except asyncio.TimeoutError:
                 return
 

@@ -3,8 +3,8 @@
 import asyncio
 import time
 import uuid
-from collections.abc import Coroutine
 
+from extras.serve.deadline import within
 from extras.serve.logs import log
 from extras.serve.service import Service
 from utils.logger import LOGGER
@@ -15,28 +15,10 @@ HEADERS = (
     (b"cache-control", b"no-store"),
     (b"x-frame-options", b"DENY"),
 )
-CANCEL_EVERY_S = 0.1
 LAST = ((b"connection", b"close"),)
 UNLOGGED = ("/healthz", "/readyz", "/metrics")  # asked every few seconds
 FAILED = b'{"detail":"the server has failed; its log says why"}'
 LATE = b'{"detail":"there was no time for this request"}'
-
-
-async def finished_within(seconds: float, work: Coroutine) -> None:
-    """Await `work`, cancelled and with a TimeoutError if it takes longer.
-
-    Unlike asyncio.wait_for this cancels again if a library on the way has swallowed the first time.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task}, timeout=seconds)
-        if not task.done():
-            raise asyncio.TimeoutError
-        task.result()  # raises what went wrong
-    finally:
-        while not task.done():
-            task.cancel()
-            await asyncio.wait({task}, timeout=CANCEL_EVERY_S)
 
 
 class Gate:
@@ -52,7 +34,7 @@ class Gate:
         answer = Answer(send, LAST if self.service.is_stopping else ())
         scope["facts"] = facts = {"id": answer.id}
         try:
-            await finished_within(self.timeout_s, self.app(scope, receive, answer.send))
+            await within(self.timeout_s, self.app(scope, receive, answer.send))
         except asyncio.TimeoutError:
             await answer.send_whole(503, LATE, (b"retry-after", b"5"))
         except Exception:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from extras.serve.deadline import within
 from extras.serve.pictures import Held
 
 FORM, JSON = "multipart/form-data", "application/json"
@@ -38,12 +39,12 @@ class Intake:
             raise self._too_large(f"{int(length):,}")
         try:
             if kind == JSON:
-                body = await asyncio.wait_for(self._whole(request, held), self.receive_s)
+                body = await within(self.receive_s, self._whole(request, held))
                 return await self._fetch_all(body, held)
             if kind == FORM:
-                return await asyncio.wait_for(self._form(request, held), self.receive_s)
+                return await within(self.receive_s, self._form(request, held))
             if kind.startswith(RAW):
-                return [await asyncio.wait_for(self._whole(request, held), self.receive_s)]
+                return [await within(self.receive_s, self._whole(request, held))]
         except asyncio.TimeoutError:
             raise HTTPException(408, f"the request has not come within {self.receive_s:g} s") from None
         raise HTTPException(
@@ -116,7 +117,7 @@ class Intake:
                 return b"".join([chunk async for chunk in self._counted(response.aiter_bytes(), held)])
 
         try:
-            return await asyncio.wait_for(read(), self.receive_s)
+            return await within(self.receive_s, read())
         except (httpx.HTTPError, asyncio.TimeoutError) as error:
             raise HTTPException(424, f"{name}: cannot be fetched ({type(error).__name__})") from None
 

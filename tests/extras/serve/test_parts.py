@@ -23,7 +23,7 @@ from engine import options
 from engine.predict.run import build_detector
 from extras.serve.app import build_app
 from extras.serve.batcher import Batcher
-from extras.serve.gate import finished_within
+from extras.serve.deadline import within
 from extras.serve.intake import is_below, prefix_parts
 from extras.serve.metrics import Metrics, ModelMetrics
 from extras.serve.pictures import Memory, prepare
@@ -221,10 +221,34 @@ def test_a_cancellation_that_is_swallowed_is_repeated():
 
     start = time.perf_counter()
     with pytest.raises(asyncio.TimeoutError):
-        asyncio.run(finished_within(0.05, stubborn()))
+        asyncio.run(within(0.05, stubborn()))
     assert time.perf_counter() - start < 30
     with pytest.raises(KeyError, match="a bug"):
-        asyncio.run(finished_within(30, broken()))
+        asyncio.run(within(30, broken()))
+
+
+@pytest.mark.parametrize("turns", range(5))
+def test_a_cancellation_is_not_lost_when_the_work_has_just_ended(turns):
+    async def story():
+        end = asyncio.get_running_loop().create_future()
+
+        async def work():
+            await end
+
+        async def outer():
+            await within(60, work())
+            await asyncio.sleep(60)
+
+        task = asyncio.ensure_future(outer())
+        await asyncio.sleep(0.01)
+        end.set_result(None)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task}, timeout=20)
+        return task.cancelled()
+
+    assert asyncio.run(story())
 
 
 def test_an_answer_that_is_late_and_a_bug_inside(checkpoint, pictures, caplog):
