@@ -41,7 +41,7 @@ class TrainHook:
 class ValHook:
     """A part that an extra adds to a validation of boxes, such as the choice of thresholds."""
 
-    nms: dict = {}  # the options of utils.nms.final_boxes by which its boxes are found
+    nms: dict = {}  # the options of utils.nms.final_boxes for its boxes; without any they are the validation's own
 
     def add(self, path: str, boxes: np.ndarray, truth: np.ndarray) -> None:
         """Take an image: its boxes [n, 6] (xyxy, confidence, class) and its true ones [m, 5] (class, xyxy), in pixels

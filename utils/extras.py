@@ -10,7 +10,7 @@ EXTRAS = {
     "classify": "classifiers",
     "clients": "--layout, --box-unit and --for",
     "compat": "names that only scripts for YOLOv5 use",
-    "compare": "compare.py and the evidence that val.py writes for it",
+    "compare": "compare.py, the evidence that val.py writes for it, and export.py --int8",
     "download": "downloads",
     "evolve": "--evolve",
     "export": "export.py",

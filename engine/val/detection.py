@@ -63,7 +63,9 @@ class DetectionEvaluator(Evaluator):
         targets_px = true_boxes * true_boxes.new_tensor([1, 1, width, height, width, height])
         with self.times("NMS", suppression):
             found = answered(self.suppress(predictions, targets_px), known)
-            found_for = [answered(self.suppress_for(hook, predictions), known) for hook in options.hooks]
+            found_for = [
+                answered(self.suppress_for(hook, predictions), known) if hook.nms else found for hook in options.hooks
+            ]
         targets_px = targets_px.cpu()
         for i, boxes in enumerate(found):
             truth = targets_px[targets_px[:, 0] == i, 1:]

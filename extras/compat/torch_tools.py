@@ -88,7 +88,10 @@ def autobatch(model: nn.Module, imgsz: int = 640, fraction: float = 0.8, batch_s
 
 
 def log_tensorboard_graph(tb, model: nn.Module, imgsz: int | Sequence[int] = (640, 640)) -> None:
-    """Add the model's graph to a torch.utils.tensorboard.SummaryWriter, traced on an empty picture of imgsz px."""
+    """Add the model's graph to a torch.utils.tensorboard.SummaryWriter.
+
+    It is traced on an empty picture; imgsz in pixels, the side or (height, width).
+    """
     height, width = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
     images = next(model.parameters()).new_zeros(1, 3, height, width)
     tb.add_graph(torch.jit.trace(de_parallel(model), images, strict=False), [])

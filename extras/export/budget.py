@@ -29,7 +29,8 @@ class Loss(NamedTuple):
 def loss(before: Measured, after: Measured) -> Loss:
     """Return what `after` loses against `before`, measured on the same images in the same order.
 
-    The bound is that of a paired bootstrap over the images, of which at least two are needed.
+    The bound is that of a paired bootstrap over the images, of which at least two are needed. ImportError without
+    extras/compare.
     """
     points = (before.ap - after.ap) * 100
     if len(before.images) < 2:
@@ -45,9 +46,7 @@ def loss(before: Measured, after: Measured) -> Loss:
 class ImageCollector(ValHook):
     """The images of a validation, matched with their true boxes as COCO's protocol does it."""
 
-    def __init__(self, opt, names: dict[int, str]):
-        """opt: the options of val.py, by which boxes are found."""
-        self.nms = {key: getattr(opt, key) for key in ("conf_thres", "iou_thres", "max_det")} | {"multi_label": True}
+    def __init__(self, names: dict[int, str]):
         self.evidence = load_extra("compare.records").Evidence(names)
 
     def add(self, path, boxes, truth) -> None:

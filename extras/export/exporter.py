@@ -284,7 +284,7 @@ class Job:
         opt = options.from_kwargs("val", {"workers": workers, "imgsz": max(self.imgsz), "square": True})
         opt.split, opt.device = "val", "cpu"
         model = DetectMultiBackend(file, self.opt.device, threads=self.opt.threads)
-        collector = ImageCollector(opt, model.names)
+        collector = ImageCollector(model.names)
         result = validation.measure(opt, model, self.data, hooks=(collector,))
         seconds = []
         for image in self.images[:TIMED_IMAGES]:
