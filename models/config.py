@@ -16,6 +16,7 @@ from utils.logger import LOGGER
 MODEL_KEYS = (
     "nc ch names anchors depth_multiple width_multiple channel_multiple activation inplace backbone head".split()
 )
+MAX_NUMBER = 2**53  # Whole numbers up to it are exact as floats; infinity and nan are beyond it.
 MAX_TEXT = 1000  # characters of an argument: Python's parser takes much memory for deep brackets
 ACTIVATIONS = (
     "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh Identity LeakyReLU LogSigmoid Mish PReLU ReLU ReLU6 RReLU "
@@ -36,6 +37,8 @@ def load_cfg(cfg) -> dict:
     for key in ("nc", "backbone", "head"):
         if key not in content:
             raise ValueError(f"{source}: key '{key}' is missing; found {', '.join(map(str, content))}")
+    for key in ("anchors", "backbone", "head"):
+        check_numbers(content.get(key), f"{source}: {key}")
     for key in ("backbone", "head"):
         if not isinstance(content[key], list):
             raise ValueError(f"{source}: '{key}' must be a list of rows, found {brief(content[key])}")
@@ -46,6 +49,15 @@ def load_cfg(cfg) -> dict:
     if type(ch := content.get("ch", 3)) is not int or not 0 < ch <= MAX_CHANNELS:
         raise ValueError(f"{source}: ch: expected a number of channels, found {brief(ch)}")
     return content
+
+
+def check_numbers(value: Any, where: str) -> None:
+    """Raise a ValueError that begins with `where` for a number in nested lists and mappings that no model can mean."""
+    if isinstance(value, (int, float)) and not abs(value) <= MAX_NUMBER:
+        raise ValueError(f"{where}: expected numbers up to {MAX_NUMBER:g}, found {brief(value)}")
+    parts = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+    for part in parts if isinstance(parts, (list, tuple)) else ():
+        check_numbers(part, where)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import nn
 
 from models import common, experimental, heads
 from models.backbone import BACKBONES, is_backbone
-from models.config import ACTIVATIONS, MAX_TEXT, ModelSettings, parse_activation
+from models.config import ACTIVATIONS, MAX_TEXT, ModelSettings, check_numbers, parse_activation
 from utils.console.text import brief, did_you_mean
 
 
@@ -184,11 +184,13 @@ def resolve(value, settings: ModelSettings):
     if re.fullmatch(r"nn\.\w+\(.*\)", value.strip()):
         return parse_activation(value)
     try:
-        return ast.literal_eval(value.strip())
+        literal = ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         if re.match(r"""[\s\-+]*[\d(\[{'"]""", value) and not re.search(r"\.\w{2,}$", value):
             raise ValueError(f"argument {brief(value)} is not a valid Python literal") from None
         return value
+    check_numbers(literal, "argument")
+    return literal
 
 
 def build(cls: Callable, args: list, keywords: dict, settings: ModelSettings) -> nn.Module:

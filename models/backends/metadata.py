@@ -112,7 +112,7 @@ class Metadata:
             )
         try:
             values["names"] = {int(key): str(name) for key, name in names.items()}
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # the last for infinity
             raise ValueError(f"{where}: expected names by class number, found {brief(names)}") from None
         values = {"stride": stride, "strides": [], "imgsz": [], **values}
         for name, (expected, fits) in FIELDS.items():

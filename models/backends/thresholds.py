@@ -3,7 +3,6 @@
 Plain data: in a checkpoint under meta["thresholds"], in an exported file in the metadata. Free of torch.
 """
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -64,6 +63,5 @@ class Thresholds:
 def _are_shares(values: Any) -> bool:
     """Tell whether it is a list of numbers from 0 to 1."""
     return isinstance(values, list) and all(
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
-        for value in values
+        isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1 for value in values
     )

@@ -1,6 +1,7 @@
 """Models from YAML: rows, indices, backbones anywhere, errors that name the row, fusing, TTA, the script."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -460,3 +461,21 @@ def test_edgevit_files_have_one_neck():
         assert (cfg["nc"], cfg["depth_multiple"], cfg["width_multiple"]) == (80, 1.0, 1.0)
         shapes.append([(row[0], row[1], row[2]) for row in [cfg["backbone"][1], *cfg["head"]]])
     assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize(
+    "number", [math.inf, math.nan, -1e308, 10**400, "1e999", f"[{'9' * 300}]"], ids=lambda n: str(n)[:9]
+)
+@pytest.mark.parametrize("place", ["argument", "kernel", "anchors", "repeats"])
+def test_numbers_that_no_model_can_mean(tiny_model_cfg, number, place):
+    cfg = copy.deepcopy(tiny_model_cfg)
+    row = cfg["backbone"][0]
+    if place == "anchors":
+        cfg["anchors"][0][0] = number
+    elif place == "repeats":
+        row[1] = number
+    else:
+        row[3][place == "kernel"] = number
+    with pytest.raises(ValueError) as caught:
+        DetectionModel(cfg)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 800

@@ -15,6 +15,7 @@ from utils.extras import EXTRAS, missing_extra
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERRUPTED, TERMINATED, PIPE_CLOSED = 130, 143, 141  # 128 and the signal's number, as shells have it
+MAX_LINE = 1000  # characters
 # pattern in the message of an error that is nobody's mistake -> advice
 ADVICE = {
     r"bus error|shared memory|/torch_\d+": "the data-loading processes need more shared memory than /dev/shm has: "
@@ -125,7 +126,12 @@ def _line(error: Exception) -> str:
     if not isinstance(error, (ValueError, TypeError, ImportError, OSError)):
         return ""
     frames = traceback.extract_tb(error.__traceback__)
-    return text if isinstance(error, OSError) or _is_ours(frames[-1].filename) else ""
+    return _shortened(text) if isinstance(error, OSError) or _is_ours(frames[-1].filename) else ""
+
+
+def _shortened(text: str) -> str:
+    """Cut lines that a value from a file, such as a name of thousands of characters, has made long."""
+    return "\n".join(line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}..." for line in text.splitlines())
 
 
 def _is_ours(file: str) -> bool:

@@ -15,6 +15,7 @@ from utils.files.yaml import load_yaml
 from utils.general import ROOT, check_yaml
 from utils.logger import LOGGER
 
+MAX_PATH_BYTES, MAX_NAME_BYTES = 2048, 255
 MAX_CLASSES = 100_000  # several times as many as the largest public data sets have
 MAX_NAME = 200  # characters
 MAX_SIDE_PX, MAX_COUNT = 1 << 16, 1_000_000  # whatever is larger is a mistake
@@ -97,6 +98,14 @@ def _check_keys(config: dict, where: str) -> None:
         if config.get(key) is not None and not isinstance(config[key], kind):
             expected = "mapping" if kind is dict else "folder"
             raise ValueError(f"{where}: '{key}' must be a {expected}, found {brief(config[key])}")
+    if not _may_exist(config.get("path") or ""):
+        raise ValueError(f"{where}: 'path' must be a folder, found {brief(config['path'])}")
+
+
+def _may_exist(path: str | Path) -> bool:
+    """Tell whether a path and its parts are as short as file systems want them."""
+    whole = str(path).encode("utf-8", "surrogatepass")
+    return len(whole) <= MAX_PATH_BYTES and all(len(part) <= MAX_NAME_BYTES for part in whole.split(b"/"))
 
 
 def check_names(config: dict, where: str) -> dict[int, str]:
@@ -139,7 +148,7 @@ def _split_entries(config: dict, split: str, where: str, is_required: bool) -> l
     if is_required and not entries:
         raise ValueError(f"{where}: no '{split}': expected a folder, a list file (.txt), or a list of those")
     entries = entries if isinstance(entries, list) else [entries]
-    if not all(isinstance(entry, (str, Path)) for entry in entries):
+    if not all(isinstance(entry, (str, Path)) and _may_exist(entry) for entry in entries):
         raise ValueError(f"{where}: '{split}' must be a path or a list of paths, found {brief(config[split])}")
     return [str(entry) for entry in entries]
 

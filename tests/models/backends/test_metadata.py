@@ -1,5 +1,6 @@
 """Metadata behind a file: written, replaced and read, whatever stands before it."""
 
+import math
 import zipfile
 
 import pytest
@@ -66,3 +67,17 @@ def test_damaged_metadata(file, content, message):
         archive.writestr("metadata.json", content)
     with pytest.raises(ValueError, match=f"a.tflite.*{message}"):
         read_appended(file)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"names": {math.inf: "a"}},
+        {"names": ["a"], "thresholds": {"conf": [10**400]}},
+        {"names": ["a"], "batch": math.inf},
+    ],
+    ids=lambda fields: str(fields)[:40],
+)
+def test_numbers_that_no_field_can_mean(fields):
+    with pytest.raises(ValueError, match="^here: "):
+        Metadata.from_dict(fields, "here")

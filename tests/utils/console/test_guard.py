@@ -128,3 +128,9 @@ def test_an_error_that_a_worker_passes_on(capsys, file, code):
     else:
         assert guard.main_guard(fail) == code
         assert capsys.readouterr().err == "error: a.jpg: cannot be read: it is cut\n"
+
+
+@pytest.mark.parametrize("body", ["Path('x' * 9000).exists()", "Path('x' * 9000 + '.yaml').read_text()"])
+def test_a_long_name_makes_no_long_line(tmp_path, body):
+    code, out, err = run(tmp_path, body)
+    assert (code, out, err.count("\n")) == (1, "", 1) and len(err) < guard.MAX_LINE + 50 and "too long" in err

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from utils.data.config import check_dataset
+from utils.files.yaml import save_yaml
 from utils.general import ROOT
 
 GOOD = {"train": "images/train", "val": "images/val", "names": ["cat", "dog"]}
@@ -372,3 +373,13 @@ def test_interrupted_unpacking_leaves_no_folder_that_looks_complete(folder, serv
     monkeypatch.undo()
     check_dataset(file)
     assert server.paths == ["/new.zip"]
+
+
+@pytest.mark.parametrize("key", ["path", "train", "val"])
+@pytest.mark.parametrize("value", ["x" * 3000, "a/" * 2000, f"a/{'ä' * 200}"], ids=["long name", "deep", "bytes"])
+def test_paths_that_no_file_system_has(tmp_path, key, value):
+    file = tmp_path / "data.yaml"
+    save_yaml(file, {"train": "a", "val": "b", "names": ["x"]} | {key: value})
+    with pytest.raises(ValueError, match=f"'{key}' must be a ") as caught:
+        check_dataset(file, required=())
+    assert len(str(caught.value)) < 600
