@@ -41,7 +41,7 @@ def open_source(
     items = [str(item).strip() for item in source] if isinstance(source, (list, tuple)) else [str(source).strip()]
     if not items or not all(items):
         raise ValueError("--source is empty: expected a file, folder, glob, list, URL, stream, screen or webcam index")
-    if items[0].lower().split()[0] == "screen" and not Path(items[0]).exists():
+    if items[0].lower().split()[0] == "screen" and not os.path.exists(items[0]):
         return ScreenSource(" ".join(items))
     if items[0].endswith(".streams"):
         items = [line for _, line in read_list(items[0])]
@@ -67,7 +67,7 @@ def is_stream(text: str) -> bool:
 
 def read_list(path: str) -> list:
     """Return (line number, text) of the lines of a list file that are neither blank nor comments (#)."""
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"list file '{path}' does not exist")
     texts = [line.strip() for line in read_text(path).splitlines()]
     lines = [(number, text) for number, text in enumerate(texts, 1) if text and not text.startswith("#")]
@@ -87,11 +87,12 @@ def files_of(item: str) -> list:
     if is_url(item):
         return [item]
     path = Path(item).expanduser()
-    if not path.exists() and (ROOT / path).exists():
+    # Those of os.path answer for a name that is too long as well.
+    if not os.path.exists(path) and os.path.exists(ROOT / path):
         path = ROOT / path
-    if path.is_dir():
+    if os.path.isdir(path):
         return keep_supported([str(file) for file in path.iterdir()], f"folder '{item}'")
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix.lower() == ".txt":
             return files_of_list(path)
         if suffix_of(str(path)) not in IMG_FORMATS + VID_FORMATS:
@@ -106,13 +107,13 @@ def files_of_list(path: Path) -> list:
     """Return the files that a list file names, relative to the working folder or else to the list's own."""
     files = []
     for number, line in read_list(str(path)):
-        beside = path.parent / line
+        is_beside = not (is_url(line) or os.path.exists(line)) and os.path.exists(path.parent / line)
         if is_stream(line):
             raise ValueError(
                 f"{path}:{number}: '{shown(line)}' is a stream: the name of a list of streams ends in .streams"
             )
         try:
-            files += files_of(str(beside) if not is_url(line) and not Path(line).exists() and beside.exists() else line)
+            files += files_of(str(path.parent / line) if is_beside else line)
         except (FileNotFoundError, ValueError) as error:
             raise type(error)(f"{path}:{number}: {error}") from None
     return files

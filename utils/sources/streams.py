@@ -1,10 +1,10 @@
 """Live sources: webcams and network streams, several at once, and the screen. Each yields lists of Frames."""
 
+import os
 import re
 import sys
 import threading
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ class Stream:
         self.address, self.name = address, shown(address)
         self.vid_stride = vid_stride
         self.changed, self.reconnect_s = changed, reconnect_s
-        self.local = Path(address).is_file()  # A video in the place of a camera is played at its own speed, once.
+        self.local = os.path.isfile(address)  # A video in the place of a camera is played at its own speed, once.
         self.newest = None  # (number, image, Unix time of its arrival) that nobody has taken yet
         self.number = 0  # frames so far
         self.ended = False
@@ -101,7 +101,7 @@ class StreamSource:
         for address in addresses:
             if re.search(r"https?://(www\.)?youtu(be\.com|\.be)/", address):
                 raise ValueError(f"{shown(address)} is a web page: give the address that `yt-dlp -g` prints for it")
-            if sys.platform == "linux" and address.isnumeric() and not Path(f"/dev/video{address}").exists():
+            if sys.platform == "linux" and address.isnumeric() and not os.path.exists(f"/dev/video{address}"):
                 raise ConnectionError(f"webcam {address} could not be opened: there is no /dev/video{address}")
         self.addresses = addresses
         self.vid_stride, self.reconnect_s = vid_stride, reconnect_s

@@ -156,6 +156,8 @@ def test_a_name_with_brackets_is_a_file_before_it_is_a_glob(tmp_path):
         ("missing.streams", FileNotFoundError, ["list file 'missing.streams'"]),
         ("blank.txt", ValueError, ["blank.txt", "found no line"]),
         ("bad.txt", FileNotFoundError, ["bad.txt:2", "nowhere.jpg"]),
+        ("long.txt", FileNotFoundError, ["long.txt:1", "does not exist"]),
+        ("n" * 3000, FileNotFoundError, ["does not exist"]),
         ("live.txt", ValueError, ["live.txt:2: 'rtsp://***@camera/1' is a stream", "ends in .streams"]),
         (["good.png", "0"], ValueError, ["cannot be mixed"]),
         ("screen 1 2", ValueError, ["screen [n] [left top width height]"]),
@@ -171,6 +173,7 @@ def test_a_source_that_cannot_work_says_why(tmp_path, monkeypatch, source, error
     (tmp_path / "blank.txt").write_text("\n# nothing\n")
     write_image(tmp_path / "good.png")
     (tmp_path / "bad.txt").write_text("good.png\nnowhere.jpg\n")
+    (tmp_path / "long.txt").write_text("n" * 5000 + ".jpg\n")
     (tmp_path / "live.txt").write_text("good.png\nrtsp://me:secret@camera/1\n")
     with pytest.raises(error) as caught:
         open_source(source)
