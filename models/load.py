@@ -56,10 +56,11 @@ def model_of(ckpt: Checkpoint, file: Path | str, fuse: bool = False) -> nn.Modul
         return class_for(ckpt.task).from_checkpoint(ckpt, fuse=fuse)
 
 
-def attempt_load(weights, device=None, inplace: bool = True, fuse: bool = True) -> nn.Module:
+def attempt_load(weights, device=None, inplace: bool = True, fuse: bool = True, map_location=None) -> nn.Module:
     """Return the model of a checkpoint file, or an Ensemble from a list of several: float32, in eval mode.
 
     inplace: a detection head may overwrite its own maps. fuse: fold the batch-norms, for inference only.
+    map_location: what `device` was called until YOLOv5 v6.1.
     Raises ValueError where the models of a list differ in their class names, or do not detect.
     """
     paths = weights if isinstance(weights, (list, tuple)) else [weights]
@@ -71,7 +72,7 @@ def attempt_load(weights, device=None, inplace: bool = True, fuse: bool = True) 
         model = model_of(ckpt, path, fuse)
         if ckpt.task != "classify":
             model.inplace = model.head.inplace = inplace
-        models.append(model.to(device or "cpu").eval())
+        models.append(model.to(device or map_location or "cpu").eval())
         if model.names != models.names:
             expected = f"expected the class names of the first model, {models.names}"
             raise ValueError(f"{path}: {expected}, found {model.names}")

@@ -25,7 +25,7 @@ from models.heads import Detect, Segment
 from models.limits import Meter, limited_to, watched
 from models.onednn import use_pointwise
 from utils.console.text import aligned, brief
-from utils.extras import lazy
+from utils.extras import lazy, load_extra
 from utils.files.values import same_kind
 from utils.files.yaml import load_yaml
 from utils.general import check_yaml
@@ -181,6 +181,10 @@ class BaseModel(nn.Module):
     def info(self, verbose=False, img_size=640) -> str:
         """Log and return layers, parameters, gradients and GFLOPs at `img_size` px."""
         return model_info(self, verbose, img_size)
+
+    def autoshape(self) -> nn.Module:
+        """Return the model with a shell for pictures of any kind and size, as scripts for YOLOv5 v5 get it."""
+        return load_extra("hub.autoshape").AutoShape(self)
 
 
 class DetectionModel(BaseModel):

@@ -27,8 +27,8 @@ from utils.extras import lazy, load_extra
 from utils.logger import LOGGER
 from utils.timing import UNTIMED
 
-# names that YOLOv5 users import from here, owned by another module
-MOVED = dict.fromkeys(("LoadImages", "LoadStreams", "LoadScreenshots", "VID_FORMATS"), "utils.sources.files")
+# A name that YOLOv5 users import from here, owned by another module.
+MOVED = {"VID_FORMATS": "utils.sources.files"}
 WARP_KEYS = ("degrees", "translate", "scale", "shear", "perspective")
 
 __getattr__ = lazy(MOVED, __name__)

@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from utils.data.images import find_images, image_size
 from utils.data.labels import image_to_label_path, parse_labels
 from utils.files import read_text
-from utils.sources.files import open_source, to_model_input
 
 HELP_URL = "See docs/data.md"
 EXIF_ORIENTATION = 274
@@ -48,25 +47,6 @@ class InfiniteDataLoader(DataLoader):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **{"persistent_workers": kwargs.get("num_workers", 0) > 0, **kwargs})
-
-
-class LoadWebcam:
-    """A webcam or stream: yields (address, image [3, H, W] RGB, original [H, W, 3] BGR, None, "")."""
-
-    mode = "webcam"
-
-    def __init__(self, pipe="0", img_size: int = 640, stride: int = 32):
-        self.source = open_source(str(pipe))
-        self.img_size, self.stride = img_size, stride
-
-    def __iter__(self):
-        for frames in self.source:
-            for frame in frames:
-                picture = to_model_input(frame.image, self.img_size, self.stride)
-                yield frame.path, picture, frame.image, None, ""
-
-    def __len__(self) -> int:
-        return 0
 
 
 def img2label_paths(img_paths) -> list[str]:

@@ -30,6 +30,7 @@ LAYERS = (
 RANKS = "RANK LOCAL_RANK WORLD_SIZE"
 DOWNLOADS = "is_url curl_download safe_download download_all"
 AUGMENTATIONS = "letterbox augment_hsv copy_paste mixup random_perspective box_candidates"
+LOADERS = "LoadImages LoadStreams LoadScreenshots LoadWebcam"
 PIXELS = "hist_equalize replicate cutout"
 EVALUATION = "process_batch save_one_txt save_one_json"
 
@@ -55,12 +56,13 @@ TABLE = {
         HERE + "constants": f"{RANKS} PIN_MEMORY",
         HERE + "general": "TQDM_BAR_FORMAT BAR_FORMAT=TQDM_BAR_FORMAT",
         HERE + "data": "HELP_URL help_url=HELP_URL get_hash exif_size exif_transpose seed_worker InfiniteDataLoader "
-        "LoadWebcam img2label_paths autosplit verify_image_label",
+        "img2label_paths autosplit verify_image_label",
+        HERE + "loaders": LOADERS,
         HERE + "pixels": PIXELS,
     },
     "utils.datasets": {
         "utils.data.images": "IMG_FORMATS img_formats=IMG_FORMATS IMAGE_EXTENSIONS=IMG_FORMATS",
-        "utils.sources.files": "VID_FORMATS vid_formats=VID_FORMATS LoadImages LoadStreams LoadScreenshots",
+        "utils.sources.files": "VID_FORMATS vid_formats=VID_FORMATS",
         "utils.dataloaders": "LoadImagesAndLabels create_dataloader",
     },
     "utils.augmentations": {

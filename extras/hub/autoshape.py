@@ -52,6 +52,9 @@ class AutoShape(nn.Module):
         self.yaml, self.nc, self.hyp = (getattr(model, name, None) for name in ("yaml", "nc", "hyp"))
         self.pt = isinstance(model, nn.Module)
         self.imgsz = getattr(model, "imgsz", None) or DEFAULT_IMGSZ_PX
+        if isinstance(layers := getattr(model, "model", None), nn.Sequential):
+            # YOLOv5 from v6 on has one shell more: its scripts take a layer as model.model.model.model[-2].
+            vars(layers)["model"] = layers
         self.stride = max(MIN_STRIDE_PX, int(torch.as_tensor(model.stride).max()))
 
     @torch.no_grad()

@@ -42,6 +42,11 @@ class Results:
     def __len__(self) -> int:
         return self.n
 
+    @property
+    def imgs(self) -> list[np.ndarray]:
+        """The images, as YOLOv5 until v6.1 calls `ims`."""
+        return self.ims
+
     def __repr__(self) -> str:
         return f"{type(self).__name__} of {counted(self.n, 'image')}\n{self}"
 

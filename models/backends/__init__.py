@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from models.backends.base import Backend
 from models.backends.bfloat16 import judged
 from utils.console.text import did_you_mean
@@ -140,6 +142,8 @@ class DetectMultiBackend:
     OF_THE_BACKEND are the runtime's (see Backend), and exactly one of .pt .jit .onnx .engine ... tells the format.
     """
 
+    saved_model = pb = edgetpu = tfjs = paddle = triton = nhwc = False  # YOLOv5's formats that are not here
+
     def __init__(
         self, weights, device="", dnn: bool = False, data=None, fp16: bool = False, fuse: bool = True, threads: int = 0,
         trust_torchscript: bool = False,
@@ -188,13 +192,15 @@ class DetectMultiBackend:
             files = ", ".join(map(str, self.files))
             raise ValueError(f"{files}: expected a model for '{task}', found one for '{self.task}'")
 
-    def forward(self, im, augment: bool = False, visualize=False):
+    def forward(self, im, augment: bool = False, visualize=False, val: bool = False):
         """Return what the model gives for RGB images [B, 3, H, W] in 0 to 1, by its task:
 
         detect    predictions [B, N, 5 + nc]: xywh in pixels, objectness, class scores; if .end2end, boxes
                   [B, max_det, 6]: xyxy in pixels, confidence, class
         segment   (predictions [B, N, 5 + nc + nm], prototypes [B, nm, H / 4, W / 4]), nm mask coefficients at the end
         classify  logits [B, nc]
+
+        val: given by v6.1's scripts, not used.
         """
         return self.backend.forward(im, augment=augment, visualize=visualize)
 
@@ -204,12 +210,18 @@ class DetectMultiBackend:
         """Do as forward(), without gradients, for uint8 RGB images [B, H, W, 3]."""
         return self.backend.predict(images, augment=augment, visualize=visualize)
 
+    def from_numpy(self, x):
+        """Return an array as a tensor on the model's device, and anything else as it is, as v7's scripts do."""
+        import torch
+
+        return torch.from_numpy(x).to(self.device) if isinstance(x, np.ndarray) else x
+
     def eval(self):
         """Return this object: a runtime always is in inference mode. Scripts call it as they would a module's."""
         return self
 
-    def warmup(self, imgsz=(1, 3, 640, 640)) -> None:
-        """Spend the one-time costs of the first forward of this shape now."""
+    def warmup(self, imgsz=(1, 3, 640, 640), half: bool | None = None) -> None:
+        """Spend the one-time costs of the first forward of this shape now. half: given by v6.0's scripts, not used."""
         self.backend.warmup(imgsz)
 
 

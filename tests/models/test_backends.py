@@ -32,6 +32,19 @@ def test_attributes(weights):
         _ = model.colour
 
 
+def test_calls_of_scripts_for_yolov5(weights):
+    model = DetectMultiBackend(weights)
+    assert not (model.triton or model.saved_model or model.pb or model.edgetpu or model.tfjs or model.nhwc)
+    assert model.warmup(imgsz=(1, 3, 64, 64), half=False) is None  # v6.0
+    images = model.from_numpy(np.zeros((1, 3, 64, 64), np.float32))  # v7
+    assert isinstance(images, torch.Tensor) and model.from_numpy(images) is images
+    expected = attempt_load(weights, map_location="cpu")(images)[0]  # until v6.1
+    torch.testing.assert_close(model(images, augment=False, val=True), expected)  # v6.1
+    assert attempt_load(weights, torch.device("cpu")).names == attempt_load(weights, map_location=None).names
+    boxes = attempt_load(weights).autoshape()(np.zeros((64, 64, 3), np.uint8))  # v5
+    assert boxes.xyxy[0].shape[1] == 6
+
+
 def test_forward_gives_the_models_own_predictions(weights):
     images = random_images()
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255

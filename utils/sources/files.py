@@ -1,7 +1,7 @@
 """Where pictures come from: files, folders, globs, lists, videos, URLs, webcams, network streams, the screen.
 
 `open_source(...)` looks at what it is given and returns an object that yields lists of Frames; a list holds the frames
-that may go through a model together. LoadImages, LoadStreams and LoadScreenshots yield YOLOv5's tuples instead.
+that may go through a model together.
 """
 
 import glob
@@ -10,10 +10,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import cv2
-import numpy as np
 
-from utils.augmentations import letterbox
-from utils.data.images import IMG_FORMATS, chw_rgb, read_image
+from utils.data.images import IMG_FORMATS, read_image
 from utils.data.walk import matching
 from utils.files import read_text
 from utils.general import ROOT
@@ -198,77 +196,3 @@ class FileSource:
                 LOGGER.warning(f"{origin['path']} ends after frame {number} of {count}")
         finally:
             capture.release()
-
-
-def to_model_input(image_bgr: np.ndarray, img_size=640, stride: int = 32, auto: bool = True) -> np.ndarray:
-    """Return a letterboxed image as contiguous uint8 RGB [3, H, W]."""
-    return chw_rgb(letterbox(image_bgr, img_size, stride=stride, auto=auto)[0])
-
-
-class LoadImages:
-    """YOLOv5's loader of files: yields (path, image [3, H, W] RGB, original [H, W, 3] BGR, capture or None, text).
-
-    `transforms`, if given, makes the image from the original. Raises ValueError at a file that cannot be read.
-    """
-
-    def __init__(self, path, img_size=640, stride=32, auto=True, transforms=None, vid_stride=1):
-        self.source = open_source(path, vid_stride)
-        if not isinstance(self.source, FileSource):
-            raise ValueError(f"LoadImages reads files, found '{path}': use LoadStreams or LoadScreenshots")
-        self.files = self.source.files
-        self.nf = len(self.files)
-        self.transforms = transforms or (lambda image: to_model_input(image, img_size, stride, auto))
-        self.mode = "image"
-        self.cap = None
-
-    def __len__(self):
-        return self.nf
-
-    def __iter__(self):
-        for frame in self.source.frames():
-            if frame.error:
-                raise ValueError(frame.error)
-            self.mode, self.cap = frame.kind, frame.capture
-            yield frame.path, self.transforms(frame.image), frame.image, frame.capture, f"{frame.title()}: "
-
-
-class LoadStreams:
-    """YOLOv5's loader of streams: yields (addresses, images [n, 3, H, W] RGB, originals, None, "") of newest frames.
-
-    Only streams with a new frame are in a tuple. Images of different sizes are padded to squares of img_size.
-    """
-
-    mode = "stream"
-
-    def __init__(self, sources="file.streams", img_size=640, stride=32, auto=True, transforms=None, vid_stride=1):
-        self.source = open_source(sources, vid_stride)
-        if not isinstance(self.source, StreamSource):
-            raise ValueError(f"LoadStreams reads webcams and streams, found '{sources}'")
-        self.sources = self.source.addresses
-        self.shape = (img_size, stride, auto)
-        self.transforms = transforms
-
-    def __len__(self):
-        return len(self.sources)
-
-    def __iter__(self):
-        img_size, stride, auto = self.shape
-        for frames in self.source:
-            originals = [frame.image for frame in frames]
-            rect = auto and len({image.shape for image in originals}) == 1
-            transform = self.transforms or (lambda image, rect=rect: to_model_input(image, img_size, stride, rect))
-            yield [f.path for f in frames], np.stack([transform(image) for image in originals]), originals, None, ""
-
-
-class LoadScreenshots:
-    """YOLOv5's loader of the screen: yields (name, image [3, H, W] RGB, original [H, W, 3] BGR, None, text)."""
-
-    mode = "stream"
-
-    def __init__(self, source, img_size=640, stride=32, auto=True, transforms=None):
-        self.source = ScreenSource(source)
-        self.transforms = transforms or (lambda image: to_model_input(image, img_size, stride, auto))
-
-    def __iter__(self):
-        for (frame,) in self.source:
-            yield frame.path, self.transforms(frame.image), frame.image, None, f"{frame.title()}: "

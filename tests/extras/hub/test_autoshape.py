@@ -4,6 +4,7 @@ The detector here finds red: it answers with the box of the red pixels, so that 
 colour order shows up as a wrong box.
 """
 
+import copy
 import http.server
 import threading
 
@@ -17,6 +18,7 @@ from torch import nn
 from engine.predict.names import safe_name
 from extras.hub.autoshape import AutoShape, batch_shape, load_images
 from extras.hub.detections import Detections
+from models.yolo import DetectionModel
 from tests.conftest import SHARED, needs_shared
 from utils.data.images import read_image
 
@@ -258,6 +260,17 @@ def test_an_empty_table_has_the_types_of_a_full_one(model):
         full, empty = getattr(tables, field)
         assert len(full) == 1 and len(empty) == 0 and (full.dtypes == empty.dtypes).all()
     assert not tables.xyxy[1]["name"].str.contains("red").any()
+
+
+def test_layers_are_found_as_in_each_version():
+    model = AutoShape(DetectionModel("yolov5n.yaml"))
+    head = model.model.model[-1]  # v5
+    assert type(head).__name__ == "Detect" and model.model.model.model[-1] is head  # from v6 on
+    copied = copy.deepcopy(model)
+    assert copied.model.model.model is copied.model.model is not model.model.model
+    assert list(model.state_dict()) == list(copied.state_dict()) and len(list(model.modules())) > 10
+    results = model(red_image(), size=64)
+    assert results.imgs is results.ims  # until v6.1
 
 
 def test_attributes_that_scripts_of_yolov5_read(model):

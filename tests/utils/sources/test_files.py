@@ -21,9 +21,6 @@ from utils.data.images import IMG_FORMATS, find_images
 from utils.sources.files import (
     VID_FORMATS,
     FileSource,
-    LoadImages,
-    LoadScreenshots,
-    LoadStreams,
     expand,
     is_stream,
     open_source,
@@ -455,45 +452,6 @@ def test_screen_without_the_package_or_the_monitor(monkeypatch):
     monkeypatch.setitem(sys.modules, "mss", fake_mss())
     with pytest.raises(ValueError, match="screen 7: expected a number from 0 to 2"):
         next(iter(ScreenSource("screen 7")))
-
-
-def test_load_images_yields_yolov5_tuples(tmp_path):
-    write_image(tmp_path / "a.png", 10, (48, 64))
-    write_video(tmp_path / "b.mp4", 2)
-    loader = LoadImages(tmp_path, img_size=64, stride=32)
-    assert len(loader) == 2
-    (path, im, im0, cap, text), *video = list(loader)
-    assert path == str(tmp_path / "a.png") and im.shape == (3, 64, 64) and im0.shape == (48, 64, 3)
-    assert im.flags.c_contiguous and im.dtype == np.uint8 and im[0, 0, 0] == 114 and im[0, 32, 32] == 10
-    assert cap is None and text == f"image 1/2 {path}: "
-    assert len(video) == 2 and video[0][4] == f"video 2/2 (1/2) {tmp_path / 'b.mp4'}: " and loader.mode == "video"
-    (tmp_path / "a.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match="a.png"):
-        next(iter(LoadImages(tmp_path)))
-
-
-def test_load_images_gives_rgb(tmp_path):
-    image = np.zeros((32, 32, 3), np.uint8)
-    image[:] = (1, 2, 3)  # blue, green, red
-    cv2.imwrite(str(tmp_path / "a.png"), image)
-    _, im, im0, *_ = next(iter(LoadImages(tmp_path, img_size=32)))
-    assert im[:, 0, 0].tolist() == [3, 2, 1] and im0[0, 0].tolist() == [1, 2, 3]
-
-
-def test_load_streams_and_screenshots(tmp_path, monkeypatch):
-    (tmp_path / "x.streams").write_text(str(write_video(tmp_path / "a.mp4", 3, fps=50)))
-    loader = LoadStreams(str(tmp_path / "x.streams"), img_size=64)
-    assert len(loader) == 1
-    paths, im, im0, cap, text = list(loader)[-1]
-    assert im.shape == (1, 3, 64, 64) and im0[0].shape == (48, 64, 3) and (cap, text) == (None, "")
-    assert paths == [str(tmp_path / "a.mp4")]
-    monkeypatch.setitem(sys.modules, "mss", fake_mss())
-    path, im, im0, cap, text = next(iter(LoadScreenshots("screen 1", img_size=64)))
-    assert path == "screen 1" and im.shape == (3, 64, 64) and im0.shape == (30, 40, 3)
-    with pytest.raises(ValueError, match="LoadImages reads files"):
-        LoadImages("rtsp://host/stream")
-    with pytest.raises(ValueError, match="LoadStreams reads webcams"):
-        LoadStreams(tmp_path / "a.mp4")
 
 
 def test_no_suffix_is_both_image_and_video():
