@@ -16,7 +16,6 @@ from utils.torch_utils import multiplies_bfloat16
 
 AUTO = "auto"
 MANY_STEPS = 20_000  # optimizer steps from which YOLOv5's own recipe has the time that it needs
-IMAGE_LR = 0.0005  # The most of lr0 for each image of a batch, with Muon and AdamW.
 USUAL_BATCH, LEAST_BATCH = 16, 4
 WANTED_BATCHES = 25  # in an epoch
 LAST_LR = 0.01  # as a part of the first
@@ -28,10 +27,14 @@ EMA_PART = 0.05  # share of all steps that the weights are averaged over
 
 @dataclass(frozen=True)
 class Start:
-    """The values that fit what a training starts from. `lr0`: at most; `lr_backbone`: the backbone's part of it."""
+    """The values that fit what a training starts from.
+
+    `lr0`: at most, and at most lr0_image for each image of a batch; `lr_backbone`: the backbone's part of it.
+    """
 
     optimizer: str
     lr0: float
+    lr0_image: float
     lr_backbone: float
     forgets: bool  # With Muon, weights decay so much that the first steps are forgotten by the end.
     why: str
@@ -39,10 +42,10 @@ class Start:
 
 # "start": a detector of other things, the shipped one or a given EdgeViT; "detector": any other one.
 STARTS = {
-    "nothing": Start("Muon", 0.004, 1.0, True, "from scratch"),
-    "backbone": Start("Muon", 0.004, 0.3, False, "the backbone has learned already, neck and head have not"),
-    "start": Start("Muon", 0.004, 0.5, False, "a detector of other things has learned already"),
-    "detector": Start("AdamW", 0.001, 1.0, False, "pretrained weights are to be kept"),
+    "nothing": Start("Muon", 0.004, 0.0005, 1.0, True, "from scratch"),
+    "backbone": Start("Muon", 0.004, 0.0005, 0.3, False, "the backbone has learned already, neck and head have not"),
+    "start": Start("Muon", 0.004, 0.001, 0.5, False, "a detector of other things has learned already"),
+    "detector": Start("AdamW", 0.001, 0.0005, 1.0, False, "pretrained weights are to be kept"),
 }
 
 
@@ -108,7 +111,7 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> 
     if opt.optimizer == AUTO and steps > MANY_STEPS:
         recipe.choose("optimizer SGD and YOLOv5's values", f"{steps} steps are enough for them")
         return recipe
-    lr0 = min(start.lr0, IMAGE_LR * opt.batch_size)
+    lr0 = min(start.lr0, start.lr0_image * opt.batch_size)
     optimizer = opt.optimizer if opt.optimizer != AUTO else start.optimizer
     recipe.choose(
         f"{optimizer}, lr0 {lr0:g}, cosine",

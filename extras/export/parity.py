@@ -122,7 +122,7 @@ class Gate:
         """Compare on images, uint8 BGR [H, W, 3]. ValueError if there is nothing to compare."""
         parity = Parity()
         compare = {"detect": self._boxes, "segment": self._masks, "classify": self._probabilities}[self.task]
-        for batch in self._batches(images):
+        for batch in self.batches(images):
             parity.images += len(batch)
             for part in compare(np.stack([image for image, _, _ in batch]), batch):
                 parity.update(part)
@@ -133,7 +133,7 @@ class Gate:
             )
         return parity
 
-    def _batches(self, images):
+    def batches(self, images):
         """Yield lists of (RGB as the model takes it, original RGB, ratio_pad), of one shape, as long as a batch."""
         groups = {}
         for image in images:

@@ -28,6 +28,14 @@ def test_a_short_training_gets_quick_steps_one_for_each_batch(start, optimizer):
     assert hyp.keys() == default_hyp().keys()
 
 
+@pytest.mark.parametrize("start, batch, lr0", [
+    ("nothing", 4, 0.002), ("nothing", 8, 0.004), ("nothing", 16, 0.004), ("backbone", 4, 0.002),
+    ("start", 2, 0.002), ("start", 4, 0.004), ("start", 16, 0.004), ("detector", 4, 0.001),
+])  # fmt: skip
+def test_small_batches_step_less_far(start, batch, lr0):
+    assert filled(start=start, batch_size=batch)[1]["lr0"] == pytest.approx(lr0)
+
+
 @pytest.mark.parametrize(
     "images, ranks, hyp, expected",
     [

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from extras.export.parity import TOLERANCES, Gate, Parity, compare_masks
-from extras.export.second_opinion import problem, widened
+from extras.export.second_opinion import Exact, is_as_near, problem, widened
 from models.backends.metadata import Metadata
 
 FP32 = TOLERANCES["fp32"]
@@ -21,9 +21,19 @@ class Rounding(nn.Module):
         return (x.mean((2, 3))[:, ::2] + 4e5 - 4e5) * 5
 
 
-def backend(predict, model=None):
+class FaintMask(nn.Module):
+    """One sure box whose mask has an edge that float32 rounds away: its sums are 0.02, and steps are 0.03."""
+
+    def forward(self, x):
+        rows = torch.tensor([[[32.0, 32, 40, 40, 0.9, 0.9, 1]]]).to(x).repeat(len(x), 1, 1)
+        faint = torch.sin(torch.arange(256).reshape(1, 1, 16, 16).to(x) * 7).repeat(len(x), 1, 1, 1) / 50
+        return rows, faint + 4e5 - 4e5 - 0.002
+
+
+def backend(predict, model=None, task="classify"):
     """What a Gate uses of a DetectMultiBackend."""
-    metadata = Metadata({0: "red", 1: "blue"}, [32], 32, [32, 32], task="classify")
+    names = {0: "red", 1: "blue"} if task == "classify" else {0: "red"}
+    metadata = Metadata(names, [32], 32, [32, 32], task=task)
     return SimpleNamespace(
         predict=predict, model=model, backend=SimpleNamespace(metadata=metadata), fixed_hw=(32, 32), stride=32
     )
@@ -52,6 +62,41 @@ def test_float64_decides(name):
         assert parity.problem(FP32)  # It is not what PyTorch's float32 gives.
     found = problem(gate, images, parity, FP32)
     assert bool(found) == bool(words)
+
+
+def other_masks(factor, shift):
+    """A file that is exact but for its prototypes."""
+
+    def predict(images):
+        rows, protos = in_torch(FaintMask(), torch.float64)(images)
+        return rows, protos * factor + shift * torch.cos(torch.arange(256.0).reshape(1, 1, 16, 16) * 3)
+
+    return predict
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "passes"),
+    [(1, 0, True), (1, 0.02, True), (1, 0.2, False), (10, 0, False), (float("nan"), 0, False)],
+)
+def test_masks_pass_whose_numbers_are_as_near_as_float32s(factor, shift, passes):
+    images = [np.zeros((64, 64, 3), np.uint8)]
+    reference = backend(in_torch(FaintMask(), torch.float32), FaintMask(), "segment")
+    reference.fixed_hw = (64, 64)
+    file = backend(other_masks(factor, shift), task="segment")
+    gate = Gate(reference, file, (64, 64))
+    assert gate.run(images).problem(FP32)
+    assert is_as_near(gate, Exact(FaintMask(), "segment"), images) is passes
+
+
+def test_numbers_decide_where_nms_and_edges_do_not(monkeypatch):
+    """Of a file that is as near as float32 nothing else is held against it, and of another one it is."""
+    monkeypatch.setattr("extras.export.second_opinion.LEAST_MASK_IOU", 1.0)
+    images = [np.zeros((64, 64, 3), np.uint8)]
+    reference = backend(in_torch(FaintMask(), torch.float32), FaintMask(), "segment")
+    reference.fixed_hw = (64, 64)
+    for shift, words in ((0.02, ""), (0.2, "a mask has an IoU")):
+        gate = Gate(reference, backend(other_masks(1, shift), task="segment"), (64, 64))
+        assert problem(gate, images, gate.run(images), FP32)[: len(words) or None] == words
 
 
 def test_what_is_within_the_tolerance_costs_no_second_run():
