@@ -182,10 +182,6 @@ class BaseModel(nn.Module):
         """Log and return layers, parameters, gradients and GFLOPs at `img_size` px."""
         return model_info(self, verbose, img_size)
 
-    def autoshape(self) -> nn.Module:
-        """Return the model with a shell for pictures of any kind and size, as scripts for YOLOv5 v5 get it."""
-        return load_extra("hub.autoshape").AutoShape(self)
-
 
 class DetectionModel(BaseModel):
     """A model file with a Detect head at its end.
@@ -224,6 +220,10 @@ class DetectionModel(BaseModel):
                 load_backbone_weights(backbone, backbone.weights_file)
 
     @classmethod
+    def autoshape(self) -> nn.Module:
+        """Return the model with a shell for pictures of any kind and size, as scripts for YOLOv5 v5 get it."""
+        return load_extra("hub.autoshape").AutoShape(self)
+
     def from_checkpoint(cls, ckpt, fuse: bool = False) -> "DetectionModel":
         """Return the model of a utils.checkpoint.Checkpoint: float32, in eval mode."""
         with limited_to(ckpt.state_dict):

@@ -44,10 +44,11 @@ class Loader:
         """Yield what next() returns."""
         raise NotImplementedError
 
-    def _input(self, image_bgr: np.ndarray) -> np.ndarray:
+    def _input(self, image_bgr: np.ndarray, auto: bool | None = None) -> np.ndarray:
+        """Return the model's input [3, H, W] for an image; auto: in the place of the loader's own."""
         if self.transforms:
             return self.transforms(image_bgr)
-        return to_model_input(image_bgr, self.img_size, self.stride, self.auto)
+        return to_model_input(image_bgr, self.img_size, self.stride, self.auto if auto is None else auto)
 
 
 class LoadImages(Loader):
@@ -108,21 +109,16 @@ class LoadStreams(Loader):
                 self._keep(frame)
             originals = [frame.image for frame in frames]
             self.rect = self.auto and len({image.shape for image in originals}) == 1
-            inputs = [self._input(image) for image in originals]
+            inputs = [self._input(image, self.rect) for image in originals]
             yield [frame.path for frame in frames], np.stack(inputs), originals, None, ""
 
     def _keep(self, frame: Frame) -> None:
         stream = frame.item - 1
         self.imgs[stream], self.fps[stream], self.frames[stream] = frame.image, frame.fps, frame.frame
 
-    def _input(self, image_bgr: np.ndarray) -> np.ndarray:
-        if self.transforms:
-            return self.transforms(image_bgr)
-        return to_model_input(image_bgr, self.img_size, self.stride, self.rect)
-
 
 class LoadWebcam(Loader):
-    """A webcam or stream: yields (address, image [3, H, W] RGB, original [H, W, 3] BGR, None, ""); count as there."""
+    """A webcam or stream: yields (address, image [3, H, W] RGB, original [H, W, 3] BGR, None, ""); count: from 0."""
 
     mode = "webcam"
 
@@ -131,7 +127,7 @@ class LoadWebcam(Loader):
         self.pipe = pipe
 
     def _tuples(self):
-        for number, (frame,) in enumerate(self.source):
+        for number, frame in enumerate(frame for frames in self.source for frame in frames):
             self.count = number
             yield frame.path, self._input(frame.image), frame.image, None, ""
 

@@ -66,12 +66,8 @@ def test_what_scripts_read_from_load_streams(tmp_path):
     files = [write_video(tmp_path / "a.mp4", 2, fps=50), write_video(tmp_path / "b.mp4", 4, fps=25)]
     (tmp_path / "x.streams").write_text("\n".join(map(str, files)))
     loader = LoadStreams(str(tmp_path / "x.streams"), img_size=64)
-    assert (loader.mode, loader.count, loader.imgs, loader.sources) == (
-        "stream",
-        0,
-        [None, None],
-        list(map(str, files)),
-    )
+    assert (loader.mode, loader.count, loader.imgs) == ("stream", 0, [None, None])
+    assert loader.sources == [str(file) for file in files]
     counts = [loader.count for _ in loader]
     assert counts == list(range(len(counts))) and loader.fps == [50, 25] and loader.frames == [2, 4]
     assert [image.shape for image in loader.imgs] == [(48, 64, 3)] * 2 and loader.rect
