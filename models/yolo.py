@@ -219,11 +219,11 @@ class DetectionModel(BaseModel):
             if backbone.weights_file:
                 load_backbone_weights(backbone, backbone.weights_file)
 
-    @classmethod
     def autoshape(self) -> nn.Module:
         """Return the model with a shell for pictures of any kind and size, as scripts for YOLOv5 v5 get it."""
         return load_extra("hub.autoshape").AutoShape(self)
 
+    @classmethod
     def from_checkpoint(cls, ckpt, fuse: bool = False) -> "DetectionModel":
         """Return the model of a utils.checkpoint.Checkpoint: float32, in eval mode."""
         with limited_to(ckpt.state_dict):
