@@ -1,6 +1,6 @@
 """The command line of serve.py."""
 
-from engine.options.flags import CONF_THRES, Parser, add_imgsz_hw, add_runtime, complete
+from engine.options.flags import CONF_THRES, Parser, add_imgsz_hw, add_runtime, add_tiles, complete
 
 
 def serve_parser() -> Parser:
@@ -22,6 +22,7 @@ def serve_parser() -> Parser:
     add("--max-det", type=int, default=1000, help="most boxes in a picture")
     add("--classes", nargs="+", type=int, default=None, help="keep these class numbers only")
     add("--agnostic-nms", action="store_true", help="NMS over all classes together")
+    add_tiles(parser)
     add("--batch-size", type=int, default=8, help="most pictures that go through a model together")
     add("--batch-wait-ms", type=float, default=5.0, help="most milliseconds that a picture waits for others to join it")
     _add_limits(parser)

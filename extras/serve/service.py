@@ -58,8 +58,7 @@ class Service:
         arguments = model.detector, data, f"picture {number}", int(self.opt.max_mpx * 1e6), self.memory, keep
         with model.batcher.expecting():
             prepared = await asyncio.get_running_loop().run_in_executor(self.decoders, prepare, *arguments)
-        if keep:
-            held.take(prepared.frame.image.nbytes)
+        held.take(prepared.picture.nbytes + (prepared.frame.image.nbytes if keep else 0))
         return await model.batcher.detect(prepared)
 
     def stop(self) -> None:

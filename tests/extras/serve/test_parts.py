@@ -83,6 +83,25 @@ def test_memory_is_given_back_whatever_happens():
     assert refusal.value.status_code == 503 and memory.used == 0
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("flags, letterboxed", [({}, 64 * 64), ({"tile": 32}, 40 * 64)])
+def test_pixels_that_wait_for_the_model_are_counted(checkpoint, pictures, flags, letterboxed, keep):
+    """Letterboxed pictures are small; in tiles the model gets the whole one."""
+    opt = options.from_kwargs("serve", {"weights": str(checkpoint(0)), "imgsz": 64, **flags})
+    service = Service(opt, [])
+    (model,) = service.models.by_name.values()
+
+    async def ask():
+        service.models.start()
+        with service.memory.holding() as held:
+            await service.detect(model, [pictures[2]], held, keep)
+            return held.count
+
+    assert asyncio.run(ask()) == 3 * (letterboxed + (40 * 64 if keep else 0))
+    service.stop()
+    assert service.memory.used == 0
+
+
 @pytest.fixture(scope="module")
 def detector(checkpoint):
     opt = options.from_kwargs("serve", {"weights": str(checkpoint(0)), "imgsz": 64, "batch_size": 4})

@@ -59,6 +59,19 @@ def test_boxes_are_those_of_detect_py(server, folder, pictures, model, file):
     assert together.json() == [row for i, result in enumerate(expected, 1) for row in records_of(result, i)]
 
 
+def test_tiles_find_what_detect_py_finds_in_tiles(folder, tmp_path):
+    tiles = {"tile": 64, "overlap": 0.25, "imgsz": 64}
+    noise = np.random.default_rng(1).integers(0, 256, (20, 25, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "large.png"), cv2.resize(noise, (250, 200)))
+    source = {"weights": f"{folder}/a.onnx", "source": str(tmp_path / "large.png"), "nosave": True}
+    (expected,), (whole,) = detect.run(**source, **tiles), detect.run(**source, imgsz=64)
+    assert len(expected.boxes) > len(whole.boxes) > 0
+    flags = [word for key, value in tiles.items() for word in (f"--{key}", value)]
+    with RunningServer(f"{folder}/a.onnx", flags=flags) as server:
+        answer = post(server, (tmp_path / "large.png").read_bytes(), format="pandas")
+    assert answer.json() == records_of(expected, 1) and not server.errors
+
+
 def test_coco_is_read_by_pycocotools(server, pictures, sizes_wh):
     coco_module = pytest.importorskip("pycocotools.coco")
     answer = server.client.post("/v1/detect", files=files(pictures))
