@@ -31,6 +31,7 @@ SIDES = re.compile(r"-(\d+)(?:-(int8|fp16))?(?:_\w+_model)?(?:\.\w+)*$")  # of n
 
 def open_onnx(file, threads, size_px):
     """Return (function that runs the file once, its image size)."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -232,6 +232,17 @@ def test_imports_have_no_side_effect(tmp_path):
     assert not missed, "the test itself no longer notices these"
 
 
+IMPORTS_ONNXRUNTIME = re.compile(r"^ *(import|from) onnxruntime", re.MULTILINE)
+
+
+def test_whoever_imports_onnxruntime_turns_its_telemetry_off_before():
+    files = [*FILES.values(), *(ROOT / "examples").glob("*.py")]
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    importing = [file for file, text in texts.items() if IMPORTS_ONNXRUNTIME.search(text)]
+    assert len(importing) > 3
+    assert not [file for file in importing if not re.search("load_onnxruntime|ORT_DISABLE_TELEMETRY", texts[file])]
+
+
 def test_modules_that_do_without_torch(tmp_path):
     assert run(IMPORT_WITHOUT_TORCH, tmp_path, NAMES=TORCH_FREE) == ""
 

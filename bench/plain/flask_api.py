@@ -5,11 +5,11 @@ Prints its port.
 """
 
 import logging
+import os
 import sys
 
 import cv2
 import numpy as np
-import onnxruntime
 import torch
 
 from bench.plain.detect_loop import letterbox, suppress
@@ -29,6 +29,8 @@ def detect(session, data: bytes, size: int) -> list:
 
 
 def main(file: str, size: str) -> None:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
     from flask import Flask, jsonify, request
     from werkzeug.serving import make_server
 

@@ -26,6 +26,16 @@
 
 namespace {
 
+// ONNX Runtime sends what it runs unless this is set before its first object; a value of the user's stays.
+void turnTelemetryOff() {
+  if (std::getenv("ORT_DISABLE_TELEMETRY")) return;
+#ifdef _WIN32
+  _putenv_s("ORT_DISABLE_TELEMETRY", "1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
+}
+
 constexpr int kDefaultSize = 640;  // where neither the input's shape nor the metadata says
 constexpr float kConfidence = 0.25f;  // where neither the command nor the model has a threshold
 constexpr size_t kMaxBoxes = 1000;  // detect.py's --max-det
@@ -319,6 +329,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: detect model.onnx image [confidence 0.25, or the model's own] [iou 0.45]\n");
     return 2;
   }
+  turnTelemetryOff();
   const auto confidence = argc > 3 ? std::optional(share("confidence", argv[3])) : std::nullopt;
   const float iou = argc > 4 ? share("iou", argv[4]) : 0.45f;
   cv::utils::logging::setLogLevel(cv::utils::logging::LOG_LEVEL_SILENT);  // the line below says it

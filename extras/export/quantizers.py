@@ -8,7 +8,7 @@ from pathlib import Path
 from extras.export.node_groups import CONSTANT, IMAGE, Node
 from models.backends.base import require
 from models.backends.metadata import Metadata
-from models.backends.onnx import calibration_reader
+from models.backends.onnx import calibration_reader, load_onnxruntime
 from models.backends.openvino import graph_path, load_openvino, save_graph
 from models.backends.quiet import quiet
 
@@ -29,7 +29,7 @@ class OnnxQuantizer:
     """
 
     def __init__(self, file: Path, calibration: Callable):
-        require("onnxruntime.quantization", "onnx", "int8 ONNX")
+        load_onnxruntime("int8 ONNX", "onnxruntime.quantization")
         self.model = _named(file)
         self.nodes = onnx_nodes(self.model)
         self.ranges = self._find_ranges(calibration)

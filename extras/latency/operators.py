@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
+from models.backends.onnx import load_onnxruntime
+
 RUNS, WARM_UPS = 12, 2
 
 
 def operator_shares(file: Path, size_px: int, threads: int = 1) -> dict[str, float]:
     """Return {operator: share of the time of all}, the greatest first. ImportError without onnxruntime."""
-    import onnxruntime
-
+    onnxruntime = load_onnxruntime("the shares of operators")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.enable_profiling, options.log_severity_level = True, 3

@@ -11,6 +11,7 @@ import numpy as np
 from extras.compare.bootstrap import Interval, interval
 from utils.metrics import AREAS_PX2, coco_matches, concatenate
 
+MIN_BOXES = 10  # that a threshold leaves of a class (a quarter of few targets), as fewer say little about a promise
 MIN_TARGETS = 10  # with fewer of them a class takes the threshold of all classes together
 CHUNK = 2**22  # numbers in the largest arrays
 DECIMALS = 6  # of a threshold
@@ -86,6 +87,8 @@ def choose(boxes: ClassBoxes, aim: Aim, weights: np.ndarray) -> Choice:
     if not len(last) or not boxes.targets:
         raise ValueError("expected boxes and targets to choose a threshold by, found none")
     cuts = _cuts(boxes.confidence[last])
+    is_enough = last + 1 >= min(MIN_BOXES, boxes.targets / 4, len(boxes.confidence))
+    last, cuts = last[is_enough], cuts[is_enough]
     rows, optimism = _rows(boxes, last, aim, weights)
     if aim.least is not None and optimism > 0:
         rows, _ = _rows(boxes, last, Aim(aim.figure, min(aim.least + optimism, 1.0)), weights)

@@ -54,10 +54,10 @@ def quantized(graph: Path, calibration) -> Path:
 
     The ranges are taken from the images of calibration(), float32 [1, 3, H, W]. Linear layers are convolutions here.
     """
-    quantization = require("onnxruntime.quantization", "onnx", "int8 for TensorRT")
-    import onnx
+    from models.backends.onnx import calibration_reader, load_onnxruntime
 
-    from models.backends.onnx import calibration_reader
+    quantization = load_onnxruntime("int8 for TensorRT", "onnxruntime.quantization")
+    import onnx
 
     result = graph.with_name("quantized.onnx")
     quantization.quantize_static(

@@ -1,6 +1,7 @@
 """ONNX: written through torch, run by onnxruntime or, with `dnn`, by OpenCV (opencv.py). Reading needs no torch."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -118,9 +119,19 @@ def node_counts(graph) -> dict:
     return dict(Counter(node.op_type for node in graph.graph.node).most_common())
 
 
+def load_onnxruntime(purpose: str, module: str = "onnxruntime"):
+    """Import onnxruntime, or a module of it, with its telemetry off; ImportError with the pip line if it is missing.
+
+    Its builds for all systems send what they run, and number the machine by a file below the home folder. The variable
+    counts when onnxruntime is first imported, and stays as it is where the user has set it.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return require(module, "onnx", purpose)
+
+
 def calibration_reader(graph, images):
     """Return onnxruntime's reader of images for the only input of an onnx.ModelProto."""
-    quantization = require("onnxruntime.quantization", "onnx", "int8")
+    quantization = load_onnxruntime("int8", "onnxruntime.quantization")
     name, images = graph.graph.input[0].name, iter(images)
 
     class Reader(quantization.CalibrationDataReader):
@@ -204,8 +215,8 @@ class OnnxRuntime:
     """
 
     def __init__(self, path, device="", threads: int = 0):
-        onnxruntime = require("onnxruntime", "onnx", f"{path}")
-        onnxruntime.disable_telemetry_events()  # only its builds for Windows have any
+        onnxruntime = load_onnxruntime(f"{path}")
+        onnxruntime.disable_telemetry_events()  # for the case that another program has imported it before
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

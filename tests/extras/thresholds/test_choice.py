@@ -38,6 +38,15 @@ def test_the_threshold_of_an_aim(aim, threshold, precision, recall, reached):
     assert (found.precision.value, found.recall.value) == (pytest.approx(precision), pytest.approx(recall))
 
 
+@pytest.mark.parametrize("boxes, expected", [(9, 0.0), (10, 0.6)])
+def test_one_lucky_box_makes_no_threshold(boxes, expected):
+    """Of many targets a few sure boxes are right, the others wrong; a promise by fewer than ten says little."""
+    right = boxes_of([0.9] + [0.7] * (boxes - 1) + [0.5] * 40, [1] * boxes + [0] * 40, 80)
+    found = choose(right, Aim("precision", 0.95), ONE_IMAGE)
+    assert (found.conf.value == pytest.approx(0.6)) == found.reached == (boxes >= 10)
+    assert found.conf.value == pytest.approx(expected or 0.25)
+
+
 def test_boxes_of_one_confidence_stay_together():
     found = choose(boxes_of([0.8, 0.8, 0.8], [1, 0, 0], 1), Aim("precision", 0.9), ONE_IMAGE)
     assert found.conf.value == 0.4 and found.precision.value == pytest.approx(1 / 3) and not found.reached

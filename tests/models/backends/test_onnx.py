@@ -46,6 +46,21 @@ def tiny_file(tiny, tmp_path):
     return written(tiny, tmp_path / "tiny.onnx", ExportSpec(PX))
 
 
+@pytest.mark.parametrize(
+    "script, flags",
+    [("detect.py", ["--source", ROOT / "data/images", "--nosave", "--weights"]), ("bench/on_device.py", [])],
+)
+def test_onnxruntime_keeps_no_number_of_the_machine(tiny_file, tmp_path, script, flags):
+    """Its telemetry writes one below the home folder as soon as it runs, before it sends anything."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home), "PATH": ""}
+    command = [sys.executable, ROOT / script, *flags, tiny_file]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not [str(file.relative_to(home)) for file in home.rglob("*") if file.is_file()]
+
+
 def assert_same(found, expected, atol_px=1e-3, atol_score=1e-5):
     found, expected = torch.as_tensor(found), torch.as_tensor(expected)
     torch.testing.assert_close(found[..., :4], expected[..., :4], rtol=0, atol=atol_px)
