@@ -12,7 +12,9 @@ class ClearmlLogger:
 
     def __init__(self, run: RunInfo):
         from clearml import Task
+        from clearml.utilities.check_updates import CheckPackageUpdates
 
+        CheckPackageUpdates._package_version_checked = True  # There is no other way to keep it from asking its makers.
         Task.set_offline(not run.online)
         self.task = Task.init(
             project_name=run.project, task_name=run.folder.name, auto_connect_frameworks=False,

@@ -19,6 +19,7 @@ class MlflowLogger:
         if not uri:
             raise ValueError("expected the address of a server in MLFLOW_TRACKING_URI, found none")
         self.where = uri if run.online else f"offline; look at it by: mlflow ui --backend-store-uri {uri}"
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # before its first import, or it tells its makers
         from mlflow import MlflowClient
         from mlflow.entities import Param
 

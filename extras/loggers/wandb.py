@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from extras.loggers import RunInfo
@@ -11,6 +12,7 @@ class WandbLogger:
     """A run of Weights & Biases, with the model as an artifact of it."""
 
     def __init__(self, run: RunInfo):
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # before its first import, or it tells its makers
         import wandb
 
         self.run = wandb.init(

@@ -1,11 +1,16 @@
 """extras/loggers: what follows a training, what it is told, and that it cannot end it."""
 
 import json
+import os
+import socketserver
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from conftest import ROOT
 
 import train
 from engine.options import from_kwargs
@@ -163,6 +168,50 @@ def test_mlflow_has_figures_options_and_model(run, tmp_path):
     (model,) = client.list_artifacts(found.info.run_id, "model")
     copied = Path(client.download_artifacts(found.info.run_id, model.path, str(tmp_path)))
     assert copied.read_bytes() == (folder / "weights" / "best.pt").read_bytes()
+
+
+FOLLOW = """
+import sys
+from importlib import import_module
+from pathlib import Path
+from extras.loggers import LOGGERS, RunInfo
+name, folder = sys.argv[1:]
+logger = getattr(import_module(f"extras.loggers.{name}"), LOGGERS[name][1])(RunInfo(Path(folder), {"epochs": 1}))
+logger.write_epoch({"train/box_loss": 1.0}, 0)
+logger.write_files([], None, 0)
+logger.close()
+"""
+
+
+@pytest.fixture
+def proxy():
+    """A proxy that takes every connection, and closes it: (address, [first bytes of each])."""
+    asked = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self):
+            asked.append(self.request.recv(200))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("name", "package"), [("mlflow", "mlflow"), ("wandb", "wandb"), ("comet", "comet_ml"), ("clearml", "clearml")]
+)
+def test_offline_means_that_nobody_is_asked(tmp_path, proxy, name, package):
+    """Not the makers of the package either, who leave out only CI servers and pytest: so neither is named here."""
+    pytest.importorskip(package)
+    address, asked = proxy
+    proxies = {key: address for key in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}
+    environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **proxies}
+    (tmp_path / "runs" / "exp").mkdir(parents=True)
+    command = [sys.executable, "-c", FOLLOW, name, tmp_path / "runs" / "exp"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert asked == []
 
 
 def test_clearml_and_comet_write_archives(run, tmp_path, monkeypatch):
