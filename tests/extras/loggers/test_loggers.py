@@ -205,7 +205,7 @@ def test_offline_means_that_nobody_is_asked(tmp_path, proxy, name, package):
     """Not the makers of the package either, who leave out only CI servers and pytest: so neither is named here."""
     pytest.importorskip(package)
     address, asked = proxy
-    proxies = {key: address for key in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy")}
+    proxies = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy"), address)
     environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **proxies}
     (tmp_path / "runs" / "exp").mkdir(parents=True)
     command = [sys.executable, "-c", FOLLOW, name, tmp_path / "runs" / "exp"]
