@@ -8,7 +8,8 @@ from pathlib import Path
 from extras.export.node_groups import CONSTANT, IMAGE, Node
 from models.backends.base import require
 from models.backends.metadata import Metadata
-from models.backends.onnx import calibration_reader, load_onnxruntime
+from models.backends.onnx import calibration_reader
+from models.backends.onnx_session import load_onnxruntime
 from models.backends.openvino import graph_path, load_openvino, save_graph
 from models.backends.quiet import quiet
 

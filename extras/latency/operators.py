@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.backends.onnx import load_onnxruntime
+from models.backends.onnx_session import load_onnxruntime
 
 RUNS, WARM_UPS = 12, 2
 

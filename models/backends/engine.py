@@ -54,7 +54,8 @@ def quantized(graph: Path, calibration) -> Path:
 
     The ranges are taken from the images of calibration(), float32 [1, 3, H, W]. Linear layers are convolutions here.
     """
-    from models.backends.onnx import calibration_reader, load_onnxruntime
+    from models.backends.onnx import calibration_reader
+    from models.backends.onnx_session import load_onnxruntime
 
     quantization = load_onnxruntime("int8 for TensorRT", "onnxruntime.quantization")
     import onnx

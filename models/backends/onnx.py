@@ -1,13 +1,13 @@
 """ONNX: written through torch, run by onnxruntime or, with `dnn`, by OpenCV (opencv.py). Reading needs no torch."""
 
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 
 from models.backends.base import ExportedBackend, ExportSpec, one_or_tuple, require
 from models.backends.metadata import OUTPUT_DIMS, Metadata
+from models.backends.onnx_session import OnnxRuntime, load_onnxruntime
 from models.backends.quiet import quiet
 from utils.files import write_atomic
 from utils.logger import LOGGER
@@ -24,7 +24,6 @@ OUTPUT_AXES = {  # task -> what is dynamic in each output
     "segment": {OUTPUT: {0: "batch", 1: "boxes"}, PROTOTYPES: {0: "batch", 2: "mask_height", 3: "mask_width"}},
     "classify": {OUTPUT: {0: "batch"}},
 }
-NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
 def export(model, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
@@ -119,16 +118,6 @@ def node_counts(graph) -> dict:
     return dict(Counter(node.op_type for node in graph.graph.node).most_common())
 
 
-def load_onnxruntime(purpose: str, module: str = "onnxruntime"):
-    """Import onnxruntime, or a module of it, with its telemetry off; ImportError with the pip line if it is missing.
-
-    Its builds for all systems send what they run, and number the machine by a file below the home folder. The variable
-    counts when onnxruntime is first imported, and stays as it is where the user has set it.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    return require(module, "onnx", purpose)
-
-
 def calibration_reader(graph, images):
     """Return onnxruntime's reader of images for the only input of an onnx.ModelProto."""
     quantization = load_onnxruntime("int8", "onnxruntime.quantization")
@@ -196,8 +185,19 @@ class OnnxBackend(ExportedBackend):
         if any(side % self.stride for side in images.shape[2:]):
             found = "x".join(map(str, images.shape[2:]))
             raise ValueError(f"{self.path}: expected sides that are multiples of {self.stride} px, found {found}")
-        outputs = self.runner.run(images)[: len(OUTPUT_DIMS[self.task])]
-        return one_or_tuple([output.astype(np.float32, copy=False) for output in outputs])
+        return one_or_tuple(self._kept(self.runner.run(images)))
+
+    def _kept(self, outputs: list) -> list:
+        """Return what Metadata describes of a run's outputs, in float32."""
+        return [output.astype(np.float32, copy=False) for output in outputs[: len(OUTPUT_DIMS[self.task])]]
+
+    def _run_batches(self, images: np.ndarray) -> list:
+        """Return all outputs, as a list. On a CPU each of many images goes through by itself: its maps stay cached."""
+        can_split = self.batch in (None, 1) and not self.end2end and self.runner.sharers > 0
+        if len(images) < 2 or not can_split:
+            return super()._run_batches(images)
+        outputs = map(self._kept, self.runner.run_each(np.split(images, len(images))))
+        return [np.concatenate(parts) for parts in zip(*outputs)]
 
     def _run_images(self, images: np.ndarray) -> np.ndarray:
         """Return boxes [B, n, 6] of uint8 RGB images [B, H, W, 3], which the file takes one by one."""
@@ -206,61 +206,3 @@ class OnnxBackend(ExportedBackend):
         for rows, image_boxes in zip(boxes, found):
             rows[: len(image_boxes)] = image_boxes
         return boxes
-
-
-class OnnxRuntime:
-    """A session of onnxruntime.
-
-    strings: the metadata. input_shape: of the first input. output_shapes: of all. None is for what is dynamic.
-    """
-
-    def __init__(self, path, device="", threads: int = 0):
-        onnxruntime = load_onnxruntime(f"{path}")
-        onnxruntime.disable_telemetry_events()  # for the case that another program has imported it before
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.enable_mem_pattern = False  # takes a fifth less memory, and as long
-        # Threads that wait at work, as they do by default, take the processor from whatever else the program does
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3  # errors
-        providers = providers_for(device, onnxruntime.get_available_providers())
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except load_errors() as error:
-            reason = str(error).strip().splitlines()[0].split(" : ", 3)[-1]  # without the name and number of the error
-            raise ValueError(f"{path}: expected an ONNX file that onnxruntime can run: {reason}") from None
-        self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
-        if str(device) and self.device == "cpu" and len(providers) > 1:
-            raise ValueError(f"--device {device}: onnxruntime could not start CUDA; use --device cpu")
-        self.strings = self.session.get_modelmeta().custom_metadata_map
-        self.input = self.session.get_inputs()[0]
-        self.dtype = np.dtype(NUMPY_TYPES.get(self.input.type, np.float32))
-        self.input_shape = known_sizes(self.input.shape)
-        self.output_shapes = [known_sizes(output.shape) for output in self.session.get_outputs()]
-
-    def run(self, array: np.ndarray) -> list:
-        """Return all outputs."""
-        return self.session.run(None, {self.input.name: array.astype(self.dtype, copy=False)})
-
-
-def known_sizes(shape) -> list[int | None]:
-    return [n if isinstance(n, int) and n > 0 else None for n in shape]
-
-
-def load_errors() -> tuple:
-    """Return the classes of onnxruntime's errors, which have no common one of their own."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-    return tuple(e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception))
-
-
-def providers_for(device, available: list) -> list:
-    """Return onnxruntime's execution providers for a --device value; ValueError if they are not `available`."""
-    name = str(device).strip().lower().removeprefix("cuda").removeprefix(":")
-    has_cuda = "CUDAExecutionProvider" in available
-    if name == "cpu" or (not str(device) and not has_cuda):
-        return ["CPUExecutionProvider"]
-    if not has_cuda or not (name.isdigit() or name == ""):
-        raise ValueError(f"--device {device}: this onnxruntime offers {', '.join(available)}; use --device cpu")
-    return [("CUDAExecutionProvider", {"device_id": int(name or 0)}), "CPUExecutionProvider"]

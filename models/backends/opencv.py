@@ -13,6 +13,7 @@ class OpenCvDnn:
     """
 
     device = "cpu"
+    sharers = 0  # runs at once; a network of OpenCV takes one
 
     def __init__(self, path, threads: int = 0):
         import cv2

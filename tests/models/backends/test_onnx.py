@@ -46,21 +46,6 @@ def tiny_file(tiny, tmp_path):
     return written(tiny, tmp_path / "tiny.onnx", ExportSpec(PX))
 
 
-@pytest.mark.parametrize(
-    "script, flags",
-    [("detect.py", ["--source", ROOT / "data/images", "--nosave", "--weights"]), ("bench/on_device.py", [])],
-)
-def test_onnxruntime_keeps_no_number_of_the_machine(tiny_file, tmp_path, script, flags):
-    """Its telemetry writes one below the home folder as soon as it runs, before it sends anything."""
-    home = tmp_path / "home"
-    home.mkdir()
-    environment = {"HOME": str(home), "USERPROFILE": str(home), "LOCALAPPDATA": str(home), "PATH": ""}
-    command = [sys.executable, ROOT / script, *flags, tiny_file]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert not [str(file.relative_to(home)) for file in home.rglob("*") if file.is_file()]
-
-
 def assert_same(found, expected, atol_px=1e-3, atol_score=1e-5):
     found, expected = torch.as_tensor(found), torch.as_tensor(expected)
     torch.testing.assert_close(found[..., :4], expected[..., :4], rtol=0, atol=atol_px)
@@ -338,33 +323,6 @@ def test_a_broken_file(tiny_file, dnn, content):
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="m.onnx: no such file"):
         OnnxBackend(tmp_path / "m.onnx")
-
-
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-
-
-@pytest.mark.parametrize(
-    ("device", "available", "expected"),
-    [
-        ("", [CPU], [CPU]),
-        ("cpu", [CUDA, CPU], [CPU]),
-        (torch.device("cpu"), [CUDA, CPU], [CPU]),
-        ("", [CUDA, CPU], [(CUDA, {"device_id": 0}), CPU]),
-        ("1", [CUDA, CPU], [(CUDA, {"device_id": 1}), CPU]),
-        (torch.device("cuda", 2), [CUDA, CPU], [(CUDA, {"device_id": 2}), CPU]),
-        ("cuda", [CUDA, CPU], [(CUDA, {"device_id": 0}), CPU]),
-        ("0", [CPU], None),
-        ("cuda:0", [CPU], None),
-        ("mps", [CUDA, CPU], None),
-        ("0,1", [CUDA, CPU], None),
-    ],
-)
-def test_execution_providers(device, available, expected):
-    if expected is None:
-        with pytest.raises(ValueError, match=f"--device {device}: .*offers {', '.join(available)}"):
-            backend.providers_for(device, available)
-    else:
-        assert backend.providers_for(device, available) == expected
 
 
 def test_threads_and_half(tiny_file, caplog):
