@@ -63,7 +63,7 @@ class OnnxRuntime:
 
     @cached_property
     def shared_session(self):
-        """The session of runs that share the threads; the first one's, if the file is another one by now."""
+        """Return the session of runs that share the threads; the first one, if the file is another one by now."""
         if self.sharers == 1 or stamp_of(self.path) != self.stamp:
             return self.session
         session = self._open((self.threads or usable_cores()) // self.sharers)
