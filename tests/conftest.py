@@ -12,8 +12,8 @@ import pytest
 
 from utils.logger import LOGGER
 
-# Processes that share the machine share its cores. This is read when torch is first imported, here and in subprocesses.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before a test imports onnxruntime by itself
+# Processes that share the machine share its cores. This is read when torch is first imported, here and in subprocesses.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     cores_each = max((os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]), 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_each))

@@ -5,7 +5,6 @@ Prints its port.
 """
 
 import logging
-import os
 import sys
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 
 from bench.plain.detect_loop import letterbox, suppress
+from models.backends.onnx_session import load_onnxruntime
 
 COLUMNS = ("xmin", "ymin", "xmax", "ymax", "confidence", "class")
 
@@ -29,11 +29,10 @@ def detect(session, data: bytes, size: int) -> list:
 
 
 def main(file: str, size: str) -> None:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    import onnxruntime
     from flask import Flask, jsonify, request
     from werkzeug.serving import make_server
 
+    onnxruntime = load_onnxruntime("the opponent")
     app, session = Flask(__name__), onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
 
     @app.post("/v1/detect")

@@ -15,6 +15,7 @@ from models.backends.thresholds import Thresholds
 from utils.data.ahead import prefetch
 from utils.logger import LOGGER
 
+MOST_AT_ONCE = 4  # pictures that go through a model side by side on a CPU; beyond it Python's lock is the limit
 EXPECTED_OUTPUTS = {
     "detect": "an output [B, N, 5 + {classes}]",
     "segment": "outputs [B, N, 5 + {classes} + masks] and [B, masks, H / 4, W / 4]",

@@ -193,7 +193,7 @@ class OnnxBackend(ExportedBackend):
 
     def _run_batches(self, images: np.ndarray) -> list:
         """Return all outputs, as a list. On a CPU each of many images goes through by itself: its maps stay cached."""
-        can_split = self.batch in (None, 1) and not self.end2end and self.runner.sharers > 0
+        can_split = self.batch in (None, 1) and not self.end2end and self.runner.can_run_each
         if len(images) < 2 or not can_split:
             return super()._run_batches(images)
         outputs = map(self._kept, self.runner.run_each(np.split(images, len(images))))

@@ -6,11 +6,10 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from models.backends.base import require
+from models.backends.base import MOST_AT_ONCE, require
 from utils.data.ahead import map_ahead
 from utils.general import usable_cores
 
-MAX_SHARERS = 4  # runs at once on a CPU; beyond it Python's lock is the limit
 NUMPY_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
@@ -28,19 +27,19 @@ class OnnxRuntime:
     """A session of onnxruntime.
 
     strings: the metadata. input_shape: of the first input. output_shapes: of all. None is for what is dynamic.
-    sharers: how many runs at once share the threads best, 0 where one alone uses all.
+    can_run_each: whether run_each() is the fastest way for several pictures, as on a CPU.
     """
 
     def __init__(self, path, device="", threads: int = 0):
-        self.library = load_onnxruntime(f"{path}")
-        self.library.disable_telemetry_events()  # for the case that another program has imported it before
+        self.onnxruntime = load_onnxruntime(f"{path}")
+        self.onnxruntime.disable_telemetry_events()  # for the case that another program has imported it before
         self.path, self.threads, self.stamp = path, threads, stamp_of(path)
-        self.providers = providers_for(device, self.library.get_available_providers())
+        self.providers = providers_for(device, self.onnxruntime.get_available_providers())
         self.session = self._open(threads)
         self.device = "cuda" if "CUDAExecutionProvider" in self.session.get_providers() else "cpu"
         if str(device) and self.device == "cpu" and len(self.providers) > 1:
             raise ValueError(f"--device {device}: onnxruntime could not start CUDA; use --device cpu")
-        self.sharers = min(threads or usable_cores(), MAX_SHARERS) if self.device == "cpu" else 0
+        self.can_run_each = self.device == "cpu"
         self.strings = self.session.get_modelmeta().custom_metadata_map
         self.input = self.session.get_inputs()[0]
         self.dtype = np.dtype(NUMPY_TYPES.get(self.input.type, np.float32))
@@ -48,7 +47,7 @@ class OnnxRuntime:
         self.output_shapes = [known_sizes(output.shape) for output in self.session.get_outputs()]
 
     def _open(self, threads: int):
-        options = self.library.SessionOptions()
+        options = self.onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.enable_mem_pattern = False  # takes a fifth less memory, and as long
@@ -56,26 +55,34 @@ class OnnxRuntime:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3  # errors
         try:
-            return self.library.InferenceSession(str(self.path), options, providers=self.providers)
+            return self.onnxruntime.InferenceSession(str(self.path), options, providers=self.providers)
         except load_errors() as error:
             reason = str(error).strip().splitlines()[0].split(" : ", 3)[-1]  # without the name and number of the error
             raise ValueError(f"{self.path}: expected an ONNX file that onnxruntime can run: {reason}") from None
 
+    @property
+    def pictures_at_once(self) -> int:
+        """Number of runs that share the threads in run_each()."""
+        return min(self.threads or usable_cores(), MOST_AT_ONCE)
+
     @cached_property
     def shared_session(self):
         """Return the session of runs that share the threads; the first one, if the file is another one by now."""
-        if self.sharers == 1 or stamp_of(self.path) != self.stamp:
+        if self.pictures_at_once == 1 or stamp_of(self.path) != self.stamp:
             return self.session
-        session = self._open((self.threads or usable_cores()) // self.sharers)
+        session = self._open((self.threads or usable_cores()) // self.pictures_at_once)
         return session if stamp_of(self.path) == self.stamp else self.session
 
     def run(self, array: np.ndarray, session=None) -> list:
-        """Return all outputs; session: another one than that in which a run has all threads."""
+        """Return all outputs, as arrays, for the array of the first input, which gets the type that the file takes.
+
+        session: another one than that in which a run has all threads.
+        """
         return (session or self.session).run(None, {self.input.name: array.astype(self.dtype, copy=False)})
 
     def run_each(self, arrays: list) -> Iterator[list]:
-        """Yield all outputs of each array; several runs at once share the threads."""
-        return map_ahead(partial(self.run, session=self.shared_session), arrays, self.sharers)
+        """Yield what run() returns for each of several arrays, in order; several runs at once share the threads."""
+        return map_ahead(partial(self.run, session=self.shared_session), arrays, self.pictures_at_once)
 
 
 def stamp_of(path) -> tuple[int, int, int] | None:

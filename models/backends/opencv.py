@@ -13,7 +13,7 @@ class OpenCvDnn:
     """
 
     device = "cpu"
-    sharers = 0  # runs at once; a network of OpenCV takes one
+    can_run_each = False
 
     def __init__(self, path, threads: int = 0):
         import cv2

@@ -5,15 +5,13 @@ from functools import partial
 import numpy as np
 import torch
 
-from models.backends.base import Backend, one_or_tuple
+from models.backends.base import MOST_AT_ONCE, Backend, one_or_tuple
 from models.backends.metadata import OUTPUT_DIMS
 from models.heads import Detect
 from models.load import attempt_load
 from utils.data.ahead import map_ahead, prefetch
 from utils.logger import LOGGER
 from utils.torch_utils import keep_freed_memory, multiplies_bfloat16, select_device
-
-MAX_WORKERS = 4  # beyond it Python's lock is the limit
 
 
 class PyTorchBackend(Backend):
@@ -101,7 +99,7 @@ def convert(model: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
 
 def pictures_at_once() -> int:
     """Return how many pictures go through a model side by side on a CPU."""
-    return min(torch.get_num_threads(), MAX_WORKERS)
+    return min(torch.get_num_threads(), MOST_AT_ONCE)
 
 
 def as_mapping(names) -> dict:

@@ -5,6 +5,9 @@ import torch
 from torch import nn
 
 from extras.classify.model import ClassificationModel
+from models.backends import onnx
+from models.backends.base import ExportSpec
+from models.backends.metadata import Metadata
 from models.experimental import attempt_load
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel, SegmentationModel
@@ -53,6 +56,15 @@ def tiny(tiny_model_cfg):
 def confident(cfg, folder) -> nn.Module:
     """An exportable() detector of random weights whose predictions depend on the picture."""
     return exportable(attempt_load(write_tiny_weights(folder / "m.pt", cfg), fuse=False))
+
+
+def written(model, file, spec: ExportSpec):
+    """The path of the exported ONNX file."""
+    dynamic = spec.dynamic or spec.embed
+    fields = {"batch": spec.batch, "dynamic": dynamic, "output": spec.output, "precision": spec.precision}
+    strides = [int(stride) for stride in model.stride]
+    onnx.export(model, file, spec, Metadata(model.names, strides, 32, list(spec.imgsz), **fields))
+    return file
 
 
 class Segmenter(nn.Module):

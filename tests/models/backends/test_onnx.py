@@ -17,7 +17,7 @@ from models.experimental import attempt_load
 from models.exportable import example_images, exportable
 from models.yolo import DetectionModel
 from tests.conftest import ROOT, SHARED, needs_shared
-from tests.models.backends.conftest import model_of
+from tests.models.backends.conftest import model_of, written
 from utils.logger import LOGGER
 
 onnx = pytest.importorskip("onnx")
@@ -30,15 +30,6 @@ from models.backends.opencv import read_graph  # noqa: E402
 PX = (64, 96)
 SIZES = ((1, 64, 96), (3, 32, 160), (5, 96, 64))
 NOT_NEEDED = "BatchNormalization ConvTranspose Identity Cast Constant Shape Gather Range Expand Where Unsqueeze".split()
-
-
-def written(model, file, spec: ExportSpec):
-    """The path of the exported file."""
-    dynamic = spec.dynamic or spec.embed
-    fields = {"batch": spec.batch, "dynamic": dynamic, "output": spec.output, "precision": spec.precision}
-    strides = [int(stride) for stride in model.stride]
-    backend.export(model, file, spec, Metadata(model.names, strides, 32, list(spec.imgsz), **fields))
-    return file
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import torch
 
 from models.backends.base import ExportSpec
 from tests.conftest import ROOT
-from tests.models.backends.test_onnx import written
+from tests.models.backends.conftest import written
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
