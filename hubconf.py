@@ -19,13 +19,14 @@ _MODELS |= {f"yolov5{size}6": (f"yolov5{size}6.pt", f"YOLOv5{size}6 for images o
 _MODELS |= {
     "yolov5_edgevit": (_EMBEDDED, "YOLOv5 on EdgeViT-XXS; its weights know the things of docs/weights.md"),
     "yolov5_edgevit_n": (None, "YOLOv5 on EdgeViT-N"),
+    "yolov5_edgevit_t": (None, "YOLOv5 on EdgeViT-T"),
     "yolov5_edgevit_xs": (None, "YOLOv5 on EdgeViT-XS"),
     "yolov5_edgevit_s": (None, "YOLOv5 on EdgeViT-S"),
 }
 _MODELS |= {f"yolov5{size}_seg": (f"yolov5{size}-seg.pt", f"YOLOv5{size} for segmentation") for size in "nsmlx"}
 _MODELS |= {
     f"yolov5_edgevit{size}_seg": (None, f"YOLOv5 on EdgeViT{size.upper().replace('_', '-') or '-XXS'} for segmentation")
-    for size in ("", "_n", "_xs", "_s")
+    for size in ("", "_n", "_t", "_xs", "_s")
 }
 
 

@@ -16,7 +16,7 @@ from tests.conftest import ROOT, SHARED, needs_shared
 from utils.checkpoint import Checkpoint, save_checkpoint
 
 NAMES = [f"yolov5{size}{level}" for size in "nsmlx" for level in ("", "6")]
-EDGEVIT = ["yolov5_edgevit", "yolov5_edgevit_n", "yolov5_edgevit_xs", "yolov5_edgevit_s"]
+EDGEVIT = ["yolov5_edgevit", "yolov5_edgevit_n", "yolov5_edgevit_t", "yolov5_edgevit_xs", "yolov5_edgevit_s"]
 SEGMENT = [f"{name}_seg" for name in [*NAMES[::2], *EDGEVIT]]
 needs_weights = pytest.mark.skipif(
     not (ROOT / "weights" / "edgevit_xxs_shapes.pt").is_file(), reason="needs the embedded weights"

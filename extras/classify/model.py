@@ -46,7 +46,7 @@ class ClassificationModel(BaseModel):
     """Images [B, ch, H, W] of 0..1 -> logits [B, nc], in training and in eval mode alike.
 
     `model` is the network, `yaml` rebuilds it:
-        model      edgevit_n, _xxs, _xs or _s, torchvision/NAME, timm/NAME, or a model file's content that ends
+        model      edgevit_n, _t, _xxs, _xs or _s, torchvision/NAME, timm/NAME, or a model file's content that ends
                    with a Classify head
         nc, ch     classes and input channels
         dropout    before the last layer; None is the network's own

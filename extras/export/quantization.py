@@ -16,6 +16,7 @@ import numpy as np
 
 from extras.export.budget import Loss, Measured, loss
 from extras.export.litert_quantizer import LiteRtQuantizer
+from extras.export.ncnn_quantizer import NcnnQuantizer
 from extras.export.node_groups import group_nodes
 from extras.export.quantizers import OnnxQuantizer, OpenVinoQuantizer
 from models.backends import DetectMultiBackend
@@ -24,7 +25,7 @@ from utils.files import write_table
 from utils.general import file_size
 from utils.logger import LOGGER
 
-QUANTIZERS = {"onnx": OnnxQuantizer, "openvino": OpenVinoQuantizer, "litert": LiteRtQuantizer}
+QUANTIZERS = {"onnx": OnnxQuantizer, "openvino": OpenVinoQuantizer, "litert": LiteRtQuantizer, "ncnn": NcnnQuantizer}
 DAMAGE_IMAGES = 16
 MOST_FLOAT_LAYERS = 0.5  # a file with more of its layers in float is not worth the name
 COLUMNS = ("step", "float_nodes", "mAP50-95", "drop_points", "at_most", "MB", "ms", "kept_in_float")

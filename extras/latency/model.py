@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from extras.latency.runtimes import Runtime
+from extras.latency.runtimes import QUANTIZED_APART, Runtime
 from models.backends.base import ExportSpec
 from models.backends.metadata import Metadata
 from models.exportable import example_images, exportable
@@ -46,21 +46,20 @@ def export(model: nn.Module, size_px: int, runtime: Runtime, file: Path) -> None
     module = runtime.format.module
     if runtime.format_key == "pt":
         save_checkpoint(file, checkpoint(model))
-    elif runtime.key == "openvino-int8":
-        quantize_openvino(model, file, spec, metadata)
+    elif runtime.key in QUANTIZED_APART:
+        quantize(model, file, spec, metadata, runtime)
     else:
         module.export(exportable(model), file, spec, metadata)
         module.write_metadata(file, metadata)
 
 
-def quantize_openvino(model: nn.Module, file: Path, spec: ExportSpec, metadata: Metadata) -> None:
-    """Write the OpenVINO folder with everything in int8 that nncf can: what a budget of accuracy keeps in float is
-    not known for random weights."""
-    from models.backends import openvino
-
-    fp32 = file.with_name("fp32_openvino_model")
-    openvino.export(exportable(model), fp32, replace(spec, int8=False), metadata)
-    load_extra("export.quantizers").OpenVinoQuantizer(fp32, spec.calibration).write(file, (), draft=True)
+def quantize(model: nn.Module, file: Path, spec: ExportSpec, metadata: Metadata, runtime: Runtime) -> None:
+    """Write the file with everything in int8 that its quantiser can: what a budget of accuracy keeps in float is not
+    known for random weights."""
+    fp32 = file.with_name(f"fp32{runtime.format.suffixes[0]}")
+    runtime.format.module.export(exportable(model), fp32, replace(spec, int8=False), metadata)
+    quantizer = load_extra("export.quantization").QUANTIZERS[runtime.format_key]
+    quantizer(fp32, spec.calibration).write(file, (), draft=True)
 
 
 def describe(model: nn.Module, size_px: int, precision: str) -> Metadata:

@@ -42,9 +42,12 @@ RUNTIMES = {
         Runtime("litert", "LiteRT", "litert"),
         Runtime("litert-int8", "LiteRT", "litert", "int8"),
         Runtime("ncnn", "ncnn", "ncnn"),
+        Runtime("ncnn-int8", "ncnn", "ncnn", "int8"),
         Runtime("torch", "PyTorch", "pt"),
     )
 }
+
+QUANTIZED_APART = ("openvino-int8", "ncnn-int8")  # written from a float32 file by the extra `export`
 
 
 def find_runtime(key: str) -> Runtime:
@@ -58,7 +61,7 @@ def reason_to_skip(runtime: Runtime) -> str:
     """Return what this machine lacks for a runtime, '' for nothing."""
     if missing := runtime.format.missing():
         return f"needs {', '.join(missing)}: {runtime.format.pip_line}"
-    if runtime.key == "openvino-int8" and not has_extra("export"):
+    if runtime.key in QUANTIZED_APART and not has_extra("export"):
         return missing_extra("export")
     if runtime.key == "litert-int8" and find_spec("ai_edge_quantizer") is None:
         return f"needs ai_edge_quantizer: {runtime.format.pip_line}"

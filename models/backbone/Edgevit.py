@@ -19,9 +19,10 @@ from utils.torch_utils import fuse_bn_and_conv
 MLP_RATIO = 4
 SUB_SAMPLE_RATES = (4, 2, 2, 1)  # r of each stage
 STRIDES = (4, 8, 16, 32)
-# N is ours, for the latency of yolov5n (bench/notes.md): narrow MLPs, and attention in the last stage alone.
+# N and T are ours, found by latency (bench/notes.md): narrow MLPs, and attention in the last stage alone.
 VARIANTS = {
     "edgevit_n": dict(depths=(1, 1, 3, 2), dims=(32, 64, 128, 192), head_dim=64, mlp_ratio=2, attends_from=4),
+    "edgevit_t": dict(depths=(1, 1, 3, 2), dims=(48, 96, 160, 256), head_dim=64, mlp_ratio=2, attends_from=4),
     "edgevit_xxs": dict(depths=(1, 1, 3, 2), dims=(36, 72, 144, 288), head_dim=36),
     "edgevit_xs": dict(depths=(1, 1, 3, 1), dims=(48, 96, 240, 384), head_dim=48),
     "edgevit_s": dict(depths=(1, 2, 5, 3), dims=(48, 96, 240, 384), head_dim=48),
@@ -234,7 +235,5 @@ def _factory(variant: str):
     return build
 
 
-edgevit_n = _factory("edgevit_n")  # 1.1 M parameters
-edgevit_xxs = _factory("edgevit_xxs")  # 3.8 M
-edgevit_xs = _factory("edgevit_xs")  # 6.4 M
-edgevit_s = _factory("edgevit_s")  # 12.7 M
+# parameters: 1.1 M, 1.9 M, 3.8 M, 6.4 M and 12.7 M
+edgevit_n, edgevit_t, edgevit_xxs, edgevit_xs, edgevit_s = map(_factory, VARIANTS)

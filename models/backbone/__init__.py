@@ -10,14 +10,14 @@ import math
 
 from torch import nn
 
-from models.backbone.Edgevit import edgevit_n, edgevit_s, edgevit_xs, edgevit_xxs
+from models.backbone.Edgevit import edgevit_n, edgevit_s, edgevit_t, edgevit_xs, edgevit_xxs
 from models.backbone.pretrained import backbones, load_backbone_weights, shipped_weights
 from models.backbone.timm import timm_backbone
 from utils.torch_utils import is_backbone
 
 __all__ = ["BACKBONES", "SLOTS", "backbones", "is_backbone", "load_backbone_weights", "shipped_weights", "slots"]
 
-EDGEVITS = {make.__name__: make for make in (edgevit_n, edgevit_xxs, edgevit_xs, edgevit_s)}
+EDGEVITS = {make.__name__: make for make in (edgevit_n, edgevit_t, edgevit_xxs, edgevit_xs, edgevit_s)}
 BACKBONES = {**EDGEVITS, "timm": timm_backbone}
 SLOTS = 5  # P1 to P5
 

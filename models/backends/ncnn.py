@@ -63,6 +63,11 @@ def write_metadata(file, metadata: Metadata) -> None:
     metadata.save(Path(file))
 
 
+def complete(file: Path, spec: ExportSpec, metadata: Metadata) -> None:
+    """Give a written int8 folder its metadata."""
+    metadata.save(file)
+
+
 class NcnnBackend(ExportedBackend):
     """A NAME_ncnn_model folder, or the .param file in it. On the CPU, in float32; several threads may call run().
 
@@ -70,19 +75,11 @@ class NcnnBackend(ExportedBackend):
     """
 
     def __init__(self, path, device="", fp16: bool = False, fuse: bool = True, dnn: bool = False, threads: int = 0):
-        ncnn = require("ncnn", "ncnn", "running ncnn files")
-        layers, weights = find_parts(path)
+        layers, _ = find_parts(path)
         super().__init__(path, Metadata.load(layers.parent))
         self.batch = None
         self.warn_of_unused(device, fp16, dnn)
-        self.net = ncnn.Net()
-        for name in REDUCED_PRECISION:
-            if hasattr(self.net.opt, name):
-                setattr(self.net.opt, name, False)
-        if threads:
-            self.net.opt.num_threads = threads
-        if self.net.load_param(str(layers)) != 0 or self.net.load_model(str(weights)) != 0:
-            raise ValueError(f"{layers}: ncnn cannot read this file and {weights.name}; export the model again")
+        ncnn, self.net = open_net(path, threads)
         self._outputs = OUTPUTS[: len(OUTPUT_DIMS[self.task])]
         found = [*self.net.input_names(), *sorted(self.net.output_names())]
         if found != [INPUT, *self._outputs]:
@@ -103,6 +100,25 @@ class NcnnBackend(ExportedBackend):
                 raise ValueError(f"{self.path}: ncnn cannot run an image of shape {'x'.join(map(str, image.shape))}")
             outputs.append(np.array(output))
         return outputs
+
+
+def open_net(path, threads: int = 0, keeps_values: bool = False):
+    """Return (the package ncnn, the network in `path`, a folder or a .param file), in float32 or int8.
+
+    threads: 0 chooses. keeps_values: every value can be extracted after a run. FileNotFoundError, ValueError.
+    """
+    ncnn = require("ncnn", "ncnn", "running ncnn files")
+    layers, weights = find_parts(path)
+    net = ncnn.Net()
+    net.opt.lightmode = not keeps_values
+    for name in REDUCED_PRECISION:
+        if hasattr(net.opt, name):
+            setattr(net.opt, name, False)
+    if threads:
+        net.opt.num_threads = threads
+    if net.load_param(str(layers)) != 0 or net.load_model(str(weights)) != 0:
+        raise ValueError(f"{layers}: ncnn cannot read this file and {weights.name}; export the model again")
+    return ncnn, net
 
 
 def find_parts(path) -> tuple:
