@@ -72,6 +72,7 @@ TABLE = {
     "nominal_batch": Hyperparameter(64, 1, 1024, 0.0, "images per optimizer step that gradients are gathered for"),
     "ema_decay": Hyperparameter(0.9999, 0.9, 0.99999, 0.0, "decay of the averaged weights", 1.0),
     "ema_tau": Hyperparameter(2000, 1, 10000, 0.0, "steps over which that decay builds up"),
+    "bn_momentum": Hyperparameter(0.03, 0.001, 0.3, 0.0, "part of a batch in the averages of batch-norm", 1.0),
 }
 FAR = 1e300  # Beyond are infinities, and whole numbers that do not fit into a float.
 POSITIVE = ("lr0", "anchor_t", "nominal_batch", "ema_tau", "crop_scale", "distill_views")  # 0 makes no sense for these

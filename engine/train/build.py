@@ -10,6 +10,7 @@ from models.backbone.pretrained import backbones
 from utils import dist
 from utils.console.text import did_you_mean
 from utils.optimizers import smart_optimizer
+from utils.torch_utils import BATCH_NORMS, is_backbone
 
 
 def freeze_layers(model: nn.Module, specs: list) -> list[str]:
@@ -78,6 +79,16 @@ def set_drop_path(model: nn.Module, rate: float) -> None:
         raise ValueError("hyp: drop_path: expected 0, as the model's backbone has no stochastic depth")
     for module in able:
         module.set_drop_path(rate)
+
+
+def set_bn_momentum(model: nn.Module, momentum: float) -> None:
+    """Let each batch make this part of batch-norm's averages, except inside a backbone, which has its own momentum."""
+    if is_backbone(model):
+        return
+    if isinstance(model, BATCH_NORMS):
+        model.momentum = momentum
+    for child in model.children():
+        set_bn_momentum(child, momentum)
 
 
 def _has_parts(name: str, part: str) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from engine.hyperparameters import default_hyp
 from engine.train.schedule import LONGEST_WARMUP_PART
+from models.common import BATCH_NORM
 from utils.logger import LOGGER
 from utils.torch_utils import multiplies_bfloat16
 
@@ -23,6 +24,7 @@ MUON_DECAY = 7.5  # weight decay added up over a training at lr0; the cosine hal
 LEAST_STEPS = 500  # that it is spread over: in fewer the weights would be gone before they are learned
 WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # share of all steps; steps
 EMA_PART = 0.05  # share of all steps that the weights are averaged over
+USUAL_BN_MOMENTUM, MOST_BN_MOMENTUM = BATCH_NORM["momentum"], 0.3
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,12 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> 
         ema_decay=fitting["ema_decay"],
         ema_tau=fitting["ema_tau"],
     )
+    if fitting["bn_momentum"] > USUAL_BN_MOMENTUM:
+        recipe.choose(
+            f"momentum {fitting['bn_momentum']:.2g} of batch-norm's averages",
+            "by YOLOv5's 0.03 they would lag behind the weights of so few steps",
+            bn_momentum=fitting["bn_momentum"],
+        )
     return recipe
 
 
@@ -157,6 +165,7 @@ def by_length(lr0: float, steps: int, batches: int) -> dict:
         "warmup_epochs": warmup / batches,
         "ema_decay": 1 - 1 / horizon,
         "ema_tau": horizon,
+        "bn_momentum": min(max(1 / horizon, USUAL_BN_MOMENTUM), MOST_BN_MOMENTUM),
     }
 
 

@@ -238,6 +238,8 @@ def _prepare_files(run: RunFolder, task: Task, model: nn.Module, dataset, opt, h
 def _learner(opt, hyp: dict, task: Task, model: nn.Module, loader: DataLoader, precision: Precision) -> Learner:
     optimizer, stride = build.make_optimizer(model, opt, hyp), max(int(model.stride.max()), 32)
     build.set_drop_path(model, hyp.get("drop_path", 0.0))
+    if "bn_momentum" in hyp:
+        build.set_bn_momentum(model, hyp["bn_momentum"])
     build.use_fused_steps(optimizer, precision.device)
     return Learner(
         model=model,

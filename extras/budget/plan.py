@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from engine.train import recipe
+from engine.train.build import set_bn_momentum
 from engine.train.device import Precision, to_input
 from engine.train.loop import Learner
 from engine.train.progress import RunClock
@@ -195,6 +196,7 @@ def apply(learner: Learner, hyp: dict, batch_size: int) -> None:
     """Give the learner the hyperparameters of refitted()."""
     learner.schedule = replace(learner.schedule, hyp=hyp)
     learner.ema.decay_limit, learner.ema.tau = hyp["ema_decay"], hyp["ema_tau"]
+    set_bn_momentum(learner.model, hyp["bn_momentum"])
     for group in learner.optimizer.param_groups:
         if group["weight_decay"]:
             group["weight_decay"] = scaled_weight_decay(hyp, batch_size)

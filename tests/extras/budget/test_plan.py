@@ -213,6 +213,8 @@ def test_what_was_planned_anew_is_resumed_to_the_bit(tmp_path, options):
     assert len({len(each.loader) for each in (training, resumed)}) == 1
     assert len({str(learner.schedule.at(learner.batches)) for learner in learners}) == 1
     assert len({(learner.ema.tau, learner.ema.decay_limit) for learner in learners}) == 1
+    momenta = [[m.momentum for m in learner.model.modules() if hasattr(m, "running_var")] for learner in learners]
+    assert momenta[0] == momenta[1] and momenta[0][-1] == resumed.hyp["bn_momentum"] > 0.03
     slow += [0] * 100
     for each in (training, resumed):
         with repeatable():
