@@ -24,7 +24,8 @@ MUON_DECAY = 7.5  # weight decay added up over a training at lr0; the cosine hal
 LEAST_STEPS = 500  # that it is spread over: in fewer the weights would be gone before they are learned
 WARMUP_PART, SHORTEST_WARMUP, LONGEST_WARMUP = 0.1, 100, 1000  # share of all steps; steps
 EMA_PART = 0.05  # share of all steps that the weights are averaged over
-USUAL_BN_MOMENTUM, MOST_BN_MOMENTUM = BATCH_NORM["momentum"], 0.3
+USUAL_BN_MOMENTUM = BATCH_NORM["momentum"]
+LEAST_BN_IMAGES = 64  # that batch-norm's averages reach back
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> 
         f"{images} images make {batches} steps in an epoch, gathered to 64 only {max(images // 64, 1)}",
         nominal_batch=opt.batch_size,
     )
-    fitting = by_length(lr0, steps, batches)
+    fitting = by_length(lr0, steps, batches, opt.batch_size)
     forgets = optimizer == "Muon" and start.forgets
     _choose_regularization(recipe, opt, fitting["weight_decay"] if forgets else None)
     recipe.choose(
@@ -153,7 +154,7 @@ def chosen(opt: argparse.Namespace, images: int, batches: int, start: Start) -> 
     return recipe
 
 
-def by_length(lr0: float, steps: int, batches: int) -> dict:
+def by_length(lr0: float, steps: int, batches: int, batch_size: int) -> dict:
     """Return the hyperparameters that follow from the length: `steps` in all, `batches` of them in an epoch.
 
     weight_decay is that of Muon from a start that is forgotten.
@@ -165,7 +166,7 @@ def by_length(lr0: float, steps: int, batches: int) -> dict:
         "warmup_epochs": warmup / batches,
         "ema_decay": 1 - 1 / horizon,
         "ema_tau": horizon,
-        "bn_momentum": min(max(1 / horizon, USUAL_BN_MOMENTUM), MOST_BN_MOMENTUM),
+        "bn_momentum": max(min(1 / horizon, batch_size / LEAST_BN_IMAGES), USUAL_BN_MOMENTUM),
     }
 
 

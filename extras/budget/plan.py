@@ -188,7 +188,7 @@ def refitted(opt: argparse.Namespace, hyp: dict, before: tuple[int, int], after:
     """
     if opt.hyp != recipe.AUTO:
         return {}
-    old, new = (recipe.by_length(hyp["lr0"], *length) for length in (before, after))
+    old, new = (recipe.by_length(hyp["lr0"], *length, opt.batch_size) for length in (before, after))
     return {key: value for key, value in new.items() if hyp[key] == old[key]}
 
 

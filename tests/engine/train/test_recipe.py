@@ -70,7 +70,8 @@ def test_bfloat16_where_it_is_faster_and_nothing_else_was_said(options, device, 
 def test_the_average_and_the_warm_up_fit_the_length():
     short, long = filled(epochs=10)[1], filled(epochs=100)[1]
     assert 1 < short["ema_tau"] < long["ema_tau"] < 100 * 13
-    assert 0.3 >= short["bn_momentum"] > long["bn_momentum"] == default_hyp()["bn_momentum"]
+    assert 16 / 64 >= short["bn_momentum"] > long["bn_momentum"] == default_hyp()["bn_momentum"]
+    assert filled(epochs=2, batch_size=4)[1]["bn_momentum"] == 4 / 64  # Fewer pictures say too little.
     assert short["ema_decay"] < long["ema_decay"] < default_hyp()["ema_decay"]
     assert 0 < short["warmup_epochs"] * 13 <= 10 * 13 / 3
 

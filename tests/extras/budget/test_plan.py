@@ -132,9 +132,9 @@ def test_one_stall_changes_nothing():
 
 
 def test_values_that_follow_from_the_length_follow_the_new_one():
-    opt = from_kwargs("train", {"hyp": recipe.AUTO})
-    hyp = {"lr0": 0.004, **recipe.by_length(0.004, 338, 1)}
-    assert refitted(opt, hyp, (338, 1), (3000, 26)) == recipe.by_length(0.004, 3000, 26)
+    opt = from_kwargs("train", {"hyp": recipe.AUTO, "batch_size": 8})
+    hyp = {"lr0": 0.004, **recipe.by_length(0.004, 338, 1, 8)}
+    assert refitted(opt, hyp, (338, 1), (3000, 26)) == recipe.by_length(0.004, 3000, 26, 8)
     own = {**hyp, "weight_decay": 0.0005}
     assert "weight_decay" not in refitted(opt, own, (338, 1), (3000, 26))  # not chosen by the length
     given = from_kwargs("train", {"hyp": "hyp.scratch-low.yaml"})
