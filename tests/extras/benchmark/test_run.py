@@ -137,7 +137,8 @@ def test_only_the_exports(options, processes):
 
 
 @pytest.mark.parametrize(
-    ("flag", "precision", "skipped"), [("half", "fp16", {"ExecuTorch"}), ("int8", "int8", {"TorchScript", "ncnn"})]
+    ("flag", "precision", "skipped"),
+    [("half", "fp16", {"ExecuTorch"}), ("int8", "int8", {"TorchScript", "ExecuTorch"})],
 )
 def test_a_precision_that_a_format_does_not_have(options, processes, flag, precision, skipped):
     processes()
