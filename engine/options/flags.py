@@ -115,6 +115,11 @@ def add_folder(parser, project: str) -> None:
     parser.add_argument("--exist-ok", action="store_true", help="write into PROJECT/NAME even if it exists")
 
 
+def truth_or_file(text: str) -> bool | str:
+    """Return True or False for these words, in any case, and all else as the file that it names."""
+    return {"true": True, "false": False}.get(text.lower(), text)
+
+
 def add_common(parser, project: str, workers: bool = True) -> None:
     add = parser.add_argument
     add("--device", default="", help="cpu, mps, a GPU index such as 0, or several such as 0,1; '' chooses")

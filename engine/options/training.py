@@ -13,6 +13,7 @@ from engine.options.flags import (
     add_profile,
     complete,
     data_default,
+    truth_or_file,
 )
 
 LOGGER_HELP = (
@@ -49,7 +50,8 @@ def add_training(parser) -> None:
     """Add the flags for how a training of any task goes on, ends and is kept."""
     add = parser.add_argument
     add("--budget", default=None, metavar="TIME", help="train for this long (15m, 90s, 1h30m) in place of --epochs")
-    add("--resume", nargs="?", const=True, default=False, help="go on with the newest run, or with this last.pt")
+    resume = "go on with the newest run, or with this last.pt"
+    add("--resume", nargs="?", type=truth_or_file, const=True, default=False, help=resume)
     add("--nosave", action="store_true", help="keep only the final checkpoint")
     add("--noval", action="store_true", help="validate only after the last epoch")
     add("--noplots", action="store_true", help="draw no pictures")
@@ -137,6 +139,7 @@ def classify_train_parser() -> Parser:
     add(
         "--pretrained",
         nargs="?",
+        type=truth_or_file,
         const=True,
         default=False,
         help="start from published weights (torchvision and timm download them), or from the weights of this file",
